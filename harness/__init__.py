@@ -1,0 +1,1 @@
+"""A serving-engine comparison harness: which configuration is faster here, and does it still answer right?"""
