@@ -3,7 +3,7 @@
     HarnessError               one sentence: what, why, what to do next
     ├── InputError             the user's words: a name, a key, a recipe, a path
     ├── ModelError             weights, tokenizer or config missing, truncated or refused
-    ├── EnvironmentError_      this machine: packages, disk, permissions, docker
+    ├── MachineError           this machine: packages, disk, permissions, docker
     ├── LaunchError            the engine did not start, exited or never became ready
     ├── AttestationError       what runs cannot be asked or is not what the label says
     └── StoreError             results cannot be written or read
@@ -40,8 +40,8 @@ class ModelError(HarnessError):
     exit_code = 2
 
 
-class EnvironmentError_(HarnessError):
-    """This machine lacks something; the name avoids shadowing the builtin."""
+class MachineError(HarnessError):
+    """This machine lacks something the run needs."""
 
 
 class LaunchError(HarnessError):

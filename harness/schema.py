@@ -1,0 +1,590 @@
+"""Every noun of the system. Read this file and you know the system; every noun is also a file format.
+
+All are frozen, keyword-only and strict: a misspelt field is an error, not a default. Seconds inside
+(milliseconds only in reports); `num_*` counts, `*_len` token lengths, `*_size` parallel sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+Scalar = str | int | float | bool | None
+Accelerator = Literal["cpu", "cuda", "rocm"]
+LauncherName = Literal["process", "docker", "attach"]
+
+
+class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all nouns."""
+
+
+# --- what may be run ---------------------------------------------------------------------------
+
+
+class MoeFacts(Noun):
+    """Routing shape of a mixture-of-experts model, as its config.json states it."""
+
+    num_experts: int
+    num_experts_per_tok: int
+    num_moe_layers: int
+    hidden_size: int = 0
+
+
+class Model(Noun):
+    """One alias of models/models.toml. `path` is where the weights lie here; "" when they are not here."""
+
+    alias: str
+    hf_id: str = ""
+    revision: str = ""
+    path: str = ""
+    num_params_b: float = 0.0
+    weights_gb: float = 0.0
+    max_model_len: int = 0
+    moe: MoeFacts | None = None
+
+
+class Parallel(Noun):
+    """Sizes the label claims. `attention_data` splits the tensor group (SGLang DP attention)."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+    expert: int = 1
+    attention_data: int = 1
+
+    @property
+    def num_gpus(self) -> int:
+        """Accelerators one server needs: tensor x pipeline x data (attention_data lies inside tensor)."""
+        return self.tensor * self.pipeline * self.data
+
+
+class Variant(Noun):
+    """A named configuration of an engine: one table of engines/<engine>.toml."""
+
+    name: str
+    engine: str
+    source: str
+    accelerator: Accelerator
+    version: str
+    """Engine version whose flag dialect `args` are rendered for."""
+    environment: str = ""
+    """Name of the process environment (.engines/<environment>); "" = whatever is on PATH."""
+    image: str = ""
+    model: str = ""
+    """Default model alias."""
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Settings an engine takes from a file (TensorRT-LLM YAML)."""
+    parallel: Parallel = Parallel()
+    expect: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    """Fields of Effective that must hold once it runs, else the row is mislabelled."""
+    reasons: dict[str, str] = msgspec.field(default_factory=dict)
+    """Why a setting differs from its rivals': field of Effective -> reason (fairness ledger)."""
+    max_model_len: int = 0
+    """Longest prompt + output it is started with; 0 = the model's own."""
+    in_bench_all: bool = True
+
+
+class Deployment(Noun):
+    """A variant about to be launched on this machine with this model: everything launch() may look at."""
+
+    model: Model
+    launcher: LauncherName
+    model_path: str
+    """The weights as the engine will see them (inside the container for docker)."""
+    served_model_name: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    python: str = "python3"
+    """Interpreter of the engine's environment (process launcher)."""
+    extra_args: tuple[str, ...] = ()
+    extra_env: dict[str, str] = msgspec.field(default_factory=dict)
+    url: str = ""
+    """Base URL of a server somebody else runs (attach)."""
+    root: str = "."
+    """Repository root as the engine will see it."""
+
+
+class Launch(Noun):
+    """Exactly what will be started. Written as launch.json; printed by `plan`."""
+
+    variant: str
+    engine: str
+    launcher: LauncherName
+    argv: tuple[str, ...] = ()
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    files: dict[str, str] = msgspec.field(default_factory=dict)
+    """Path as the engine sees it -> content, written before the start."""
+    mounts: dict[str, str] = msgspec.field(default_factory=dict)
+    """Host path -> container path; read-only unless the container path ends in ':rw'."""
+    image: str = ""
+    accelerator: Accelerator = "cpu"
+    num_gpus: int = 0
+    host: str = "127.0.0.1"
+    port: int = 8000
+    url: str = ""
+    """Base URL, when it is not http://host:port (attach)."""
+    served_model_name: str = ""
+    ready_path: str = "/health"
+    ready_timeout_s: float = 1800.0
+    stop_grace_s: float = 30.0
+    labels: tuple[str, ...] = ()
+    """Marks that travel with every number, e.g. "dummy-weights"."""
+
+    @property
+    def base_url(self) -> str:
+        """Where clients connect, without a trailing slash."""
+        return self.url.rstrip("/") or f"http://{self.host}:{self.port}"
+
+
+# --- what really runs --------------------------------------------------------------------------
+
+
+class Evidence(Noun):
+    """What a running engine shows of itself, fetched once it is ready; effective() parses it."""
+
+    log: tuple[str, ...] = ()
+    server_info: dict[str, Any] = msgspec.field(default_factory=dict)
+    version: dict[str, Any] = msgspec.field(default_factory=dict)
+    models: dict[str, Any] = msgspec.field(default_factory=dict)
+    metrics: str = ""
+    cmdline: tuple[str, ...] = ()
+    environ: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Effective(Noun):
+    """What the engine truly uses; None = it does not show. `proof` holds the line behind each value."""
+
+    engine_version: str | None = None
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    data_parallel_size: int | None = None
+    attention_data_parallel_size: int | None = None
+    expert_parallel_size: int | None = None
+    all2all: str | None = None
+    """Backend whose manager was really built: mori, deepep_ht, allgather_reducescatter ...; "none"."""
+    moe_kernel: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    load_format: str | None = None
+    kv_cache_dtype: str | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    prefix_cache: bool | None = None
+    chunked_prefill: bool | None = None
+    cuda_graphs: bool | None = None
+    torch_compile: bool | None = None
+    speculative: str | None = None
+    """Method of speculative decoding; "none"."""
+    stream_interval: int | None = None
+    attention_backend: str | None = None
+    device: str | None = None
+    proof: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Claim(Noun):
+    """One expectation of a label against what runs."""
+
+    field: str
+    expected: Scalar
+    actual: Scalar
+    held: bool
+    proof: str = ""
+
+
+class Attestation(Noun):
+    """All claims of one launch; the row is valid only if every one held."""
+
+    effective: Effective = Effective()
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """True when every claim held."""
+        return all(c.held for c in self.claims)
+
+    @property
+    def reason(self) -> str:
+        """The claims that did not hold, in words; "" when valid."""
+        return "; ".join(
+            f"{c.field}: label says {c.expected!r}, engine "
+            + ("does not show it" if c.actual is None else f"runs {c.actual!r}")
+            for c in self.claims
+            if not c.held
+        )
+
+
+# --- the work ----------------------------------------------------------------------------------
+
+
+class WorkloadSpec(Noun):
+    """Which requests: the file workloads/<name>.py, its parameters, how many, which seed."""
+
+    name: str
+    num_prompts: int = 50
+    seed: int = 0
+    params: dict[str, Scalar] = msgspec.field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Short name used in tables and folder names: 1000-2000, sharegpt, ..."""
+        if self.name == "random_tokens":
+            return f"{self.params.get('input_len')}-{self.params.get('output_len')}"
+        return self.name
+
+
+class Load(Noun):
+    """When the requests go out. No request_rate = closed loop at max_concurrency; rates are requests/s."""
+
+    max_concurrency: int | None = None
+    request_rate: float | None = None
+    arrival: Literal["closed", "constant", "poisson", "gamma", "ramp", "stages", "trace"] = "closed"
+    burstiness: float = 1.0
+    """Gamma shape of inter-arrival times: 1 = Poisson, larger = more even."""
+    ramp_to: float | None = None
+    stages: tuple[tuple[float, float], ...] = ()
+    """(duration_s, requests/s) pairs."""
+    time_scale: float = 1.0
+    """Trace times are divided by this."""
+
+    @property
+    def label(self) -> str:
+        """Short name: c8, 10rps, 10rps-c8."""
+        parts = [f"{self.request_rate:g}rps"] if self.request_rate else []
+        if self.arrival not in ("closed", "poisson"):
+            parts.append(self.arrival)
+        if self.max_concurrency:
+            parts.append(f"c{self.max_concurrency}")
+        return "-".join(parts) or "c1"
+
+
+class Request(Noun):
+    """One request, engine-neutral. Exactly one of prompt_token_ids, prompt, messages is set."""
+
+    request_id: str
+    max_tokens: int
+    prompt_token_ids: tuple[int, ...] | None = None
+    prompt: str | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    ignore_eos: bool = True
+    temperature: float = 0.0
+    seed: int = 0
+    due_at_s: float = 0.0
+    """Seconds after the start of the timed part; 0 in a closed loop."""
+    session: str = ""
+    """Requests of one multi-turn conversation share it and run in order."""
+
+
+ErrorKind = Literal[
+    "", "refused", "reset", "http", "timeout", "stall", "truncated", "engine", "protocol", "cancelled"
+]
+
+
+class RequestRecord(Noun):
+    """What one request did. Times are seconds on the client's monotonic clock since the trial's start."""
+
+    request_id: str
+    due_at_s: float = 0.0
+    sent_at_s: float = 0.0
+    content_at_s: tuple[float, ...] = ()
+    """Arrival of each chunk that carried generated content."""
+    done_at_s: float = 0.0
+    prompt_len: int = 0
+    """Tokens sent, by our own count."""
+    input_len: int = 0
+    """The server's usage.prompt_tokens; 0 when it sent no usage."""
+    output_len: int = 0
+    """The server's usage.completion_tokens; re-tokenised when it sent no usage."""
+    usage: bool = False
+    cached_len: int = 0
+    output_token_ids: tuple[int, ...] | None = None
+    output_logprobs: tuple[float, ...] | None = None
+    text: str = ""
+    finish_reason: str = ""
+    http_status: int = 0
+    error_kind: ErrorKind = ""
+    error: str = ""
+    """"" means it succeeded."""
+
+    @property
+    def ttft_s(self) -> float | None:
+        """First chunk that carries generated content - sent; None without content."""
+        return self.content_at_s[0] - self.sent_at_s if self.content_at_s else None
+
+    @property
+    def e2el_s(self) -> float | None:
+        """Last content - sent."""
+        return self.content_at_s[-1] - self.sent_at_s if self.content_at_s else None
+
+    @property
+    def tpot_s(self) -> float | None:
+        """(last content - first content) / (output_len - 1); undefined for one token."""
+        if not self.content_at_s or self.output_len < 2:
+            return None
+        return (self.content_at_s[-1] - self.content_at_s[0]) / (self.output_len - 1)
+
+    @property
+    def schedule_delay_s(self) -> float:
+        """sent - due: in open loop, part of what the user waits for."""
+        return self.sent_at_s - self.due_at_s
+
+
+# --- a run -------------------------------------------------------------------------------------
+
+
+class Recipe(Noun):
+    """One question. A recipes/*.toml file, or what the command line amounts to."""
+
+    question: str
+    variants: tuple[str, ...]
+    model: str = ""
+    """Alias for all variants; "" = each variant's own default."""
+    workloads: tuple[WorkloadSpec, ...] = ()
+    loads: tuple[Load, ...] = ()
+    repeats: int = 1
+    """Server restarts per variant, in interleaved order A B B A ..."""
+    reference: str = ""
+    """Variant whose fp32 or no-EP output is the oracle; "" = none."""
+    baseline: str = ""
+    """Variant that ratios are stated against; "" = the first."""
+    warmup: int = 2
+    """Requests per trial before the timed part."""
+    slo: dict[str, float] = msgspec.field(default_factory=dict)
+    """Limits in seconds on ttft_s, tpot_s, e2el_s; goodput counts requests that meet all."""
+    launcher: LauncherName | None = None
+    url: str = ""
+    python: str = ""
+    """Interpreter to use instead of each variant's own environment."""
+    args: tuple[str, ...] = ()
+    """Engine arguments appended to every variant."""
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    seed: int = 0
+    request_timeout_s: float = 600.0
+    verify_requests: int = 16
+    """Requests per trial replayed through the reference."""
+    options: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    """Switches of single features, e.g. allow_dummy_moe, client, moe_log."""
+
+
+class Trial(Noun):
+    """One variant at one load, in one server life (restart)."""
+
+    variant: str
+    workload: WorkloadSpec
+    load: Load
+    restart: int = 1
+
+    @property
+    def scenario(self) -> str:
+        """workload@load: what is compared between variants."""
+        return f"{self.workload.label}@{self.load.label}"
+
+
+class TrialResult(Noun):
+    """trial.json: how a trial ended. Its numbers are recomputed from requests.jsonl."""
+
+    trial: Trial
+    status: Literal["done", "failed", "skipped", "interrupted"]
+    reason: str = ""
+    """Cause when not done."""
+    evidence: str = ""
+    """Log tail or matched signature, when it failed."""
+    started_at: str = ""
+    """Wall clock, ISO 8601 UTC."""
+    duration_s: float = 0.0
+    client_cpu_s: float = 0.0
+    counters: dict[str, float] = msgspec.field(default_factory=dict)
+    """Deltas of the engine's own counters over the timed part, canonical names."""
+    notes: tuple[str, ...] = ()
+    """Warnings that belong beside the numbers."""
+    invalid: str = ""
+    """Why the numbers must not be published, "" when they may."""
+    schema_version: int = SCHEMA_VERSION
+
+
+class Workload(Noun):
+    """workload.json: proof of identical work."""
+
+    spec: WorkloadSpec
+    load: Load
+    num_requests: int
+    sha256: str
+    """Over token ids (or text), max_tokens and due times of all requests, in order."""
+    input_len_total: int = 0
+    output_len_total: int = 0
+    schema_version: int = SCHEMA_VERSION
+
+
+class Distribution(Noun):
+    """Summary of one latency, seconds."""
+
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    max: float
+
+
+class Metrics(Noun):
+    """Numbers of one trial, recomputed from its records. Rates are per second of the window."""
+
+    completed: int
+    failed: int
+    window_s: float
+    """First sent -> last content, successful requests."""
+    total_input_tokens: int
+    total_output_tokens: int
+    request_throughput: float
+    output_throughput: float
+    total_token_throughput: float
+    request_goodput: float | None = None
+    ttft_s: Distribution | None = None
+    tpot_s: Distribution | None = None
+    icl_s: Distribution | None = None
+    e2el_s: Distribution | None = None
+    schedule_delay_s: Distribution | None = None
+
+
+class Score(Noun):
+    """One request's output, teacher-forced through the reference: one entry per emitted token."""
+
+    request_id: str
+    reference: str
+    token_ids: tuple[int, ...]
+    logprob: tuple[float, ...]
+    """The reference's natural-log probability of the emitted token."""
+    rank: tuple[int, ...]
+    """1 = the reference's own choice."""
+    margin: tuple[float, ...]
+    """Reference's best logprob - emitted token's; 0 where the reference agrees."""
+    emitted_logprob: tuple[float, ...] | None = None
+    """The engine's own logprob of the token it emitted, where it gave one."""
+    error: str = ""
+
+
+Verdict = Literal["PASS", "FAIL", "CANNOT TELL"]
+
+
+class Agreement(Noun):
+    """Correctness of one trial's timed output against the reference."""
+
+    verdict: Verdict
+    reference: str = ""
+    reason: str = ""
+    num_requests: int = 0
+    num_tokens: int = 0
+    token_match: float | None = None
+    """Share of emitted tokens that are the reference's own greedy choice (teacher-forced)."""
+    request_match: float | None = None
+    """Share of requests in which every token is."""
+    first_divergence: int | None = None
+    """Median output position of the first non-matching token, over requests that have one."""
+    near_ties: int = 0
+    """Non-matching tokens within the near-tie margin: benign."""
+    mean_margin: float | None = None
+    p99_margin: float | None = None
+    mean_abs_dlogprob: float | None = None
+    """Mean |engine's logprob - reference's| of emitted tokens, where the engine gave logprobs."""
+    floor: dict[str, float] = msgspec.field(default_factory=dict)
+    thresholds: dict[str, float] = msgspec.field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+    """Findings that need no reference: repetition, gibberish, NaN, premature end."""
+
+
+class Interval(Noun):
+    """A mean over restarts with its confidence interval; low = high = mean when there was one."""
+
+    mean: float
+    low: float
+    high: float
+    num: int
+
+
+class Row(Noun):
+    """One line of the table: a variant at a scenario, over all restarts."""
+
+    variant: str
+    scenario: str
+    status: Literal["done", "failed", "skipped", "interrupted"]
+    reason: str = ""
+    num_gpus: int = 0
+    metrics: Metrics | None = None
+    """Of the median restart."""
+    output_throughput: Interval | None = None
+    agreement: Agreement | None = None
+    attested: bool = False
+    invalid: str = ""
+    """Why it is not ranked, "" when it is."""
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Contrast(Noun):
+    """variant against baseline at one scenario."""
+
+    scenario: str
+    baseline: str
+    variant: str
+    ratio: Interval | None = None
+    """variant / baseline output throughput."""
+    words: str = ""
+
+
+class Difference(Noun):
+    """One line of the fairness ledger: a setting on which compared engines differ."""
+
+    field: str
+    values: dict[str, Scalar]
+    reason: str = "unexplained"
+
+
+class Comparison(Noun):
+    """comparison.json: everything the table and report are made of."""
+
+    run_id: str
+    question: str
+    rows: tuple[Row, ...]
+    contrasts: tuple[Contrast, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    notes: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+
+class Gpu(Noun):
+    """One accelerator as its driver shows it."""
+
+    index: int
+    name: str
+    memory_gb: float
+    driver: str = ""
+
+
+class Environment(Noun):
+    """environment.json: the machine and software a run was made on."""
+
+    started_at: str
+    harness_commit: str
+    harness_dirty: bool
+    hostname_hash: str
+    """sha256 prefix of the host name: tells machines apart without naming them."""
+    os: str
+    kernel: str
+    python: str
+    cpu_model: str
+    num_cpus: int
+    memory_gb: float
+    packages: dict[str, str] = msgspec.field(default_factory=dict)
+    gpus: tuple[Gpu, ...] = ()
+    accelerator: Accelerator = "cpu"
+    docker: str = ""
+    weights: dict[str, str] = msgspec.field(default_factory=dict)
+    """Weights file name -> sha256, per model: "<alias>/<file>"."""
+    image_digests: dict[str, str] = msgspec.field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
