@@ -6,7 +6,7 @@ All are frozen, keyword-only and strict: a misspelt field is an error, not a def
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, dataclass_transform
 
 import msgspec
 
@@ -17,7 +17,12 @@ Accelerator = Literal["cpu", "cuda", "rocm"]
 LauncherName = Literal["process", "docker", "attach"]
 
 
-class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class _NounMeta(msgspec.StructMeta):
+    """Tells type checkers what msgspec does at run time: options are inherited."""
+
+
+class Noun(msgspec.Struct, metaclass=_NounMeta, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all nouns."""
 
 
