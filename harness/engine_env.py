@@ -1,0 +1,202 @@
+"""The Python environments that CPU engines run in: `.engines/<env>/`, from `engines/<env>.requirements.txt`.
+
+A requirements file is a complete freeze, so pip resolves nothing. Its comments may hold one directive:
+`# shim: DIR` copies the content of DIR into site-packages after pip has finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import InputError, MachineError
+
+OnLine = Callable[[str], None]
+Command = list[str]
+
+STAMP = "complete.sha256"
+LOG_TAIL_LINES = 15
+
+# Words in the installer's output -> why it failed, what to do next. The first that matches is reported.
+CAUSES = (
+    (("No space left on device", "Disk quota exceeded"), "the disk is full", "free some space"),
+    (("CERTIFICATE_VERIFY_FAILED",), "a TLS certificate was refused", "set PIP_CERT to your CA bundle"),
+    (
+        (
+            "NewConnectionError",
+            "NameResolutionError",
+            "ConnectTimeoutError",
+            "ReadTimeoutError",
+            "ProxyError",
+        ),
+        "the package index could not be reached",
+        "check the network, or set PIP_INDEX_URL to a mirror",
+    ),
+    (
+        ("No matching distribution found for torch==",),
+        "the package index in use does not hold PyTorch's CPU build",
+        "set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index",
+    ),
+    (
+        ("No matching distribution found for", "is not a supported wheel on this platform"),
+        "a pinned package has no wheel for this machine's Python",
+        "use Python 3.11 on Linux x86-64",
+    ),
+    (("No module named pip",), "this Python has no pip", f"run `{sys.executable} -m ensurepip`"),
+    (("Permission denied", "Read-only file system"), "the folder cannot be written", "make it writable"),
+)
+
+
+def exists(env_name: str, root: Path) -> bool:
+    """Whether the environment is complete and made from the requirements and shims as they are now.
+
+    Raises InputError if no such environment is described.
+    """
+    return _is_current(_env_dir(env_name, root), _fingerprint(env_name, root))
+
+
+def ensure(env_name: str, root: Path, on_line: OnLine) -> Path:
+    """Return the environment's Python, first building the environment if it is missing or out of date.
+
+    `on_line` gets the installer's output line by line; `.engines/<env_name>.log` keeps it.
+    Raises InputError if no such environment is described, MachineError if it cannot be installed.
+    """
+    env, fingerprint = _env_dir(env_name, root), _fingerprint(env_name, root)
+    if not _is_current(env, fingerprint):
+        try:
+            with _lock(env, on_line) as lock_fd:
+                if not _is_current(env, fingerprint):
+                    _build(env, root, on_line, lock_fd)
+                    (env / STAMP).write_text(fingerprint)
+        except OSError as error:
+            raise _failure(env, root, str(error)) from error
+    return _python(env)
+
+
+def _build(env: Path, root: Path, on_line: OnLine, lock_fd: int) -> None:
+    (env / STAMP).unlink(
+        missing_ok=True
+    )  # first, so that a half-deleted environment is never taken for a whole one
+    shutil.rmtree(env, ignore_errors=True)
+    with _log(env).open("w", encoding="utf-8", buffering=1) as log:
+
+        def tell(line: str) -> None:
+            log.write(line)
+            on_line(line.rstrip())
+
+        for command in _install_commands(env, root):
+            if _run(command, root, tell, lock_fd) != 0:
+                shutil.rmtree(env, ignore_errors=True)
+                raise _failure(env, root, _log(env).read_text(encoding="utf-8"))
+        # Without this every engine process compiles again what it imports wherever PYTHONDONTWRITEBYTECODE is
+        # set (vLLM: 4 s in each of 3 processes). Files written for a newer Python fail, harmlessly.
+        _run(
+            [str(_python(env)), "-m", "compileall", "-qq", "-j0", str(_site_packages(env))],
+            root,
+            tell,
+            lock_fd,
+        )
+
+
+def _install_commands(env: Path, root: Path) -> list[Command]:
+    requirements = _requirements(env.name, root)
+    pip = [sys.executable, "-m", "pip", "--python", str(_python(env)), "install"]
+    flags = ["--no-deps", "--no-compile", "--only-binary=:all:"]
+    quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    return [
+        [sys.executable, "-m", "venv", "--without-pip", str(env)],
+        [*pip, *flags, *quiet, "-r", str(requirements)],
+        *(["cp", "-R", f"{shim}/.", str(_site_packages(env))] for shim in _shims(requirements, root)),
+    ]
+
+
+def _run(command: Command, cwd: Path, tell: OnLine, lock_fd: int) -> int:
+    # The child inherits the lock: if this process is killed, nobody builds beside a child that still writes.
+    with subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=(lock_fd,)
+    ) as child:
+        try:
+            for line in child.stdout or ():
+                tell(line)
+        except BaseException:
+            child.kill()
+            raise
+    return child.returncode
+
+
+@contextmanager
+def _lock(env: Path, on_line: OnLine) -> Iterator[int]:
+    env.parent.mkdir(parents=True, exist_ok=True)
+    with env.with_name(f"{env.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_line(f"another process is building {env.name}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def _failure(env: Path, root: Path, output: str) -> MachineError:
+    why, advice = "the installer failed", "read its last lines below"
+    for words, cause, remedy in reversed(CAUSES):
+        if any(word in output for word in words):
+            why, advice = cause, remedy
+    tail = output.splitlines()[-LOG_TAIL_LINES:]
+    by_hand = " && \\\n  ".join(shlex.join(command) for command in _install_commands(env, root))
+    return MachineError(
+        f"The environment {env.name} could not be installed in {env} because {why}; {advice} and run again.",
+        details="\n".join([*tail, f"whole log: {_log(env)}", f"by hand, in {root}:", f"  {by_hand}"]),
+    )
+
+
+def _fingerprint(env_name: str, root: Path) -> str:
+    requirements = _requirements(env_name, root)
+    if not requirements.is_file():
+        known = sorted(path.name.split(".")[0] for path in requirements.parent.glob("*.requirements.txt"))
+        raise InputError(
+            f"There is no engine environment {env_name!r}: {requirements} does not exist; "
+            f"use one of {', '.join(known) or '(none found)'}, or write that file."
+        )
+    digest = hashlib.sha256(requirements.read_bytes())
+    for shim in _shims(requirements, root):
+        for file in sorted(path for path in shim.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+            digest.update(f"\0{file.relative_to(shim)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _shims(requirements: Path, root: Path) -> list[Path]:
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    return [root / line.removeprefix("# shim:").strip() for line in lines if line.startswith("# shim:")]
+
+
+def _is_current(env: Path, fingerprint: str) -> bool:
+    stamp = env / STAMP
+    return _python(env).exists() and stamp.exists() and stamp.read_text() == fingerprint
+
+
+def _requirements(env_name: str, root: Path) -> Path:
+    return root / "engines" / f"{env_name}.requirements.txt"
+
+
+def _env_dir(env_name: str, root: Path) -> Path:
+    return root.absolute() / ".engines" / env_name
+
+
+def _log(env: Path) -> Path:
+    return env.with_name(f"{env.name}.log")
+
+
+def _python(env: Path) -> Path:
+    return env / "bin" / "python"
+
+
+def _site_packages(env: Path) -> Path:
+    return Path(sysconfig.get_path("purelib", "venv", {"base": str(env)}))
