@@ -280,7 +280,7 @@ class Request(Noun):
     temperature: float = 0.0
     seed: int = 0
     logprobs: bool = False
-    """Ask for the emitted tokens' logprobs: set on the seeded sample that is verified, same for all engines."""
+    """Ask for emitted tokens' logprobs: the seeded sample that is verified, the same for all engines."""
     due_at_s: float = 0.0
     """Seconds after the start of the timed part; 0 in a closed loop."""
     session: str = ""

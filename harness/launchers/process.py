@@ -1,0 +1,130 @@
+"""Engines as plain processes: bare metal, laptops, Slurm allocations, hosts without Docker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+
+from harness.errors import LaunchError, MachineError
+from harness.schema import Launch
+
+MARK = "SERVING_HARNESS_LAUNCH"
+"""Environment variable that every process of a launch inherits: finds children in sessions of their own."""
+
+
+class ProcessServer:
+    """One engine and all its descendants."""
+
+    def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
+        self._process = process
+        self._mark = mark
+        self._stopped_by_us = False
+
+    @property
+    def pid(self) -> int:
+        """Process id of the engine's first process."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Exit code, or None while it runs."""
+        return self._process.poll()
+
+    def stop(self, grace_s: float) -> None:
+        """SIGTERM to the engine, SIGKILL to whatever is left of it after grace_s."""
+        if self._process.poll() is None:
+            self._stopped_by_us = True
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace_s)
+        left = survivors(self._mark)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        stuck = survivors(self._mark)
+        if stuck:
+            raise MachineError(
+                f"The engine's processes {[p.pid for p in stuck]} survived SIGKILL (stuck in the driver?); "
+                "look at them with ps before the next run."
+            )
+
+    def describe_exit(self) -> str:
+        """How it ended, in words."""
+        code = self._process.poll()
+        if code is None:
+            return "still running"
+        if code < 0:
+            name = signal.Signals(-code).name
+            by = " (by this harness)" if self._stopped_by_us else ""
+            hint = "; the kernel's out-of-memory killer sends it" if name == "SIGKILL" and not by else ""
+            return f"killed by {name}{by}{hint}"
+        return f"exit code {code}"
+
+    def process_evidence(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Command line and environment of the engine's first process."""
+        try:
+            process = psutil.Process(self.pid)
+            return tuple(process.cmdline()), process.environ()
+        except psutil.Error:
+            return (), {}
+
+
+def survivors(mark: str) -> list[psutil.Process]:
+    """Live processes whose environment carries `mark`; "" = any launch of any harness."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            value = process.environ().get(MARK)
+            if value and mark in ("", value) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def start(launch: Launch, log_path: Path, run_id: str) -> ProcessServer:
+    """Start launch.argv with launch.env on top of this process's environment, output to log_path.
+
+    Raises LaunchError when the program does not exist or may not be run.
+    """
+    mark = f"{run_id}/{launch.variant}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+    for path, content in launch.files.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(content, encoding="utf-8")
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **launch.env, MARK: mark}
+    with log_path.open("ab") as log:
+        try:
+            process = subprocess.Popen(
+                launch.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LaunchError(
+                f"{launch.variant}: {launch.argv[0]} cannot be started ({error.strerror}); "
+                "check the engine's environment with `just doctor`."
+            ) from error
+    return ProcessServer(process, mark)
+
+
+def wait_gone(server: ProcessServer, timeout_s: float) -> bool:
+    """True when the engine's first process ends within timeout_s."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            return True
+        time.sleep(0.05)
+    return False

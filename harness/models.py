@@ -1,0 +1,157 @@
+"""models/models.toml: aliases, where the weights lie, and what config.json says of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.errors import ModelError
+from harness.registry import ROOT, convert, lookup, read_toml
+from harness.schema import Model, MoeFacts
+
+
+def models() -> dict[str, Model]:
+    """Every alias, as written in models/models.toml."""
+    tables = read_toml(ROOT / "models" / "models.toml")
+    return {
+        alias: convert({"alias": alias, **table}, Model, f"models.toml [{alias}]")
+        for alias, table in tables.items()
+        if isinstance(table, dict)
+    }
+
+
+def resolve(alias: str) -> Model:
+    """An alias, or a folder with weights. `path` is absolute when the weights are on this machine.
+
+    Raises InputError for an unknown alias, ModelError for a folder without config.json.
+    """
+    if os.sep in alias and Path(alias).is_dir():
+        model = Model(alias=Path(alias).name, path=str(Path(alias).resolve()))
+    else:
+        model = lookup(alias, models(), "model")
+    folder = weights_folder(model)
+    if folder is None:
+        return msgspec.structs.replace(model, path="")
+    return with_config(msgspec.structs.replace(model, path=str(folder)))
+
+
+def weights_folder(model: Model) -> Path | None:
+    """Folder of the weights here: `path` (relative to the repository), else the Hugging Face cache."""
+    if model.path:
+        folder = Path(model.path) if Path(model.path).is_absolute() else ROOT / model.path
+        return folder if folder.is_dir() else None
+    if not model.hf_id:
+        return None
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    snapshots = cache / f"models--{model.hf_id.replace('/', '--')}" / "snapshots"
+    if model.revision and (snapshots / model.revision).is_dir():
+        return snapshots / model.revision
+    main = snapshots.parent / "refs" / "main"
+    if model.revision or not main.is_file():
+        return None
+    folder = snapshots / main.read_text().strip()
+    return folder if folder.is_dir() else None
+
+
+def with_config(model: Model) -> Model:
+    """The model with max_model_len and MoE facts read from its config.json.
+
+    Raises ModelError when config.json is missing or unreadable.
+    """
+    config = read_config(Path(model.path))
+    length = int(config.get("max_position_embeddings") or 0)
+    return msgspec.structs.replace(
+        model, max_model_len=model.max_model_len or length, moe=moe_facts(config) or model.moe
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a weights folder. Raises ModelError with what to do."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{folder} holds no config.json; point the model at a complete checkpoint."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON ({error}); fetch the checkpoint again.") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} is not a JSON object; fetch the checkpoint again.")
+    return config
+
+
+def moe_facts(config: dict[str, Any]) -> MoeFacts | None:
+    """Routing shape from a config.json of the DeepSeek, Qwen, Mixtral families; None for a dense model."""
+    num_experts = 0
+    for key in ("n_routed_experts", "num_experts", "num_local_experts"):
+        num_experts = num_experts or int(config.get(key) or 0)
+    if num_experts < 2:
+        return None
+    layers = int(config.get("num_hidden_layers") or 0) - int(config.get("first_k_dense_replace") or 0)
+    step = int(config.get("decoder_sparse_step") or config.get("moe_layer_freq") or 1)
+    return MoeFacts(
+        num_experts=num_experts,
+        num_experts_per_tok=int(config.get("num_experts_per_tok") or 0),
+        num_moe_layers=layers // max(1, step),
+        hidden_size=int(config.get("hidden_size") or 0),
+    )
+
+
+def check_weights(model: Model) -> None:
+    """Weights and tokenizer are complete, judged by the files' own headers (no tensor is read).
+
+    Raises ModelError naming the file that is missing or shorter than its header says.
+    """
+    folder = Path(model.path)
+    if not model.path:
+        raise ModelError(
+            f"The weights of {model.alias} are not on this machine; download {model.hf_id or model.alias} "
+            f"or set HF_HOME to the cache that holds them."
+        )
+    read_config(folder)
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"{folder} has a config.json but no tokenizer; add the checkpoint's tokenizer.json.")
+    files = weight_files(folder)
+    if not files:
+        raise ModelError(f"{folder} holds no *.safetensors weights; fetch the checkpoint again.")
+    for path in files:
+        _check_safetensors(path)
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files its index names, else all. Raises ModelError if one is not there."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return tuple(sorted(folder.glob("*.safetensors")))
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    missing = [n for n in names if not (folder / n).exists()]
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of {len(names)} weight files (first: {missing[0]}); "
+            "finish the download."
+        )
+    return tuple(folder / n for n in names)
+
+
+def _check_safetensors(path: Path) -> None:
+    """Format: 8-byte little-endian header length, JSON header with data_offsets, then the data."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length)) if length < size else None
+        if header is None:
+            raise ValueError("header is cut off")
+        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file ({error}); fetch it again.") from error
+    if size != expected:
+        raise ModelError(f"{path} is truncated: {size} bytes of {expected}; fetch it again.")

@@ -1,0 +1,89 @@
+"""What exists: engines/<name>.py + <name>.toml and workloads/<name>.py. The file name is the registry."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import tomllib
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+import msgspec
+
+from harness.errors import InputError
+from harness.schema import Noun, Variant
+
+ROOT = Path(__file__).resolve().parent.parent
+N = TypeVar("N", bound=Noun)
+
+
+def convert(data: object, kind: type[N], where: str) -> N:
+    """`data` as a noun. Raises InputError naming the file, the table and the path to the field."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{where}: {error}; correct that field.") from error
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """A TOML file as a dict. Raises InputError with line and column, or when it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML: {error}; correct that line.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); name an existing TOML file.") from error
+
+
+@cache
+def variants() -> dict[str, Variant]:
+    """All variants of all engines, by name. Raises InputError on a malformed table or a name used twice."""
+    found: dict[str, Variant] = {}
+    for path in sorted((ROOT / "engines").glob("*.toml")):
+        if not path.with_suffix(".py").exists():
+            continue
+        for name, table in read_toml(path).items():
+            if name in found:
+                raise InputError(
+                    f"variant {name} is in {path.name} and in {found[name].engine}.toml; rename one."
+                )
+            if not isinstance(table, dict):
+                raise InputError(f"{path.name}: {name} is not a table; write [{name}].")
+            fields = {"name": name, "engine": path.stem, **table}
+            found[name] = convert(fields, Variant, f"{path.name} [{name}]")
+    return found
+
+
+def variant(name: str) -> Variant:
+    """One variant. Raises InputError that lists what exists."""
+    return lookup(name, variants(), "variant")
+
+
+def lookup(name: str, table: dict[str, N], what: str) -> N:
+    """table[name]. Raises InputError with the nearest name and the list of all."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise InputError(f"There is no {what} {name!r}.{hint} There are: {', '.join(sorted(table))}.")
+
+
+def engine(name: str) -> ModuleType:
+    """The module engines/<name>.py: launch(), effective() and whatever else it offers."""
+    return importlib.import_module(f"engines.{name}")
+
+
+def workloads() -> tuple[str, ...]:
+    """Names of all workloads."""
+    return tuple(sorted(p.stem for p in (ROOT / "workloads").glob("*.py") if p.stem != "__init__"))
+
+
+def workload(name: str) -> ModuleType:
+    """The module workloads/<name>.py. Raises InputError that lists what exists."""
+    if name not in workloads():
+        raise InputError(
+            f"There is no workload {name!r}. There are: {', '.join(workloads())}; or ISL/OSL, like 1000/2000."
+        )
+    return importlib.import_module(f"workloads.{name}")

@@ -1,0 +1,186 @@
+"""results/<run_id>/: the only module that writes there. Nothing measured is lost by a crash.
+
+recipe.toml environment.json comparison.json report.md
+<variant>/r<restart>/launch.json server.log attestation.json
+<variant>/r<restart>/<workload>@<load>/trial.json workload.json requests.jsonl scores.jsonl
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+import tomlkit
+
+from harness.errors import StoreError
+from harness.registry import ROOT
+from harness.schema import SCHEMA_VERSION, Noun, Recipe, RequestRecord, Trial
+
+N = TypeVar("N", bound=Noun)
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+
+
+def results_root() -> Path:
+    """Where runs are kept: $HARNESS_RESULTS, else results/ of this repository."""
+    return Path(os.environ.get("HARNESS_RESULTS") or ROOT / "results")
+
+
+def new_run_id(slug: str) -> str:
+    """YYYYMMDD-HHMMSS-slug, UTC; sorts by time."""
+    clean = re.sub(r"[^a-z0-9]+", "-", slug.lower()).strip("-")[:40].strip("-")
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + (f"-{clean}" if clean else "")
+
+
+def run_folder(run_id: str) -> Path:
+    """results/<run_id>. Raises StoreError for a name that would leave the folder."""
+    if not RUN_ID.fullmatch(run_id):
+        raise StoreError(f"{run_id!r} is not a run id; use letters, digits, '.', '_' and '-'.")
+    return results_root() / run_id
+
+
+def find_run(name: str) -> Path:
+    """An existing run by id or path; "" or "last" is the newest. Raises StoreError that says what exists."""
+    if name in ("", "last"):
+        runs = sorted(p for p in results_root().glob("*") if (p / "recipe.toml").exists())
+        if not runs:
+            raise StoreError(f"{results_root()} holds no run yet; make one with `just bench all`.")
+        return runs[-1]
+    for folder in (Path(name), results_root() / name):
+        if (folder / "recipe.toml").exists():
+            return folder
+    raise StoreError(f"There is no run {name!r} in {results_root()}; `just log` lists the runs.")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                f"The disk of {path} is full; free some space and rerun with the same run id."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise StoreError(
+                f"{path} cannot be written ({error.strerror}); make it writable or set HARNESS_RESULTS."
+            ) from error
+        raise StoreError(f"{path} cannot be written: {error}; check the disk and rerun.") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole file or nothing: written beside and renamed."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+def write(path: Path, noun: Noun | list[Any]) -> None:
+    """A noun as indented JSON."""
+    write_text(path, msgspec.json.format(msgspec.json.encode(noun), indent=1).decode() + "\n")
+
+
+def read(path: Path, kind: type[N]) -> N:
+    """A noun from JSON. Raises StoreError when it is missing, cut off or of another schema version."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}); the run is incomplete.") from error
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"{path} is not what this version reads: {_version_or(data, error)}.") from error
+
+
+def _version_or(data: bytes, error: Exception) -> str:
+    with contextlib.suppress(msgspec.MsgspecError, AttributeError):
+        version = msgspec.json.decode(data).get("schema_version")
+        if version not in (None, SCHEMA_VERSION):
+            return (
+                f"it has schema version {version}, this harness reads {SCHEMA_VERSION}; use a matching commit"
+            )
+    return f"{error}; restore it or remove that folder"
+
+
+def write_recipe(run: Path, recipe: Recipe) -> None:
+    """recipe.toml, readable by `bench recipe=`."""
+    write_text(run / "recipe.toml", tomlkit.dumps(_without_none(msgspec.to_builtins(recipe))))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(v) for v in value]
+    return value
+
+
+def visit_folder(run: Path, variant: str, restart: int) -> Path:
+    """Where one server life is kept."""
+    return run / variant / f"r{restart}"
+
+
+def trial_folder(run: Path, trial: Trial) -> Path:
+    """Where one trial is kept."""
+    return visit_folder(run, trial.variant, trial.restart) / trial.scenario
+
+
+class RecordWriter:
+    """requests.jsonl or scores.jsonl: one line a noun, in the file as soon as it is handed over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._encoder = msgspec.json.Encoder()
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o644)
+
+    def __call__(self, noun: Noun) -> None:
+        """Append one line. Raises StoreError (disk full ...)."""
+        line = memoryview(self._encoder.encode(noun) + b"\n")
+        with writing(self._path):
+            while line:
+                line = line[os.write(self._fd, line) :]
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+
+def read_lines(path: Path, kind: type[N]) -> Iterator[N]:
+    """Nouns of a JSON-lines file; a cut-off last line (crash) is dropped, any other bad line is an error.
+
+    Raises StoreError naming the line.
+    """
+    decoder = msgspec.json.Decoder(kind)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}); the run is incomplete.") from error
+    with file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield decoder.decode(line)
+            except msgspec.MsgspecError as error:
+                if not line.endswith(b"\n"):
+                    return
+                raise StoreError(f"{path} line {number} is damaged ({error}); remove that line.") from error
+
+
+def records(folder: Path) -> Iterator[RequestRecord]:
+    """The request records of a trial."""
+    return read_lines(folder / "requests.jsonl", RequestRecord)
