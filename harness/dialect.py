@@ -1,0 +1,35 @@
+"""Flag dialects: how one meaning is spelt by each engine version."""
+
+from __future__ import annotations
+
+import re
+
+Spellings = tuple[tuple[str, str], ...]
+"""(first version that has it, spelling), oldest first; "" as spelling = that version has no such flag."""
+
+_RELEASE = re.compile(r"\d+(?:\.\d+)*")
+_CANDIDATE = re.compile(r"rc(\d+)")
+
+
+def version_key(version: str) -> tuple[tuple[int, ...], int]:
+    """Sortable form of 0.32.0, 0.5.15.post1 or 1.3.0rc14; a name without digits in front sorts first.
+
+    A release candidate sorts before its release. Builds of a fork are named after their branch: they get the
+    oldest spellings, since nothing newer may be assumed of them.
+    """
+    release = _RELEASE.match(version)
+    if release is None:
+        return (), 0
+    candidate = _CANDIDATE.search(version)
+    return tuple(int(part) for part in release.group().split(".")), int(candidate[1]) if candidate else 10**6
+
+
+def since(version: str, first: str) -> bool:
+    """Whether `version` is `first` or newer."""
+    return version_key(version) >= version_key(first)
+
+
+def spell(version: str, spellings: Spellings) -> str:
+    """The newest spelling that `version` has; "" when it has none."""
+    known = [spelling for first, spelling in spellings if since(version, first)]
+    return known[-1] if known else ""
