@@ -473,10 +473,23 @@ class Score(Noun):
     """Reference's best logprob - emitted token's; 0 where the reference agrees."""
     emitted_logprob: tuple[float, ...] | None = None
     """The engine's own logprob of the token it emitted, where it gave one."""
+    prompt_token_ids: tuple[int, ...] = ()
+    """Kept, so that stored outputs can be replayed through another reference."""
+    retokenised: bool = False
+    """The ids were made from the output text, because the engine gave none."""
     error: str = ""
 
 
 Verdict = Literal["PASS", "FAIL", "CANNOT TELL"]
+
+
+class Interval(Noun):
+    """A mean over restarts with its confidence interval; low = high = mean when there was one."""
+
+    mean: float
+    low: float
+    high: float
+    num: int
 
 
 class Agreement(Noun):
@@ -499,19 +512,18 @@ class Agreement(Noun):
     p99_margin: float | None = None
     mean_abs_dlogprob: float | None = None
     """Mean |engine's logprob - reference's| of emitted tokens, where the engine gave logprobs."""
+    statistics: dict[str, Interval] = msgspec.field(default_factory=dict)
+    """Every judged statistic with its bootstrap interval over requests."""
     floor: dict[str, float] = msgspec.field(default_factory=dict)
+    """The same statistics of healthy output: the noise that is not a fault."""
+    floor_source: str = ""
+    """Where the floor comes from: measured in this run, or the default of a dtype."""
     thresholds: dict[str, float] = msgspec.field(default_factory=dict)
+    """Multiples of the floor beyond which the output fails."""
+    first_bad_position: int | None = None
+    """Output position from which the output fails, when only a later part of it does."""
     alarms: tuple[str, ...] = ()
     """Findings that need no reference: repetition, gibberish, NaN, premature end."""
-
-
-class Interval(Noun):
-    """A mean over restarts with its confidence interval; low = high = mean when there was one."""
-
-    mean: float
-    low: float
-    high: float
-    num: int
 
 
 class Row(Noun):
@@ -541,6 +553,8 @@ class Contrast(Noun):
     variant: str
     ratio: Interval | None = None
     """variant / baseline output throughput."""
+    p_value: float | None = None
+    """Of "the ratio is 1", Holm-corrected over all contrasts of the run; None without an interval."""
     words: str = ""
 
 

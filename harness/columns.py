@@ -1,0 +1,81 @@
+"""A trial's requests as numpy columns: what every statistic is computed from, at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.schema import RequestRecord
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """One entry per request, in file order; times in seconds since the trial's start."""
+
+    ok: NDArray[np.bool_]
+    """True where the request succeeded."""
+    due_at_s: Floats
+    sent_at_s: Floats
+    first_at_s: Floats
+    """First content chunk; NaN without content."""
+    last_at_s: Floats
+    """Last content chunk; NaN without content."""
+    input_len: NDArray[np.int64]
+    output_len: NDArray[np.int64]
+    icl_s: NDArray[np.floating]
+    """Gaps between content chunks of the successful requests, all requests in one flat array."""
+
+    @property
+    def ttft_s(self) -> Floats:
+        """First content - sent; NaN without content."""
+        return self.first_at_s - self.sent_at_s
+
+    @property
+    def e2el_s(self) -> Floats:
+        """Last content - sent; NaN without content."""
+        return self.last_at_s - self.sent_at_s
+
+    @property
+    def tpot_s(self) -> Floats:
+        """(last content - first content) / (output_len - 1); NaN for fewer than two tokens."""
+        gaps = np.where(self.output_len > 1, self.output_len - 1, 1)
+        return np.where(self.output_len > 1, (self.last_at_s - self.first_at_s) / gaps, np.nan)
+
+    @property
+    def schedule_delay_s(self) -> Floats:
+        """Sent - due."""
+        return self.sent_at_s - self.due_at_s
+
+
+def columns(records: Iterable[RequestRecord]) -> Columns:
+    """Columns of records already in memory."""
+    rows = []
+    gaps = []
+    for record in records:
+        rows.append(_row(record))
+        if not record.error and len(record.content_at_s) > 1:
+            gaps.append(np.diff(np.asarray(record.content_at_s)))
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 7)
+    return Columns(
+        ok=table[:, 0] == 1.0,
+        due_at_s=table[:, 1],
+        sent_at_s=table[:, 2],
+        first_at_s=table[:, 3],
+        last_at_s=table[:, 4],
+        input_len=table[:, 5].astype(np.int64),
+        output_len=table[:, 6].astype(np.int64),
+        icl_s=np.concatenate(gaps) if gaps else np.empty(0),
+    )
+
+
+def _row(record: RequestRecord) -> tuple[float, ...]:
+    times = record.content_at_s
+    first, last = (times[0], times[-1]) if times else (np.nan, np.nan)
+    input_len = record.input_len or record.prompt_len
+    ok = float(not record.error)
+    return (ok, record.due_at_s, record.sent_at_s, first, last, input_len, record.output_len)
