@@ -92,6 +92,8 @@ class Variant(Noun):
     max_model_len: int = 0
     """Longest prompt + output it is started with; 0 = the model's own."""
     in_bench_all: bool = True
+    privileged: bool = False
+    """Its container needs all devices of the host (DeepEP's IBGDA transport)."""
 
 
 class Deployment(Noun):
@@ -139,6 +141,12 @@ class Launch(Noun):
     stop_grace_s: float = 30.0
     labels: tuple[str, ...] = ()
     """Marks that travel with every number, e.g. "dummy-weights"."""
+    secrets: tuple[str, ...] = ("HF_TOKEN",)
+    """Variables of the caller that a container gets by name; their values are written nowhere."""
+    memory_gb: float = 0.0
+    """Most memory a container may take, GiB; 0 = no limit."""
+    privileged: bool = False
+    """Container with all devices of the host: DeepEP's IBGDA transport needs it."""
 
     @property
     def base_url(self) -> str:
@@ -237,10 +245,11 @@ class WorkloadSpec(Noun):
 
     @property
     def label(self) -> str:
-        """Short name used in tables and folder names: 1000-2000, sharegpt, ..."""
-        if self.name == "random_tokens":
-            return f"{self.params.get('input_len')}-{self.params.get('output_len')}"
-        return self.name
+        """Short name used in tables and folder names: 1000-2000, text-100-200, sharegpt ..."""
+        kind = {"random_tokens": "", "text_tokens": "text-"}.get(self.name)
+        if kind is None:
+            return self.name
+        return f"{kind}{self.params.get('input_len')}-{self.params.get('output_len')}"
 
 
 class Load(Noun):

@@ -1,0 +1,176 @@
+"""A Launch as the settings of one container: a pure function of the launch and of what this machine is."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import PurePosixPath
+from typing import Any
+
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+
+from harness.command import is_secret, redacted_argv
+from harness.schema import Launch, Model, Noun
+
+LABEL = "serving-harness"
+"""Prefix of every label, container name and temporary folder, so that leftovers can be found."""
+HOME = "/root"
+"""Home folder in the engines' images: all of them run as root."""
+CACHES = {
+    "vllm": ".cache/vllm",
+    "deep_gemm": ".cache/deep_gemm",
+    "sglang": ".cache/sglang",
+    "triton": ".triton",
+    "mori": ".mori",
+}
+"""Compiled kernels kept between starts: name -> folder under HOME. They are only valid for one image."""
+SHM_SIZE = "8g"
+STACK_BYTES = 67108864
+
+
+class Host(Noun):
+    """What a container's settings take from this machine."""
+
+    image_id: str = ""
+    cache_root: str = ""
+    """Folder that holds the kernel caches of this image; "" = none are mounted."""
+    files_root: str = ""
+    """Folder in which launch.files were written, numbered in their order."""
+    device_gids: tuple[int, ...] = ()
+    """Groups that own /dev/kfd and the render nodes here; names need not exist in the image, numbers do."""
+    pid: int = 0
+    pid_started: str = ""
+    pid_namespace: str = ""
+
+
+def weights(model: Model) -> tuple[str, dict[str, str]]:
+    """Where a container sees the weights, and the mounts (host -> container) that put them there.
+
+    A Hugging Face snapshot holds links into ../../blobs, so the folder of the whole model is mounted. Without
+    weights on this machine it is the Hugging Face id, and the engine fetches them itself.
+    """
+    if not model.path:
+        return model.hf_id, {}
+    path, root = PurePosixPath(model.path), f"/models/{model.alias}"
+    if path.parent.name == "snapshots" and (path.parent.parent.name).startswith("models--"):
+        return f"{root}/snapshots/{path.name}", {str(path.parent.parent): root}
+    return root, {str(path): root}
+
+
+def container_options(launch: Launch, run_id: str, host: Host) -> dict[str, Any]:
+    """Keyword arguments of docker's containers.create(). No secret is in them: see secret_names()."""
+    return {
+        "image": launch.image,
+        "name": container_name(launch, run_id),
+        # The image's own entry point is replaced, so that argv is exactly what runs, whatever the image.
+        "entrypoint": list(launch.argv[:1]),
+        "command": list(launch.argv[1:]),
+        "environment": {k: v for k, v in launch.env.items() if not is_secret(k)},
+        "labels": labels(launch, run_id, host),
+        "mounts": _mounts(launch, host),
+        # The engine listens on all interfaces of its own network; outside it is on loopback only.
+        "ports": {f"{launch.port}/tcp": ("127.0.0.1", launch.port)},
+        "ulimits": [
+            Ulimit(name="memlock", soft=-1, hard=-1),
+            Ulimit(name="stack", soft=STACK_BYTES, hard=STACK_BYTES),
+        ],
+        # As PID 1 a Python program ignores SIGTERM, and nobody reaps the workers it orphans.
+        "init": True,
+        # A probe of the image's own would be traffic that the measured client did not send.
+        "healthcheck": {"test": ["NONE"]},
+        "log_config": LogConfig(type="json-file"),
+        "detach": True,
+        **_memory(launch),
+        **_accelerator(launch, host),
+    }
+
+
+def secret_names(launch: Launch) -> tuple[str, ...]:
+    """Variables handed on by name: their values are read at the start and written nowhere."""
+    return tuple(sorted({*launch.secrets, *(k for k in launch.env if is_secret(k))}))
+
+
+def container_name(launch: Launch, run_id: str) -> str:
+    """Unique among the servers of this machine: a port has one owner at a time."""
+    return f"{LABEL}-{run_id}-{launch.variant}-{launch.port}"
+
+
+def labels(launch: Launch, run_id: str, host: Host) -> dict[str, str]:
+    """Who started it: what `just clean` judges leftovers by."""
+    return {
+        LABEL: "1",
+        f"{LABEL}.run": run_id,
+        f"{LABEL}.variant": launch.variant,
+        f"{LABEL}.pid": str(host.pid),
+        f"{LABEL}.pid-started": host.pid_started,
+        f"{LABEL}.pid-namespace": host.pid_namespace,
+        f"{LABEL}.files": host.files_root,
+    }
+
+
+def file_names(launch: Launch) -> dict[str, str]:
+    """Path in the container -> name under host.files_root."""
+    return {path: f"{i}-{PurePosixPath(path).name}" for i, path in enumerate(launch.files)}
+
+
+def _mounts(launch: Launch, host: Host) -> list[Mount]:
+    mounts = []
+    for source, target in launch.mounts.items():
+        writable = target.endswith(":rw")
+        mounts.append(Mount(target.removesuffix(":rw"), source, type="bind", read_only=not writable))
+    for path, name in file_names(launch).items():
+        mounts.append(Mount(path, f"{host.files_root}/{name}", type="bind", read_only=True))
+    for name, folder in CACHES.items() if host.cache_root else ():
+        mounts.append(Mount(f"{HOME}/{folder}", f"{host.cache_root}/{name}", type="bind"))
+    return mounts
+
+
+def _memory(launch: Launch) -> dict[str, Any]:
+    if not launch.memory_gb:
+        return {}
+    limit = int(launch.memory_gb * 2**30)
+    return {"mem_limit": limit, "memswap_limit": limit}
+
+
+def _accelerator(launch: Launch, host: Host) -> dict[str, Any]:
+    if launch.accelerator == "cpu":
+        return {"shm_size": SHM_SIZE}
+    options: dict[str, Any] = {"ipc_mode": "host"}  # ranks share tensors through the host's /dev/shm
+    if launch.privileged:
+        options["privileged"] = True
+    if launch.accelerator == "cuda":
+        count = launch.num_gpus or -1
+        return {**options, "device_requests": [DeviceRequest(count=count, capabilities=[["gpu"]])]}
+    return {
+        **options,
+        "devices": ["/dev/kfd:/dev/kfd:rwm", "/dev/dri:/dev/dri:rwm"],
+        "group_add": ["video", *map(str, host.device_gids)],
+        "cap_add": ["SYS_PTRACE"],
+        "security_opt": ["seccomp=unconfined"],
+    }
+
+
+def run_command(launch: Launch, options: dict[str, Any]) -> str:
+    """The `docker run` line that does what `options` do, secrets by name only."""
+    words = ["docker run --rm", f"--name {options['name']}", "--init", "--no-healthcheck"]
+    if "ipc_mode" in options:
+        words.append(f"--ipc {options['ipc_mode']}")
+    words += [f"--shm-size {options['shm_size']}"] if "shm_size" in options else []
+    words += [f"--ulimit {u['Name']}={u['Soft']}" for u in options["ulimits"]]
+    words += [f"--memory {v} --memory-swap {v}" for v in [options.get("mem_limit")] if v]
+    words += ["--privileged"] if options.get("privileged") else []
+    words += [f"--gpus {'all' if r['Count'] < 0 else r['Count']}" for r in options.get("device_requests", ())]
+    words += [f"--device {d.split(':')[0]}" for d in options.get("devices", ())]
+    words += [f"--group-add {g}" for g in options.get("group_add", ())]
+    words += [f"--cap-add {c}" for c in options.get("cap_add", ())]
+    words += [f"--security-opt {o}" for o in options.get("security_opt", ())]
+    words += [f"-p {ip}:{p}:{port.split('/')[0]}" for port, (ip, p) in options["ports"].items()]
+    words += [_mount_word(m) for m in options["mounts"]]
+    words += [f"-e {shlex.quote(f'{k}={v}')}" for k, v in options["environment"].items()]
+    words += [f"-e {name}" for name in secret_names(launch)]
+    words += [f"--entrypoint {shlex.join(options['entrypoint'])}", shlex.quote(options["image"])]
+    return " \\\n  ".join([*words, shlex.join(redacted_argv(launch.argv)[1:])])
+
+
+def _mount_word(mount: Mount) -> str:
+    suffix = ":ro" if mount["ReadOnly"] else ""
+    return f"-v {shlex.quote(mount['Source'] + ':' + mount['Target'] + suffix)}"
