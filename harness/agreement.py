@@ -1,0 +1,239 @@
+"""The verdict on one trial's timed output: is it what the reference says, up to healthy output's noise?
+
+Four statistics of the replayed tokens (harness/divergence.py) are compared with a floor: the same
+statistics of healthy output under the same load. Thresholds are multiples of the floor; a bootstrap over
+requests says whether a statistic beyond its threshold could be luck. docs/CORRECTNESS.md explains the
+choices and shows what they catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from scipy.stats import binom
+
+from harness import divergence
+from harness.divergence import Array, Tokens
+from harness.schema import Agreement, Noun, RequestRecord, Score, Verdict
+
+MULTIPLES = {"mismatch_share": 4.0, "gross_share": 5.0, "mean_margin": 5.0, "mean_abs_dlogprob": 3.0}
+"""A statistic fails beyond its multiple of the floor."""
+
+SMALLEST_FLOOR = {
+    "mismatch_share": 1e-3,
+    "gross_share": 5e-4,
+    "mean_margin": 1e-4,
+    "mean_abs_dlogprob": 1e-4,
+}
+"""A floor measured on few tokens can be zero by luck; none is taken to be lower than this."""
+
+DEFAULT_FLOORS = {
+    "bfloat16": {
+        "mismatch_share": 0.012,
+        "gross_share": 0.001,
+        "mean_margin": 0.001,
+        "mean_abs_dlogprob": 0.012,
+    },
+    "float16": {
+        "mismatch_share": 0.004,
+        "gross_share": 0.0005,
+        "mean_margin": 0.0003,
+        "mean_abs_dlogprob": 0.003,
+    },
+    "float32": SMALLEST_FLOOR,
+}
+"""Healthy engines of a dtype against an fp32 reference, where no floor was measured."""
+
+LEVEL = 0.99
+MIN_TOKENS = 200
+MIN_REQUESTS = 4
+CHANCE = 1e-6
+"""A request is called bad when its gross divergences would be this unlikely in healthy output."""
+
+
+class JudgeSettings(Noun):
+    """What the numbers are judged under."""
+
+    dtype: str = "bfloat16"
+    """Effective dtype of the judged variant."""
+    floor_dtype: str = "bfloat16"
+    """Effective dtype of the engine whose output is the floor."""
+    seed: int = 0
+
+
+class _Floor(NamedTuple):
+    """Expected value of each statistic, with its sums per request where it was measured."""
+
+    values: dict[str, float]
+    source: str
+    sums: dict[str, Array]
+
+
+_DEFAULTS = JudgeSettings()
+
+
+def judge(
+    scores: Sequence[Score],
+    records: Sequence[RequestRecord],
+    floor_scores: Sequence[Score] | None = None,
+    settings: JudgeSettings = _DEFAULTS,
+) -> Agreement:
+    """The verdict on `scores` (replayed sample of one trial) and `records` (all its requests).
+
+    `floor_scores`: healthy output replayed the same way - the reference variant's own timed output at the
+    same load. Without it, or when it was made at another dtype than the variant runs, the dtype's default
+    floor holds.
+    """
+    tokens = divergence.tokens_of(scores)
+    floor = _floor(floor_scores or (), settings)
+    if not len(tokens.margin):
+        return Agreement(
+            verdict="CANNOT TELL",
+            reference=scores[0].reference if scores else "",
+            reason=next((s.error for s in scores if s.error), "nothing was replayed through a reference"),
+        )
+    sums = divergence.sums(tokens)
+    surely, perhaps = _compare(sums, floor, settings.seed)
+    bad_from, late = _late(tokens, floor, settings.seed)
+    verdict, reason = _verdict(scores, [*surely, *late, *_bad_requests(scores, floor)], perhaps)
+    described = _describe([s for s in scores if not s.error and s.token_ids], tokens)
+    return msgspec.structs.replace(
+        described,
+        verdict=verdict,
+        reason=reason,
+        statistics={n: divergence.interval(s, LEVEL, settings.seed) for n, s in sums.items()},
+        floor=floor.values,
+        floor_source=floor.source,
+        thresholds={n: MULTIPLES[n] * v for n, v in floor.values.items()},
+        first_bad_position=bad_from,
+    )
+
+
+# --- the floor -----------------------------------------------------------------------------------
+
+
+def _floor(floor_scores: Sequence[Score], settings: JudgeSettings) -> _Floor:
+    """The measured floor; the dtype's default where none was measured or it cannot stand for the variant."""
+    tokens = divergence.tokens_of(floor_scores)
+    default = DEFAULT_FLOORS.get(settings.dtype, DEFAULT_FLOORS["bfloat16"])
+    if len(tokens.margin) < MIN_TOKENS:
+        return _Floor(default, f"default for {settings.dtype}, not measured on this model", {})
+    sums = divergence.sums(tokens)
+    measured = {n: max(divergence.pooled(s), SMALLEST_FLOOR[n]) for n, s in sums.items()}
+    if settings.dtype != settings.floor_dtype:
+        raised = {n: max(v, default[n]) for n, v in measured.items()}
+        source = f"default for {settings.dtype}; the reference's own output is {settings.floor_dtype}"
+        return _Floor({**default, **raised}, source, {})
+    source = f"measured in this run on {len(tokens.margin)} tokens of the reference's own output"
+    return _Floor({**default, **measured}, source, sums)
+
+
+def _floor_draws(floor: _Floor, name: str, seed: int) -> Array | float:
+    """Bootstrap of a measured floor, at least its smallest value; the value itself for a default one."""
+    if name not in floor.sums:
+        return floor.values[name]
+    return np.maximum(divergence.resampled(floor.sums[name], seed + 1), SMALLEST_FLOOR[name])
+
+
+# --- the comparisons -----------------------------------------------------------------------------
+
+
+def _compare(sums: dict[str, Array], floor: _Floor, seed: int) -> tuple[list[str], list[str]]:
+    """Sentences for the statistics surely beyond their limits, and for those beyond that could be luck."""
+    surely, perhaps = [], []
+    for name, request_sums in sums.items():
+        value, limit = divergence.pooled(request_sums), MULTIPLES[name] * floor.values[name]
+        if value <= limit:
+            continue
+        times = f"{value / floor.values[name]:.1f} x the floor of {floor.values[name]:.3g}"
+        words = f"{name} {value:.3g} is {times} (limit {MULTIPLES[name]:g} x)"
+        excess = divergence.resampled(request_sums, seed) - MULTIPLES[name] * _floor_draws(floor, name, seed)
+        if np.quantile(excess, (1 - LEVEL) / 2) > 0:
+            surely.append(words)
+        else:
+            perhaps.append(f"{words}, but its interval crosses the limit")
+    return surely, perhaps
+
+
+def _late(tokens: Tokens, floor: _Floor, seed: int) -> tuple[int | None, list[str]]:
+    """First output position from which every longer-output block fails, when earlier blocks do not."""
+    edges = [0, 32]
+    while edges[-1] <= int(tokens.position.max()):
+        edges.append(edges[-1] * 2)
+    failing: list[tuple[int, str]] = []
+    for first, end in reversed(list(pairwise(edges))):
+        block = tokens.where((tokens.position >= first) & (tokens.position < end))
+        if len(np.unique(block.request)) < MIN_REQUESTS or len(block.margin) < MIN_TOKENS // 4:
+            continue
+        surely, _ = _compare(divergence.sums(block), floor, seed)
+        if not surely:
+            break
+        failing.append((first, surely[0]))
+    if not failing or failing[-1][0] == 0:
+        return None, []
+    first, cause = failing[-1]
+    return first, [f"from output position {first} on: {cause}"]
+
+
+def _bad_requests(scores: Sequence[Score], floor: _Floor) -> list[str]:
+    """Requests whose gross divergences healthy output would show with probability < CHANCE."""
+    expected = min(MULTIPLES["gross_share"] * max(floor.values["gross_share"], 1e-3), 0.5)
+    usable = [s for s in scores if not s.error and s.token_ids]
+    bad = []
+    for score in usable:
+        gross = sum(m > divergence.NEAR_TIE_NATS for m in score.margin)
+        if binom.sf(gross - 1, len(score.token_ids), expected) < CHANCE / len(usable):
+            bad.append((gross / len(score.token_ids), score.request_id))
+    if not bad:
+        return []
+    share, worst = max(bad)
+    return [
+        f"{len(bad)} of {len(usable)} requests diverge grossly (worst {worst}: {share:.0%} of its tokens)"
+    ]
+
+
+def _verdict(scores: Sequence[Score], findings: list[str], perhaps: list[str]) -> tuple[Verdict, str]:
+    """FAIL on any finding; CANNOT TELL on too little or unclear evidence; else PASS."""
+    failed = [s for s in scores if s.error]
+    tokens = sum(len(s.token_ids) for s in scores if not s.error)
+    retokenised = sum(s.retokenised for s in scores)
+    if findings and retokenised:
+        cause = (
+            f"{retokenised} outputs came without token ids and were re-tokenised, which can look like a fault"
+        )
+        return "CANNOT TELL", f"{cause}: {'; '.join(findings)}"
+    if findings:
+        return "FAIL", "; ".join(findings)
+    if len(failed) * 5 > len(scores):
+        return "CANNOT TELL", f"{len(failed)} of {len(scores)} requests not scored: {failed[0].error}"
+    if tokens < MIN_TOKENS or len(scores) - len(failed) < MIN_REQUESTS:
+        few = f"only {tokens} tokens of {len(scores) - len(failed)} requests were scored"
+        return "CANNOT TELL", f"{few}; at least {MIN_TOKENS} of {MIN_REQUESTS} are needed"
+    if perhaps:
+        return "CANNOT TELL", "; ".join(perhaps) + "; verify more requests"
+    return "PASS", ""
+
+
+def _describe(usable: Sequence[Score], tokens: Tokens) -> Agreement:
+    """The fields of an Agreement that describe rather than judge; its verdict is still to be given."""
+    firsts = [next((j for j, m in enumerate(s.margin) if m > 0), None) for s in usable]
+    diverged = [f for f in firsts if f is not None]
+    dlogprob = tokens.abs_dlogprob[~np.isnan(tokens.abs_dlogprob)]
+    return Agreement(
+        verdict="CANNOT TELL",
+        reference=usable[0].reference,
+        num_requests=len(usable),
+        num_tokens=len(tokens.margin),
+        token_match=float((tokens.margin == 0).mean()),
+        request_match=1 - len(diverged) / len(usable),
+        first_divergence=int(median(diverged)) if diverged else None,
+        near_ties=int(((tokens.margin > 0) & (tokens.margin <= divergence.NEAR_TIE_NATS)).sum()),
+        mean_margin=float(tokens.margin.mean()),
+        p99_margin=float(np.quantile(tokens.margin, 0.99)),
+        mean_abs_dlogprob=float(dlogprob.mean()) if len(dlogprob) else None,
+    )

@@ -1,0 +1,145 @@
+"""How a reference engine is asked for teacher-forced logprobs: one pair of pure functions per HTTP dialect.
+
+An engine file chooses with a constant, `SCORING = "prompt_logprobs"` (vLLM and our transformers server) or
+`SCORING = "sglang_generate"` (SGLang), or brings its own pair: `scoring(prompt_ids, output_ids, model,
+top_k)` and `scored(response, prompt_ids, output_ids)`. An engine with neither cannot be a reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from harness.errors import AttestationError, InputError
+
+Ids = Sequence[int]
+LOWEST_LOGPROB = -9999.0
+"""Stands for log 0, as vLLM's API has it: JSON has no infinities."""
+
+
+class Forced(NamedTuple):
+    """The reference's view of a given output: one entry per output token, in order."""
+
+    logprob: tuple[float, ...]
+    """Natural log of the probability of the token."""
+    rank: tuple[int, ...]
+    """1 + the number of strictly better tokens, so that tied best tokens all have rank 1."""
+    margin: tuple[float, ...]
+    """Best logprob - the token's, nats; >= 0."""
+
+
+class Dialect(NamedTuple):
+    """How to ask (path and body of a POST) and how to read the answer."""
+
+    scoring: Callable[[Ids, Ids, str, int], tuple[str, dict[str, Any]]]
+    scored: Callable[[dict[str, Any], Ids, Ids], Forced]
+
+
+def _entry(logprob: Any, best: Any, rank: int | None) -> tuple[float, int, float]:
+    """One token's (logprob, rank, margin). Raises AttestationError for a missing or non-finite logprob."""
+    if not isinstance(logprob, int | float) or not isinstance(best, int | float):
+        raise AttestationError("the reference answered without a logprob for a token it was asked to score")
+    if math.isnan(logprob) or not math.isfinite(best):
+        raise AttestationError(f"the reference's own logprobs are not numbers (token {logprob}, best {best})")
+    own = max(float(logprob), LOWEST_LOGPROB)
+    margin = max(0.0, float(best) - own)
+    return own, (max(rank or 2, 2) if margin else 1), margin
+
+
+def _forced(entries: list[tuple[float, int, float]]) -> Forced:
+    return Forced(
+        logprob=tuple(e[0] for e in entries),
+        rank=tuple(e[1] for e in entries),
+        margin=tuple(e[2] for e in entries),
+    )
+
+
+def _ask_prompt_logprobs(
+    prompt_ids: Ids, output_ids: Ids, model: str, top_k: int
+) -> tuple[str, dict[str, Any]]:
+    """Scores prompt + output as a prompt. One token is generated because vLLM refuses max_tokens = 0."""
+    body = {
+        "model": model,
+        "prompt": [*prompt_ids, *output_ids],
+        "max_tokens": 1,
+        "temperature": 0,
+        "prompt_logprobs": max(top_k, 1),
+    }
+    return "/v1/completions", body
+
+
+def _read_prompt_logprobs(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> Forced:
+    """Reads choices[0].prompt_logprobs: per position {token id: {logprob, rank}}, null for the first one.
+
+    Raises AttestationError when positions or logprobs are missing.
+    """
+    choices = response.get("choices") or [{}]
+    rows = choices[0].get("prompt_logprobs") or response.get("prompt_logprobs")
+    expected = len(prompt_ids) + len(output_ids)
+    if not rows or len(rows) != expected:
+        raise AttestationError(
+            f"the reference returned prompt logprobs for {len(rows or [])} of {expected} tokens: it does not "
+            "support prompt_logprobs; choose a reference that does (vllm, sglang, transformers)"
+        )
+    entries = []
+    for token, row in zip(output_ids, rows[len(prompt_ids) :], strict=True):
+        own = (row or {}).get(str(token)) or {}
+        best = max((e["logprob"] for e in (row or {}).values()), default=None)
+        entries.append(_entry(own.get("logprob"), best, own.get("rank")))
+    return _forced(entries)
+
+
+def _ask_sglang(prompt_ids: Ids, output_ids: Ids, model: str, top_k: int) -> tuple[str, dict[str, Any]]:
+    """Native /generate. SGLang pads the first input position with null, hence one prompt token more."""
+    body = {
+        "input_ids": [*prompt_ids, *output_ids],
+        "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+        "return_logprob": True,
+        "logprob_start_len": max(len(prompt_ids) - 1, 0),
+        "top_logprobs_num": max(top_k, 1),
+    }
+    return "/generate", body
+
+
+def _read_sglang(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> Forced:
+    """Reads meta_info.input_token_logprobs [[logprob, id, text]] and input_top_logprobs, aligned at the end.
+
+    Raises AttestationError when positions are missing or belong to other tokens. A rank beyond the
+    returned top list is a lower bound.
+    """
+    meta = response.get("meta_info") or {}
+    num = len(output_ids)
+    own = (meta.get("input_token_logprobs") or [])[-num:]
+    top = (meta.get("input_top_logprobs") or [])[-num:]
+    if len(own) != num or len(top) != num or tuple(e[1] for e in own) != tuple(output_ids):
+        raise AttestationError(
+            f"the reference returned input logprobs for {len(own)} of {num} tokens, or for other tokens; "
+            "SGLang needs return_logprob on /generate: choose another reference"
+        )
+    entries = []
+    for (logprob, _, *_), row in zip(own, top, strict=True):
+        best = max([e[0] for e in row or []] + [logprob] if logprob is not None else [], default=None)
+        rank = 1 + sum(e[0] > logprob for e in row or []) if logprob is not None else None
+        entries.append(_entry(logprob, best, rank))
+    return _forced(entries)
+
+
+DIALECTS = {
+    "prompt_logprobs": Dialect(_ask_prompt_logprobs, _read_prompt_logprobs),
+    "sglang_generate": Dialect(_ask_sglang, _read_sglang),
+}
+
+
+def dialect_of(engine_module: Any) -> Dialect:
+    """The dialect an engine file states. Raises InputError when it can not score given tokens."""
+    if hasattr(engine_module, "scoring") and hasattr(engine_module, "scored"):
+        return Dialect(engine_module.scoring, engine_module.scored)
+    name = getattr(engine_module, "SCORING", "")
+    if name not in DIALECTS:
+        engine = getattr(engine_module, "__name__", str(engine_module)).rsplit(".", 1)[-1]
+        raise InputError(
+            f"engine {engine} cannot be a reference: it does not score given tokens; "
+            "use a variant of an engine that does (vllm, sglang, transformers)"
+        )
+    return DIALECTS[name]

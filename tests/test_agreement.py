@@ -1,0 +1,129 @@
+"""Verdicts on outputs whose faults are known, made from seeded noise."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+
+from harness.agreement import JudgeSettings, judge
+from harness.schema import Score
+
+
+class Fault(NamedTuple):
+    """A share of the tokens from a position on is garbage; logprobs are off `noise` x as much."""
+
+    share: float = 0.0
+    first: int = 0
+    noise: float = 1.0
+
+
+HEALTHY = Fault()
+
+
+def scores(seed: int, fault: Fault = HEALTHY, num: int = 16, length: int = 64) -> list[Score]:
+    """bf16-like output: now and then a near tie, logprobs off by 0.011 in the mean."""
+    draw = np.random.default_rng(seed)
+    result = []
+    for i in range(num):
+        garbage = (draw.random(length) < fault.share) & (np.arange(length) >= fault.first)
+        near_tie = draw.random(length) < 0.01
+        margin = np.where(garbage, draw.exponential(3.0, length) + 0.3, np.where(near_tie, 0.03, 0.0))
+        logprob = -draw.exponential(1.0, length) - margin
+        dlogprob = draw.normal(0, 0.014 * fault.noise, length) + np.where(garbage, 1.0, 0.0)
+        result.append(
+            Score(
+                request_id=f"r{i}",
+                reference="oracle",
+                token_ids=tuple(range(length)),
+                logprob=tuple(logprob.tolist()),
+                rank=tuple(int(m > 0) + 1 for m in margin),
+                margin=tuple(margin.tolist()),
+                emitted_logprob=tuple((logprob + dlogprob).tolist()),
+            )
+        )
+    return result
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_healthy_output_passes_against_a_measured_floor(seed: int) -> None:
+    agreement = judge(scores(seed), (), scores(seed + 100))
+    assert (agreement.verdict, agreement.reason) == ("PASS", "")
+    assert agreement.num_tokens == 1024
+    assert agreement.token_match is not None and agreement.token_match > 0.97
+    assert agreement.floor_source.startswith("measured in this run on 1024 tokens")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_healthy_output_passes_against_the_default_floor(seed: int) -> None:
+    agreement = judge(scores(seed), ())
+    assert agreement.verdict == "PASS"
+    assert agreement.floor_source == "default for bfloat16, not measured on this model"
+
+
+def test_garbage_fails_and_the_reason_names_statistic_and_floor() -> None:
+    agreement = judge(scores(1, Fault(share=0.3)), (), scores(2))
+    assert agreement.verdict == "FAIL"
+    assert "x the floor" in agreement.reason
+    assert agreement.statistics["mean_margin"].low > agreement.thresholds["mean_margin"]
+
+
+def test_one_bad_request_of_many_fails() -> None:
+    mixed = [*scores(1, num=15), *(s for s in scores(3, Fault(share=0.5), num=1))]
+    agreement = judge(mixed, (), scores(2))
+    assert agreement.verdict == "FAIL"
+    assert "1 of 16 requests diverge grossly" in agreement.reason
+
+
+def test_a_late_collapse_is_placed() -> None:
+    agreement = judge(scores(1, Fault(share=0.05, first=512), length=1024), (), scores(2, length=1024))
+    assert agreement.verdict == "FAIL"
+    assert agreement.first_bad_position == 512
+
+
+def test_a_wrong_logprob_alone_fails() -> None:
+    agreement = judge(scores(1, Fault(noise=5.0)), (), scores(2))
+    assert agreement.verdict == "FAIL"
+    assert agreement.reason.startswith("mean_abs_dlogprob")
+
+
+def test_a_finer_floor_is_not_held_against_a_coarser_dtype() -> None:
+    settings = JudgeSettings(dtype="bfloat16", floor_dtype="float32")
+    agreement = judge(scores(1), (), scores(2, Fault(noise=1e-4)), settings)
+    assert agreement.verdict == "PASS"
+    assert agreement.floor_source == "default for bfloat16; the reference's own output is float32"
+
+
+def test_too_few_tokens_cannot_tell() -> None:
+    agreement = judge(scores(1, num=3, length=8), ())
+    assert agreement.verdict == "CANNOT TELL"
+    assert agreement.reason.startswith("only 24 tokens of 3 requests were scored")
+
+
+def test_without_logprobs_the_margins_still_judge() -> None:
+    bare = [msgspec.structs.replace(s, emitted_logprob=None) for s in scores(1)]
+    agreement = judge(bare, (), bare)
+    assert agreement.verdict == "PASS"
+    assert agreement.mean_abs_dlogprob is None
+    assert "mean_abs_dlogprob" not in agreement.statistics
+
+
+def test_an_unscored_trial_cannot_tell_and_says_why() -> None:
+    lost = [
+        Score(
+            request_id="r", reference="oracle", token_ids=(1,), logprob=(), rank=(), margin=(), error="gone"
+        )
+    ]
+    agreement = judge(lost, ())
+    assert (agreement.verdict, agreement.reason) == ("CANNOT TELL", "gone")
+    assert judge([], ()).reason == "nothing was replayed through a reference"
+
+
+def test_a_reference_lost_half_way_cannot_tell_but_a_fault_seen_before_fails() -> None:
+    lost = Score(
+        request_id="x", reference="oracle", token_ids=(1,), logprob=(), rank=(), margin=(), error="gone"
+    )
+    assert judge([*scores(1, num=8), *[lost] * 8], ()).reason == "8 of 16 requests not scored: gone"
+    assert judge([*scores(1, Fault(share=0.5), num=8), *[lost] * 8], ()).verdict == "FAIL"
