@@ -69,10 +69,6 @@ def container_options(launch: Launch, run_id: str, host: Host) -> dict[str, Any]
         "mounts": _mounts(launch, host),
         # The engine listens on all interfaces of its own network; outside it is on loopback only.
         "ports": {f"{launch.port}/tcp": ("127.0.0.1", launch.port)},
-        "ulimits": [
-            Ulimit(name="memlock", soft=-1, hard=-1),
-            Ulimit(name="stack", soft=STACK_BYTES, hard=STACK_BYTES),
-        ],
         # As PID 1 a Python program ignores SIGTERM, and nobody reaps the workers it orphans.
         "init": True,
         # A probe of the image's own would be traffic that the measured client did not send.
@@ -134,7 +130,13 @@ def _memory(launch: Launch) -> dict[str, Any]:
 def _accelerator(launch: Launch, host: Host) -> dict[str, Any]:
     if launch.accelerator == "cpu":
         return {"shm_size": SHM_SIZE}
-    options: dict[str, Any] = {"ipc_mode": "host"}  # ranks share tensors through the host's /dev/shm
+    options: dict[str, Any] = {
+        "ipc_mode": "host",  # ranks share tensors through the host's /dev/shm
+        "ulimits": [  # pinned host memory; deep stacks of the kernels' compilers
+            Ulimit(name="memlock", soft=-1, hard=-1),
+            Ulimit(name="stack", soft=STACK_BYTES, hard=STACK_BYTES),
+        ],
+    }
     if launch.privileged:
         options["privileged"] = True
     if launch.accelerator == "cuda":
@@ -155,7 +157,7 @@ def run_command(launch: Launch, options: dict[str, Any]) -> str:
     if "ipc_mode" in options:
         words.append(f"--ipc {options['ipc_mode']}")
     words += [f"--shm-size {options['shm_size']}"] if "shm_size" in options else []
-    words += [f"--ulimit {u['Name']}={u['Soft']}" for u in options["ulimits"]]
+    words += [f"--ulimit {u['Name']}={u['Soft']}" for u in options.get("ulimits", ())]
     words += [f"--memory {v} --memory-swap {v}" for v in [options.get("mem_limit")] if v]
     words += ["--privileged"] if options.get("privileged") else []
     words += [f"--gpus {'all' if r['Count'] < 0 else r['Count']}" for r in options.get("device_requests", ())]

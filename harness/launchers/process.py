@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 import uuid
 from pathlib import Path
 
@@ -118,13 +117,3 @@ def start(launch: Launch, log_path: Path, run_id: str) -> ProcessServer:
                 "check the engine's environment with `just doctor`."
             ) from error
     return ProcessServer(process, mark)
-
-
-def wait_gone(server: ProcessServer, timeout_s: float) -> bool:
-    """True when the engine's first process ends within timeout_s."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            return True
-        time.sleep(0.05)
-    return False

@@ -1,0 +1,71 @@
+"""A server that somebody else runs: nothing is started, nothing is stopped."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import requests
+
+from harness.errors import InputError, LaunchError
+from harness.schema import Launch
+
+_ASK_EVERY_S = 5.0
+"""Questions in between are answered from memory: they would load the server that is measured."""
+_TIMEOUT_S = 10.0
+
+
+class AttachedServer:
+    """An endpoint. Any HTTP answer counts as running; only silence does not."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._answered_at = float("-inf")
+        self._silence = ""
+
+    def poll(self) -> int | None:
+        """None while the endpoint answers, 1 when it does not."""
+        if time.monotonic() - self._answered_at < _ASK_EVERY_S:
+            return None
+        try:
+            requests.get(self._url, timeout=_TIMEOUT_S).close()
+        except requests.Timeout:
+            self._silence = f"no answer within {_TIMEOUT_S:.0f} s"
+            return 1
+        except requests.RequestException as error:
+            self._silence = type(error).__name__
+            return 1
+        self._answered_at = time.monotonic()
+        return None
+
+    def stop(self, grace_s: float) -> None:
+        """Nothing: it is not ours."""
+
+    def describe_exit(self) -> str:
+        """Why it counts as gone."""
+        return f"{self._url} no longer answers ({self._silence})" if self._silence else "still running"
+
+    def process_evidence(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Nothing is known of a process on another machine."""
+        return (), {}
+
+
+def start(launch: Launch, log_path: Path, run_id: str) -> AttachedServer:
+    """Check that the endpoint answers.
+
+    Raises InputError without a url, LaunchError when nothing answers there.
+    """
+    if not launch.url:
+        raise InputError("attach needs the server's address; give it as url=http://host:port.")
+    if not launch.url.startswith(("http://", "https://")):
+        raise InputError(f"{launch.url!r} is not an address; write it as url=http://host:port.")
+    server = AttachedServer(launch.base_url + launch.ready_path)
+    if server.poll() is not None:
+        raise LaunchError(
+            f"Nothing answers at {launch.base_url} ({server.describe_exit()}); start the server there, "
+            "or correct url=."
+        )
+    log_path.write_text(
+        f"attached to {launch.base_url} for {run_id}; its log is where it was started\n", encoding="utf-8"
+    )
+    return server

@@ -1,0 +1,226 @@
+"""Engines in containers, through the Docker Engine's own API."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+from docker.errors import APIError, NotFound
+
+from harness.command import is_secret
+from harness.errors import MachineError
+from harness.launchers.container import (
+    CACHES,
+    LABEL,
+    Host,
+    container_options,
+    file_names,
+    run_command,
+    secret_names,
+)
+from harness.launchers.docker_engine import answering, connect, digest, find_image, refused, remove
+from harness.schema import Launch
+
+_LOG_DEADLINE_S = 15.0
+_GONE = {"Status": "gone", "Running": False, "ExitCode": 137, "OOMKilled": False, "Error": ""}
+
+
+class DockerServer:
+    """One container, from create to remove."""
+
+    def __init__(self, client: Any, container: Any, log: threading.Thread, files: Path) -> None:
+        self._client = client
+        self._container = container
+        self._log = log
+        self._files = files
+        self._last: dict[str, Any] = {}
+        self._stopped_by_us = False
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return str(self._container.name)
+
+    def poll(self) -> int | None:
+        """Exit code, or None while it runs. Raises MachineError when the Docker Engine does not answer."""
+        state = self._state()
+        return None if state["Running"] else int(state["ExitCode"])
+
+    def stop(self, grace_s: float) -> None:
+        """SIGTERM, SIGKILL after grace_s, then remove the container and what was written for it."""
+        if self._last:
+            return
+        with answering(f"stopping container {self.name}"):
+            if self._state()["Running"]:
+                self._stopped_by_us = True
+                with contextlib.suppress(NotFound):
+                    self._container.stop(timeout=max(1, round(grace_s)))
+            state = self._state()
+            if state["Running"]:
+                raise MachineError(
+                    f"Container {self.name} survived SIGKILL (stuck in the driver?); look at it with "
+                    f"`docker top {self.name}` before the next run."
+                )
+            self._log.join(_LOG_DEADLINE_S)
+            remove(self._container)
+        self._last = state
+        shutil.rmtree(self._files, ignore_errors=True)
+        self._client.close()
+
+    def describe_exit(self) -> str:
+        """How it ended, in words. Waits for the rest of its log, so that the log holds the cause."""
+        state = self._state()
+        if not state["Running"]:
+            self._log.join(_LOG_DEADLINE_S)
+        return describe(state, self._stopped_by_us)
+
+    def process_evidence(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Command line and environment of the engine's first process; secrets are left out."""
+        first = self._read("/proc/1/task/1/children").split()
+        pid = first[0] if first else "1"  # 1 is docker's init, its child the engine
+        cmdline = self._read(f"/proc/{pid}/cmdline").rstrip("\0").split("\0")
+        pairs = (item.partition("=") for item in self._read(f"/proc/{pid}/environ").split("\0") if item)
+        return tuple(cmdline), {k: v for k, _, v in pairs if not is_secret(k)}
+
+    def _read(self, path: str) -> str:
+        try:
+            code, output = self._container.exec_run(["cat", path])
+        except (APIError, requests.RequestException):
+            return ""
+        return output.decode("utf-8", "replace") if code == 0 else ""
+
+    def _state(self) -> dict[str, Any]:
+        if self._last:
+            return self._last
+        with answering(f"looking at container {self.name}"):
+            try:
+                self._container.reload()
+            except NotFound:
+                return _GONE
+            state: dict[str, Any] = self._container.attrs["State"]
+            return state
+
+
+def describe(state: dict[str, Any], stopped_by_us: bool = False) -> str:
+    """Docker's State of a container, in words."""
+    if state["Running"]:
+        return "still running"
+    if state["Status"] == "gone":
+        return "the container was removed by somebody else"
+    code = int(state["ExitCode"])
+    words = f"exit code {code}"
+    if state["OOMKilled"]:
+        words += ", killed for lack of memory (the container's limit or the machine's)"
+    elif stopped_by_us:
+        words += ", stopped by this harness" + (" with SIGKILL after the grace time" if code == 137 else "")
+    elif code > 128:
+        words += f", killed by signal {code - 128}"
+    elif code == 0:
+        words += ", although nobody asked it to stop"
+    return words + (f": {state['Error']}" if state["Error"] else "")
+
+
+def start(launch: Launch, log_path: Path, run_id: str) -> DockerServer:
+    """Create and start the container; its output goes to log_path.
+
+    Raises LaunchError when the image is missing or the Docker Engine refuses, MachineError without an engine.
+    """
+    client = connect()
+    files = Path(tempfile.mkdtemp(prefix=f"{LABEL}-"))
+    container = None
+    try:
+        image = find_image(client, launch.image)
+        caches = cache_root(image.id)
+        with log_path.open("ab") as log:
+            log.write(_provenance(image, caches).encode())
+        options = container_options(launch, run_id, _host(image.id, caches, files))
+        _write_files(launch, files)
+        _make_caches(caches)
+        values = {name: launch.env.get(name) or os.environ.get(name, "") for name in secret_names(launch)}
+        options["environment"] |= {name: value for name, value in values.items() if value}
+        container = client.containers.create(**options)
+        container.start()
+    except BaseException as error:
+        if container is not None:
+            remove(container)
+        shutil.rmtree(files, ignore_errors=True)
+        client.close()
+        if isinstance(error, APIError):
+            raise refused(launch, error) from error
+        raise
+    hide = tuple(value.encode() for value in values.values() if value)
+    return DockerServer(client, container, _follow(container.id, log_path, hide), files)
+
+
+def shell_command(launch: Launch) -> str:
+    """What start() does, as commands to type."""
+    files = Path(tempfile.gettempdir()) / f"{LABEL}-by-hand"
+    caches = cache_root("by-hand")
+    lines = [f"mkdir -p {files} {caches}/{{{','.join(CACHES)}}}"]
+    for path, name in file_names(launch).items():
+        lines.append(f"cat > {files}/{name} <<'END'\n{launch.files[path]}\nEND")
+    options = container_options(launch, "by-hand", _host("by-hand", caches, files))
+    return "\n".join([*lines, run_command(launch, options)])
+
+
+def cache_root(image_id: str) -> Path:
+    """Folder of the kernel caches of one image; kernels that another image compiled may not be used."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / LABEL / "kernels" / image_id.removeprefix("sha256:")[:16]
+
+
+def _host(image_id: str, caches: Path, files: Path) -> Host:
+    return Host(
+        image_id=image_id,
+        cache_root=str(caches),
+        files_root=str(files),
+        device_gids=_device_gids(),
+        pid=os.getpid(),
+        pid_started=f"{psutil.Process().create_time():.2f}",
+        pid_namespace=os.readlink("/proc/self/ns/pid"),
+    )
+
+
+def _device_gids() -> tuple[int, ...]:
+    nodes = [Path("/dev/kfd"), *Path("/dev/dri").glob("renderD*")]
+    return tuple(sorted({node.stat().st_gid for node in nodes if node.exists()} - {0}))
+
+
+def _write_files(launch: Launch, files: Path) -> None:
+    files.chmod(0o755)  # readable when the engine's user is not ours
+    for path, name in file_names(launch).items():
+        (files / name).write_text(launch.files[path], encoding="utf-8")
+
+
+def _make_caches(root: Path) -> None:
+    for name in CACHES:
+        (root / name).mkdir(parents=True, exist_ok=True)
+
+
+def _provenance(image: Any, caches: Path) -> str:
+    warm = [name for name in CACHES if (caches / name).is_dir() and any((caches / name).iterdir())]
+    return f"[harness] image {digest(image)}, warm kernel caches: {', '.join(warm) or 'none'}\n"
+
+
+def _follow(container_id: str, log_path: Path, hide: tuple[bytes, ...]) -> threading.Thread:
+    """Append the container's output to log_path until it ends, secrets blotted out."""
+    thread = threading.Thread(target=_copy_log, args=(container_id, log_path, hide), daemon=True)
+    thread.start()
+    return thread
+
+
+def _copy_log(container_id: str, log_path: Path, hide: tuple[bytes, ...]) -> None:
+    # A client of its own: connections are not shared between threads.
+    quietly = contextlib.suppress(MachineError, APIError, requests.RequestException)
+    with quietly, contextlib.closing(connect()) as client, log_path.open("ab", buffering=0) as log:
+        for line in client.api.logs(container_id, stream=True, follow=True):
+            for secret in hide:
+                line = line.replace(secret, b"***")
+            log.write(line)

@@ -1,0 +1,153 @@
+"""This machine's Docker Engine: reaching it, its images, and its refusals put into words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import requests
+from docker.client import from_env
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from harness.errors import LaunchError, MachineError
+from harness.schema import Launch
+
+DOCKERFILES = Path(__file__).resolve().parents[2] / "docker"
+
+# Words of the Docker Engine -> why the container did not start, what to do next.
+CAUSES = (
+    (
+        r"could not select device driver|nvidia-container-cli",
+        "Docker cannot hand GPUs to containers",
+        "install the NVIDIA Container Toolkit, run `nvidia-ctk runtime configure`, restart Docker",
+    ),
+    (
+        r"gathering device information.*?\"(?P<what>[^\"]+)\"",
+        "this machine has no {what}",
+        "load the AMD GPU driver, or choose a variant for this machine (`just doctor`)",
+    ),
+    (
+        r"bind source path does not exist: (?P<what>\S+)",
+        "{what} does not exist on this machine",
+        "check the model's path, and that Docker runs on this same machine",
+    ),
+    (
+        r"port is already allocated|address already in use",
+        "its port is in use",
+        "stop what listens there or choose another with port=",
+    ),
+    (
+        r"container name .* is already in use",
+        "a container of that name exists",
+        "remove leftovers with `just clean`",
+    ),
+    (
+        r"exec: \"(?P<what>[^\"]+)\"",
+        "the image has no program {what}",
+        "check the variant's image: it must hold this engine",
+    ),
+    (
+        r"setting rlimit",
+        "this Docker Engine may not raise the limits that a GPU engine needs (it is rootless, or nested)",
+        "use the machine's own Docker Engine, or launcher=process",
+    ),
+    (r"no space left on device", "the disk is full", "free space with `docker system prune`"),
+)
+
+
+def connect() -> Any:
+    """A client of this machine's Docker Engine. Raises MachineError when none answers."""
+    try:
+        return from_env()
+    except (DockerException, requests.RequestException) as error:
+        text = str(error)
+        if "Permission denied" in text:
+            why, advice = "you may not use it", "add yourself to the group docker (usermod -aG docker $USER)"
+        else:
+            why, advice = (
+                "no engine answers",
+                "start it (systemctl start docker, or scripts/docker_engine.sh)",
+            )
+        where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        raise MachineError(
+            f"Docker cannot be used at {where}: {why}; {advice}, or use launcher=process."
+        ) from error
+
+
+@contextlib.contextmanager
+def answering(doing: str) -> Iterator[None]:
+    """Raises MachineError when the Docker Engine does not answer within the block."""
+    try:
+        yield
+    except (DockerException, requests.RequestException) as error:
+        raise MachineError(
+            f"The Docker Engine did not answer while {doing} ({type(error).__name__}); check it with "
+            "`docker info`, then run `just clean`."
+        ) from error
+
+
+def find_image(client: Any, name: str) -> Any:
+    """The image on this machine. Raises LaunchError that says how to get it."""
+    if not name:
+        raise LaunchError("This variant names no image; use launcher=process, or add image= to its table.")
+    try:
+        return client.images.get(name)
+    except ImageNotFound as error:
+        raise LaunchError(
+            f"Image {name} is not on this machine; get it with `{how_to_get(name)}`."
+        ) from error
+
+
+def how_to_get(image: str) -> str:
+    """The command that brings an image here: built from docker/ when a Dockerfile bears its name."""
+    repository = image.partition("@")[0].partition(":")[0]
+    return (
+        f"just image {repository}"
+        if (DOCKERFILES / f"{repository}.Dockerfile").exists()
+        else f"docker pull {image}"
+    )
+
+
+def digest(image: Any) -> str:
+    """What identifies an image: its registry digest, else (built here) its own id."""
+    return str((image.attrs.get("RepoDigests") or [image.id])[0])
+
+
+def image_digest(name: str) -> str:
+    """Digest of an image of this machine; "" without Docker or image."""
+    try:
+        client = connect()
+    except MachineError:
+        return ""
+    with contextlib.closing(client):
+        try:
+            return digest(client.images.get(name))
+        except (DockerException, requests.RequestException):
+            return ""
+
+
+def refused(launch: Launch, error: APIError) -> LaunchError:
+    """The Docker Engine's refusal as one sentence."""
+    words = str(error.explanation or error)
+    for pattern, why, advice in CAUSES:
+        if found := re.search(pattern, words, re.IGNORECASE | re.DOTALL):
+            cause = why.format(**found.groupdict())
+            return LaunchError(f"{launch.variant} was not started: {cause}; {advice}.", details=words)
+    return LaunchError(
+        f"{launch.variant} was not started: Docker refused its container; its words are below.", details=words
+    )
+
+
+def remove(container: Any) -> None:
+    """Remove a container, running or not; one that is gone already is fine."""
+    try:
+        container.remove(force=True, v=True)
+    except NotFound:
+        pass
+    except APIError as error:
+        if error.status_code != 409:  # 409: a removal is under way already
+            raise
