@@ -66,8 +66,13 @@ def with_config(model: Model) -> Model:
     """
     config = read_config(Path(model.path))
     length = int(config.get("max_position_embeddings") or 0)
+    architectures = config.get("architectures") or [model.architecture]
     return msgspec.structs.replace(
-        model, max_model_len=model.max_model_len or length, moe=moe_facts(config) or model.moe
+        model,
+        max_model_len=model.max_model_len or length,
+        moe=moe_facts(config) or model.moe,
+        architecture=str(architectures[0]),
+        tied_embeddings=bool(config.get("tie_word_embeddings")),
     )
 
 

@@ -49,6 +49,10 @@ class Model(Noun):
     weights_gb: float = 0.0
     max_model_len: int = 0
     moe: MoeFacts | None = None
+    architecture: str = ""
+    """First of config.json's architectures, e.g. DeepseekV3ForCausalLM; "" when not known."""
+    tied_embeddings: bool = False
+    """The output layer shares the embedding's weights."""
 
 
 class Parallel(Noun):

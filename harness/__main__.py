@@ -1,0 +1,5 @@
+"""python -m harness <verb>: the same verbs as the justfile."""
+
+from harness.cli import main
+
+main()

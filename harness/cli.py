@@ -1,0 +1,121 @@
+"""The verbs. Each block parses words and calls one function; nothing is decided here."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from harness.errors import HarnessError, InputError
+
+if TYPE_CHECKING:
+    from harness.schema import Comparison
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+Words = Annotated[list[str] | None, typer.Argument(show_default=False)]
+
+
+def main() -> None:
+    """Run a verb; failures are one sentence on stderr and an exit status, never a traceback."""
+    console = Console(stderr=True)
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.print("Stopped; what was measured is kept.")
+        sys.exit(130)
+    except HarnessError as error:
+        console.print(f"[bold red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
+        if error.details:
+            console.print(escape(error.details), highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def bench(words: Words = None) -> None:
+    """Launch, measure and compare: bench <variant|all|a,b,c> [workload|all] [key=value ...]"""
+    from harness import environment, run, store
+    from harness.plan import recipe_of
+    from harness.progress import Progress
+
+    machine = environment.machine()
+    recipe, run_id = recipe_of(words or [], machine)
+    folder = store.run_folder(run_id)
+    with Progress() as progress:
+        comparison = run.bench(recipe, machine, folder, progress)
+    _show(comparison)
+    Console().print(f"\nKept in {folder}", highlight=False, soft_wrap=True)
+    if any(row.agreement and row.agreement.verdict == "FAIL" for row in comparison.rows):
+        sys.exit(3)
+    if not any(row.status == "done" for row in comparison.rows):
+        sys.exit(1)
+
+
+@app.command()
+def compare(runs: Words = None) -> None:
+    """Recompute table and comparison from stored records: compare [RUN ...]; the newest run by default"""
+    from harness import compare as comparing
+    from harness import publish, store
+
+    folders = [store.find_run(name) for name in runs or [""]]
+    comparing.same_model(folders)
+    found = []
+    for folder in folders:
+        comparison = comparing.compare(folder)
+        publish.publish(folder, comparison, to_log=False)
+        found.append(comparison)
+    _show(found[0] if len(found) == 1 else comparing.merged(found))
+
+
+@app.command()
+def load(words: Words = None) -> None:
+    """The client alone against a running endpoint: load url=http://host:port [workload] [key=value ...]"""
+    given = list(words or [])
+    if not any(w.startswith("url=") for w in given):
+        raise InputError(
+            "load needs url=http://host:port, the base URL of a running OpenAI-compatible server."
+        )
+    bench(["attach", *given])
+
+
+@app.command()
+def plan(words: Words = None, json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Print what would be launched, touch nothing: plan <variant|all> [model=ALIAS] [key=value ...]"""
+    from harness import environment
+    from harness import plan as planning
+
+    machine = environment.machine()
+    recipe, _ = planning.recipe_of(words or ["all"], machine, everything=True)
+    planned = planning.plan(recipe, machine)
+    if json:
+        sys.stdout.write(planning.as_json(planned).decode() + "\n")
+        return
+    Console().print(escape(planning.as_text(planned)), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def serve(variant: str, model: Annotated[str, typer.Argument()] = "", words: Words = None) -> None:
+    """Serve in the foreground until Ctrl-C: serve <variant> [model] [key=value ...]"""
+    from harness import foreground
+
+    foreground.serve(variant, model, words or [])
+
+
+@app.command()
+def version() -> None:
+    """The harness's commit."""
+    from harness.environment import git
+
+    Console().print(git("rev-parse", "--short", "HEAD") or "unknown")
+
+
+def _show(comparison: Comparison) -> None:
+    """Print table and footnotes of a comparison on stdout."""
+    from harness import report
+
+    console = Console()
+    console.print(report.table(comparison))
+    for line in report.footnotes(comparison):
+        console.print(escape(line), highlight=False, soft_wrap=True)

@@ -1,0 +1,45 @@
+"""A Launch as the command a person would type. Secrets are named, never shown."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from harness.schema import Launch
+
+_SECRET = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
+_SECRET_FLAG = re.compile(r"--(api-key|hf-token|.*password.*)")
+
+
+def is_secret(name: str) -> bool:
+    """True for environment variables whose value must never be written: HF_TOKEN, *_API_KEY ..."""
+    return bool(_SECRET.search(name)) and name not in ("TOKENIZERS_PARALLELISM",)
+
+
+def redacted_env(env: dict[str, str]) -> dict[str, str]:
+    """The same variables, secret values replaced by a reference to the caller's own."""
+    return {k: f"${{{k}}}" if is_secret(k) else v for k, v in env.items()}
+
+
+def redacted_argv(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The same words, values of secret flags replaced by ***, in both spellings (--k v, --k=v)."""
+    words: list[str] = []
+    after_secret = False
+    for word in argv:
+        flag, equals, _ = word.partition("=")
+        secret = bool(_SECRET_FLAG.fullmatch(flag))
+        words.append("***" if after_secret else f"{flag}=***" if secret and equals else word)
+        after_secret = secret and not equals
+    return tuple(words)
+
+
+def by_hand(launch: Launch) -> str:
+    """The shell command that does what this launch does."""
+    if launch.launcher == "attach":
+        return f"# nothing is launched; {launch.base_url} is used as it is"
+    if launch.launcher == "docker":
+        from harness.launchers.docker import shell_command
+
+        return shell_command(launch)
+    env = [f"{k}={v if v.startswith('${') else shlex.quote(v)}" for k, v in redacted_env(launch.env).items()]
+    return " \\\n  ".join([*env, shlex.join(redacted_argv(launch.argv))])

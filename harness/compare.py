@@ -1,0 +1,215 @@
+"""results/<run_id>/ -> Comparison: everything is recomputed from stored records, no engine needed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from harness import agreement, fairness, intervals, metrics, registry, store
+from harness.agreement import JudgeSettings
+from harness.errors import InputError, StoreError
+from harness.schema import (
+    Agreement,
+    Attestation,
+    Comparison,
+    Effective,
+    Launch,
+    Metrics,
+    Recipe,
+    RequestRecord,
+    Row,
+    Score,
+    TrialResult,
+)
+
+
+class Measured(NamedTuple):
+    """One trial as stored."""
+
+    folder: Path
+    result: TrialResult
+    records: list[RequestRecord]
+    scores: list[Score]
+    attestation: Attestation | None
+    launch: Launch | None
+
+
+def compare(run: Path) -> Comparison:
+    """The comparison of one run. Bad files cost their row, with a note; the good rows stay."""
+    recipe = registry.convert(registry.read_toml(run / "recipe.toml"), Recipe, str(run / "recipe.toml"))
+    notes: list[str] = []
+    groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
+    for path in sorted(run.glob("*/r*/*/trial.json")):
+        try:
+            measured = load(path.parent)
+        except StoreError as error:
+            notes.append(error.message)
+            continue
+        trial = measured.result.trial
+        groups[(trial.variant, trial.scenario)].append(measured)
+    rows = tuple(_row(key, groups, recipe) for key in _ordered(groups, recipe))
+    contrasts = intervals.contrasts(_throughputs(groups, rows), recipe.baseline or _baseline(recipe, rows))
+    return Comparison(
+        run_id=run.name,
+        question=recipe.question,
+        rows=rows,
+        contrasts=contrasts,
+        differences=_differences(groups),
+        notes=tuple(notes),
+    )
+
+
+def load(folder: Path) -> Measured:
+    """One trial's files. Raises StoreError for those that cannot be read."""
+    visit = folder.parent
+    attested, launch = visit / "attestation.json", visit / "launch.json"
+    scores = folder / "scores.jsonl"
+    return Measured(
+        folder=folder,
+        result=store.read(folder / "trial.json", TrialResult),
+        records=list(store.records(folder)) if (folder / "requests.jsonl").exists() else [],
+        scores=list(store.read_lines(scores, Score)) if scores.exists() else [],
+        attestation=store.read(attested, Attestation) if attested.exists() else None,
+        launch=store.read(launch, Launch) if launch.exists() else None,
+    )
+
+
+def _ordered(groups: Iterable[tuple[str, str]], recipe: Recipe) -> list[tuple[str, str]]:
+    """By scenario as the recipe lists them, then by variant as the recipe lists them."""
+    labels = [f"{w.label}@{load.label}" for w in recipe.workloads for load in recipe.loads]
+    rank = {label: i for i, label in enumerate(labels)}
+    order = {name: i for i, name in enumerate(recipe.variants)}
+    return sorted(groups, key=lambda k: (rank.get(k[1], len(rank)), order.get(k[0], len(order)), k))
+
+
+def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], recipe: Recipe) -> Row:
+    variant, scenario = key
+    trials = groups[key]
+    done = [t for t in trials if t.result.status == "done"]
+    launch = next((t.launch for t in trials if t.launch), None)
+    if not done:
+        last = trials[-1]
+        return Row(
+            variant=variant,
+            scenario=scenario,
+            status=last.result.status,
+            reason=last.result.reason,
+            num_gpus=launch.num_gpus if launch else 0,
+            metrics=metrics.metrics(last.records, recipe.slo) if last.records else None,
+            labels=launch.labels if launch else (),
+        )
+    per_restart = [metrics.metrics(t.records, recipe.slo) for t in done]
+    rates = [m.output_throughput for m in per_restart]
+    return Row(
+        variant=variant,
+        scenario=scenario,
+        status="done",
+        num_gpus=launch.num_gpus if launch else 0,
+        metrics=_median(per_restart),
+        output_throughput=intervals.interval(rates),
+        agreement=_agreement(done, groups, recipe),
+        attested=all(t.attestation and t.attestation.valid for t in done),
+        invalid=_invalid(done),
+        labels=launch.labels if launch else (),
+        notes=tuple(dict.fromkeys(n for t in trials for n in t.result.notes))
+        + tuple(t.result.reason for t in trials if t.result.status == "failed"),
+    )
+
+
+def _median(found: list[Metrics]) -> Metrics:
+    return sorted(found, key=lambda m: m.output_throughput)[len(found) // 2]
+
+
+def _invalid(done: list[Measured]) -> str:
+    reasons = [t.result.invalid for t in done if t.result.invalid]
+    reasons += [
+        f"label not proven: {t.attestation.reason}" for t in done if t.attestation and not t.attestation.valid
+    ]
+    return "; ".join(dict.fromkeys(reasons))
+
+
+def _agreement(
+    done: list[Measured], groups: dict[tuple[str, str], list[Measured]], recipe: Recipe
+) -> Agreement | None:
+    """The verdict over all restarts. The floor is the reference's own timed output at the same load."""
+    scores = [s for t in done for s in t.scores]
+    if not scores:
+        return None
+    trial = done[0].result.trial
+    floor_name = scores[0].reference
+    floor = groups.get((floor_name, trial.scenario), [])
+    settings = JudgeSettings(dtype=_dtype(done), floor_dtype=_dtype(floor) or _dtype(done), seed=recipe.seed)
+    records = [r for t in done for r in t.records]
+    own = [s for t in floor for s in t.scores] or None
+    return agreement.judge(scores, records, own, settings)
+
+
+def _dtype(trials: list[Measured]) -> str:
+    found = [t.attestation.effective.dtype for t in trials if t.attestation]
+    return next((d for d in found if d), "")
+
+
+def _throughputs(
+    groups: dict[tuple[str, str], list[Measured]], rows: tuple[Row, ...]
+) -> dict[tuple[str, str], dict[int, float]]:
+    """(scenario, variant) -> restart -> output tokens/s, of the rows that are ranked."""
+    good = {(r.variant, r.scenario) for r in rows if r.status == "done" and not r.invalid and not _wrong(r)}
+    return {
+        (scenario, variant): {
+            t.result.trial.restart: metrics.metrics(t.records).output_throughput
+            for t in trials
+            if t.result.status == "done"
+        }
+        for (variant, scenario), trials in groups.items()
+        if (variant, scenario) in good
+    }
+
+
+def _wrong(row: Row) -> bool:
+    return row.agreement is not None and row.agreement.verdict == "FAIL"
+
+
+def _baseline(recipe: Recipe, rows: tuple[Row, ...]) -> str:
+    """The first variant of the recipe that has a ranked row."""
+    have = {r.variant for r in rows if r.status == "done"}
+    return next((v for v in recipe.variants if v in have), "")
+
+
+def _differences(groups: dict[tuple[str, str], list[Measured]]) -> tuple[fairness.Difference, ...]:
+    effectives: dict[str, Effective] = {}
+    reasons: dict[str, dict[str, str]] = {}
+    for (variant, _), trials in groups.items():
+        attested = next((t.attestation for t in trials if t.attestation), None)
+        if attested:
+            effectives[variant] = attested.effective
+            known = registry.variants().get(variant)
+            reasons[variant] = known.reasons if known else {}
+    return fairness.differences(effectives, reasons)
+
+
+def same_model(runs: list[Path]) -> None:
+    """Raises InputError when runs of different models would stand in one comparison."""
+    found: dict[str, str] = {}
+    for run in runs:
+        for path in sorted(run.glob("*/r*/launch.json"))[:1]:
+            found[run.name] = store.read(path, Launch).served_model_name
+    if len(set(found.values())) > 1:
+        words = ", ".join(f"{run}: {model}" for run, model in found.items())
+        raise InputError(f"These runs used different models ({words}); compare runs of one model.")
+
+
+def merged(comparisons: list[Comparison]) -> Comparison:
+    """Several runs side by side: each row carries its run id as a label."""
+    rows = tuple(
+        msgspec.structs.replace(row, labels=(*row.labels, c.run_id)) for c in comparisons for row in c.rows
+    )
+    return Comparison(
+        run_id=", ".join(c.run_id for c in comparisons),
+        question=" / ".join(dict.fromkeys(c.question for c in comparisons)),
+        rows=rows,
+        notes=tuple(n for c in comparisons for n in c.notes),
+    )

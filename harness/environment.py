@@ -1,0 +1,204 @@
+"""environment.json: what the numbers were measured on. Probing is the only effect here."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from harness.models import weight_files
+from harness.registry import ROOT
+from harness.schema import Accelerator, Environment, Gpu, Machine, Model
+
+_HASH_CHUNK = 16 << 20
+
+
+def probe(models: Iterable[Model] = ()) -> Environment:
+    """This machine, now. Hashes the weights of `models` (cached by path, size, mtime)."""
+    gpus = find_gpus()
+    weights: dict[str, str] = {}
+    for model in models:
+        weights |= {f"{model.alias}/{name}": digest for name, digest in hash_weights(model).items()}
+    return Environment(
+        started_at=now(),
+        harness_commit=git("rev-parse", "HEAD"),
+        harness_dirty=bool(git("status", "--porcelain", "--untracked-files=no")),
+        hostname_hash=hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12],
+        os=_os_name(),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        cpu_model=cpu_model(),
+        num_cpus=len(os.sched_getaffinity(0)),
+        memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
+        packages={d.name: d.version for d in importlib.metadata.distributions()},
+        gpus=gpus,
+        accelerator=accelerator(gpus),
+        docker=_docker_version(),
+        weights=weights,
+    )
+
+
+def machine() -> Machine:
+    """What decides which variants can run here."""
+    gpus = find_gpus()
+    docker = _docker_version()
+    return Machine(
+        accelerator=accelerator(gpus),
+        gpus=gpus,
+        docker=docker,
+        images=_images() if docker else (),
+        importable=tuple(p for p in ("vllm", "sglang", "tensorrt_llm") if gpus and _importable(p)),
+        environments=tuple(p.name.split(".requirements")[0] for p in ROOT.glob("engines/*.requirements.txt")),
+        free_disk_gb=round(shutil.disk_usage(ROOT).free / 2**30, 1),
+    )
+
+
+def now() -> str:
+    """Wall clock, ISO 8601 UTC, seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def git(*words: str) -> str:
+    """Output of a git command in this repository; "" when there is no git or no repository."""
+    return _output("git", *words)
+
+
+def accelerator(gpus: tuple[Gpu, ...]) -> Accelerator:
+    """The kind of accelerator this machine has."""
+    if Path("/dev/kfd").exists():
+        return "rocm"
+    return "cuda" if gpus else "cpu"
+
+
+def find_gpus() -> tuple[Gpu, ...]:
+    """NVIDIA GPUs through NVML, AMD ones through rocm's sysfs topology; () without either driver."""
+    return _nvidia_gpus() or _amd_gpus()
+
+
+def _nvidia_gpus() -> tuple[Gpu, ...]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        driver = str(pynvml.nvmlSystemGetDriverVersion())
+        found = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30
+            name = str(pynvml.nvmlDeviceGetName(handle))
+            found.append(Gpu(index=index, name=name, memory_gb=round(memory, 1), driver=driver))
+        return tuple(found)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _amd_gpus() -> tuple[Gpu, ...]:
+    found: list[Gpu] = []
+    for card in sorted(Path("/sys/class/drm").glob("card[0-9]*/device/mem_info_vram_total")):
+        name = card.parent / "product_name"
+        label = name.read_text().strip() if name.exists() else "AMD GPU"
+        memory = int(card.read_text()) / 2**30
+        found.append(Gpu(index=len(found), name=label, memory_gb=round(memory, 1)))
+    return tuple(found)
+
+
+def cpu_model() -> str:
+    """Model name of the first CPU."""
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _os_name() -> str:
+    for line in _lines("/etc/os-release"):
+        if line.startswith("PRETTY_NAME="):
+            return line.partition("=")[2].strip('"')
+    return platform.system()
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _docker_version() -> str:
+    return _output("docker", "version", "--format", "{{.Server.Version}}") if shutil.which("docker") else ""
+
+
+def _images() -> tuple[str, ...]:
+    return tuple(_output("docker", "images", "--format", "{{.Repository}}:{{.Tag}}").split())
+
+
+def _importable(package: str) -> bool:
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+    try:
+        return subprocess.run(["python3", "-c", code], capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _output(*words: str) -> str:
+    """Standard output of a command; "" when it fails."""
+    try:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def hash_weights(model: Model) -> dict[str, str]:
+    """File name -> sha256 of the weights, their index, config and tokenizer; {} when they are not here."""
+    if not model.path:
+        return {}
+    folder = Path(model.path)
+    small = [folder / n for n in ("config.json", "tokenizer.json", "model.safetensors.index.json")]
+    files = [p for p in small if p.exists()] + list(weight_files(folder))
+    cache_path = cache_folder() / "weights.json"
+    cache = _read_cache(cache_path)
+    digests, known = {}, dict(cache)
+    for path in files:
+        state = path.stat()
+        key = f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+        known[key] = known.get(key) or sha256_file(path)
+        digests[path.name] = known[key]
+    if known != cache:
+        cache_path.parent.mkdir(parents=True, exist_ok=True)
+        cache_path.write_text(json.dumps(known, indent=0))
+    return digests
+
+
+def cache_folder() -> Path:
+    """Where this harness keeps what may be deleted: $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serving-harness"
+
+
+def _read_cache(path: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_HASH_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""serve: one engine in the foreground, its log on the terminal, until Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from harness import attestation, engines_ready, environment, plan, registry, server
+from harness import recipe as recipes
+from harness.errors import HarnessError, LaunchError
+from harness.recipe import Words
+from harness.run import interruptible
+
+_DEFAULT_PORT = 8000
+
+
+def serve(name: str, model: str, given: Sequence[str]) -> None:
+    """Launch `name` with `model` (its default when ""), print where it answers, stop it on Ctrl-C.
+
+    Raises HarnessError when it cannot start, KeyboardInterrupt on Ctrl-C once it is stopped.
+    """
+    console = Console(stderr=True)
+    words = Words(given)
+    port = int(words.take("port", str(_DEFAULT_PORT)))
+    if model:
+        words.pairs["model"] = model
+    machine = environment.machine()
+    recipe = recipes.from_words(words, (registry.variant(name).name,), "cpu")
+    planned = plan.at_port(plan.plan(recipe, machine)[0], port)
+    if planned.skip:
+        raise HarnessError(f"{name} cannot run here: {planned.skip}. `just doctor` shows what is missing.")
+    engines_ready.ensure(planned, console.print)
+    with tempfile.TemporaryDirectory() as folder, interruptible():
+        log_path = Path(folder) / "server.log"
+        log_path.touch()
+        threading.Thread(target=follow, args=(log_path,), daemon=True).start()
+        with server.serving(planned.launch, log_path, "serve") as running:
+            effective = registry.engine(planned.variant.engine).effective(running.evidence())
+            attested = attestation.attest(effective, planned.variant)
+            proven = "label proven" if attested.valid else f"label NOT proven: {attested.reason}"
+            console.print(
+                f"{name} answers at {running.launch.base_url}/v1 after {running.ready_s:.0f} s; {proven}"
+            )
+            while not running.dead():
+                time.sleep(0.5)
+            sentence, details = server.failure(planned.launch, log_path, f"ended ({running.dead()})")
+            raise LaunchError(sentence, details=details)
+
+
+def follow(path: Path) -> None:
+    """Copy a growing log to stdout for as long as it exists."""
+    with path.open("r", encoding="utf-8", errors="replace") as file:
+        while path.exists():
+            line = file.readline()
+            if line:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+            else:
+                time.sleep(0.1)

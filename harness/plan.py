@@ -1,0 +1,243 @@
+"""What a recipe amounts to on this machine: launches, trials, and the reason for whatever cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from harness import feasible, guards, models, registry, store
+from harness import recipe as recipes
+from harness.command import by_hand, redacted_argv, redacted_env
+from harness.errors import HarnessError, InputError
+from harness.schema import (
+    Accelerator,
+    Deployment,
+    Launch,
+    LauncherName,
+    Load,
+    Machine,
+    Model,
+    Noun,
+    Recipe,
+    Trial,
+    Variant,
+    WorkloadSpec,
+)
+
+_PLAN_PORT = 8000
+
+
+class PlannedTrial(Noun):
+    """A workload at a load; `skip` says why it cannot be held, "" when it can."""
+
+    workload: WorkloadSpec
+    load: Load
+    skip: str = ""
+
+
+class Planned(Noun):
+    """One variant of a recipe, ready to be launched; `skip` says why it will not be, "" when it will."""
+
+    variant: Variant
+    model: Model
+    deployment: Deployment
+    launch: Launch
+    trials: tuple[PlannedTrial, ...]
+    skip: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def trial(self, planned: PlannedTrial, restart: int) -> Trial:
+        """The trial of one restart."""
+        return Trial(variant=self.variant.name, workload=planned.workload, load=planned.load, restart=restart)
+
+
+def recipe_of(given: Sequence[str], machine: Machine, *, everything: bool = False) -> tuple[Recipe, str]:
+    """(recipe, run id) of a command line; recipe=FILE is a recipe file, run_id= resumes that run.
+
+    `everything`: "all" means every variant, whether it can run here or not.
+    Raises InputError for names, keys and values that are not understood.
+    """
+    words = recipes.Words(given)
+    run_id, path = words.take("run_id"), words.take("recipe")
+    stored = store.results_root() / run_id / "recipe.toml" if run_id else None
+    if stored and stored.exists():
+        return recipes.load_recipe(stored), run_id
+    if path:
+        recipe = recipes.load_recipe(Path(path))
+    else:
+        names = words.plain[0] if words.plain else "all"
+        model, launcher = words.pairs.get("model", ""), words.pairs.get("launcher", "")
+        variants = (
+            tuple(registry.variants()) if everything and names == "all" else select(names, machine, model)
+        )
+        recipe = recipes.from_words(words, variants, _kind(variants, machine))
+        path = "-".join([names, *words.plain[1:2], launcher])
+    return recipe, run_id or store.new_run_id(Path(path).stem)
+
+
+def _kind(variants: tuple[str, ...], machine: Machine) -> Accelerator:
+    """cpu when a variant of the recipe runs on CPU: the shapes are the same for all."""
+    kinds = {registry.variant(v).accelerator for v in variants}
+    return "cpu" if "cpu" in kinds else machine.accelerator
+
+
+def select(names: str, machine: Machine, model: str = "") -> tuple[str, ...]:
+    """Variant names of "all" (those this machine can run, the reference last) or of a comma list.
+
+    Raises InputError for an unknown name, or when "all" finds nothing.
+    """
+    if names != "all":
+        return tuple(registry.variant(n).name for n in names.split(",") if n)
+    chosen = []
+    for variant in registry.variants().values():
+        if variant.in_bench_all and variant.accelerator == machine.accelerator:
+            known = models.resolve(model or variant.model)
+            if not feasible.feasible(variant, machine, known):
+                chosen.append(variant.name)
+    if not chosen:
+        raise InputError("No variant can run on this machine; `just doctor` says why for each.")
+    return tuple(chosen)
+
+
+def plan(recipe: Recipe, machine: Machine) -> tuple[Planned, ...]:
+    """Every variant of the recipe, rendered. Touches nothing.
+
+    Raises InputError for unknown names and HarnessError for refusals (dummy weights of a MoE ...).
+    """
+    return tuple(_planned(registry.variant(name), recipe, machine) for name in recipe.variants)
+
+
+def reference(recipe: Recipe, machine: Machine) -> Planned | None:
+    """The variant that scores everybody's output; None when the recipe has none and none can run here."""
+    name = recipe.reference or _default_reference(recipe, machine)
+    if not name or name == "none":
+        return None
+    plain = msgspec.structs.replace(recipe, args=(), env={}, launcher=None, url="", workloads=(), loads=())
+    return _planned(registry.variant(name), plain, machine)
+
+
+def _default_reference(recipe: Recipe, machine: Machine) -> str:
+    """The fp32 oracle where it can run, else the first variant without expert parallelism."""
+    oracles = [v for v in registry.variants().values() if v.engine == "transformers"]
+    for variant in oracles:
+        known = models.resolve(recipe.model or _model_of(recipe) or variant.model)
+        if variant.accelerator == machine.accelerator and not feasible.feasible(variant, machine, known):
+            return variant.name
+    plain = [n for n in recipe.variants if registry.variant(n).parallel.expert == 1]
+    return plain[0] if plain else ""
+
+
+def _model_of(recipe: Recipe) -> str:
+    return next((registry.variant(n).model for n in recipe.variants if registry.variant(n).model), "")
+
+
+def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
+    model = models.resolve(recipe.model or variant.model)
+    launcher = recipe.launcher or _launcher(variant, machine)
+    deployment = deploy(variant, model, recipe, launcher)
+    launch = registry.engine(variant.engine).launch(deployment, variant)
+    warnings, labels = guards.check(
+        variant, launch, model, allow_dummy=bool(recipe.options.get("allow_dummy_moe"))
+    )
+    launch = msgspec.structs.replace(launch, labels=(*launch.labels, *labels))
+    skip = "" if launcher == "attach" else feasible.feasible(variant, machine, model, launcher)
+    trials = tuple(
+        PlannedTrial(workload=w, load=load, skip=_too_long(variant, model, w))
+        for w in recipe.workloads
+        for load in recipe.loads
+    )
+    return Planned(
+        variant=variant,
+        model=model,
+        deployment=deployment,
+        launch=launch,
+        trials=trials,
+        skip=skip,
+        warnings=warnings,
+    )
+
+
+def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherName) -> Deployment:
+    """Where and with what the variant would run. A container sees its weights at /models/<alias>."""
+    contained = launcher == "docker"
+    environment = registry.ROOT / ".engines" / variant.environment / "bin" / "python"
+    return Deployment(
+        model=model,
+        launcher=launcher,
+        model_path=f"/models/{model.alias}" if contained and model.path else model.path or model.hf_id,
+        served_model_name=model.alias,
+        host="127.0.0.1",
+        port=_PLAN_PORT,
+        python=recipe.python or (str(environment) if variant.environment and not contained else "python3"),
+        extra_args=recipe.args,
+        extra_env=recipe.env,
+        url=recipe.url,
+        root="/harness" if contained else str(registry.ROOT),
+    )
+
+
+def _launcher(variant: Variant, machine: Machine) -> LauncherName:
+    if variant.engine == "openai":
+        return "attach"
+    return "docker" if variant.image and variant.accelerator != "cpu" and machine.docker else "process"
+
+
+def _too_long(variant: Variant, model: Model, spec: WorkloadSpec) -> str:
+    input_len, output_len = registry.workload(spec.name).longest(spec)
+    return guards.holds(variant, model, input_len, output_len)
+
+
+def at_port(planned: Planned, port: int) -> Planned:
+    """The same, rendered for another port."""
+    deployment = msgspec.structs.replace(planned.deployment, port=port)
+    launch = registry.engine(planned.variant.engine).launch(deployment, planned.variant)
+    labels = planned.launch.labels
+    return msgspec.structs.replace(
+        planned, deployment=deployment, launch=msgspec.structs.replace(launch, labels=labels)
+    )
+
+
+def refuse(planned: tuple[Planned, ...]) -> None:
+    """Raises HarnessError when nothing of the plan can run."""
+    if all(p.skip for p in planned):
+        reasons = "; ".join(f"{p.variant.name}: {p.skip}" for p in planned)
+        raise HarnessError(f"Nothing can run here. {reasons}. `just doctor` shows what is missing.")
+
+
+def as_json(planned: tuple[Planned, ...]) -> bytes:
+    """The plan for machines: a JSON list of variant, launch (secrets redacted), trials, skip, warnings."""
+    rows = [
+        {
+            "variant": p.variant.name,
+            "source": p.variant.source,
+            "launch": redacted(p.launch),
+            "command": by_hand(p.launch),
+            "trials": p.trials,
+            "skip": p.skip,
+            "warnings": p.warnings,
+        }
+        for p in planned
+    ]
+    return msgspec.json.format(msgspec.json.encode(rows), indent=1)
+
+
+def as_text(planned: tuple[Planned, ...]) -> str:
+    """The plan for people: per variant the command to copy, its files, and what would not run."""
+    return "\n\n".join(_text(p) for p in planned)
+
+
+def _text(planned: Planned) -> str:
+    lines = [f"# {planned.variant.name}: {planned.variant.source}"]
+    lines += [f"# cannot run here: {planned.skip}"] if planned.skip else []
+    lines += [f"# warning: {w}" for w in planned.warnings]
+    lines += [f"# skips {t.workload.label}@{t.load.label}: {t.skip}" for t in planned.trials if t.skip]
+    for path, content in planned.launch.files.items():
+        lines += [f"# file {path}:", *(f"#   {line}" for line in content.splitlines())]
+    return "\n".join([*lines, by_hand(planned.launch)])
+
+
+def redacted(launch: Launch) -> Launch:
+    """The launch as it may be shown or written to a file."""
+    return msgspec.structs.replace(launch, argv=redacted_argv(launch.argv), env=redacted_env(launch.env))

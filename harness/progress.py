@@ -1,0 +1,96 @@
+"""What the user sees while a run goes on: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from harness.schema import RequestRecord, Trial, TrialResult
+
+_PLAIN_EVERY_S = 10.0
+
+
+class Progress:
+    """Stages and the running trial's requests. Use as a context manager."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._live: Live | None = None
+        self._stage = ""
+        self._trial = ""
+        self._began = self._last = time.monotonic()
+        self._trials_done, self._trials_total = 0, 0
+        self._done, self._failed, self._tokens, self._total = 0, 0, 0, 0
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live = Live(
+                get_renderable=self._view, console=self.console, refresh_per_second=4, transient=True
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def begin(self, run_id: str, num_trials: int) -> None:
+        """A run starts."""
+        self._trials_total = num_trials
+        self.note(f"run {run_id}: {num_trials} trials")
+
+    def stage(self, text: str) -> None:
+        """What happens now, outside timed parts."""
+        changed = text.split(":")[0] != self._stage.split(":")[0]
+        self._stage = text
+        if not self._live and changed:
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def trial_begin(self, trial: Trial, total: int) -> None:
+        """The timed part of a trial starts."""
+        self._trial = f"{trial.variant} {trial.scenario} r{trial.restart}"
+        self._stage = f"{self._trial}: measuring"
+        self._began = self._last = time.monotonic()
+        self._done, self._failed, self._tokens, self._total = 0, 0, 0, total
+
+    def record(self, record: RequestRecord) -> None:
+        """A request finished."""
+        self._done += 1
+        self._failed += bool(record.error)
+        self._tokens += record.output_len
+        if not self._live and time.monotonic() - self._last > _PLAIN_EVERY_S:
+            self._last = time.monotonic()
+            self.note(f"  {self._trial}: {self._counts()}")
+
+    def trial_end(self, result: TrialResult) -> None:
+        """A trial has its trial.json."""
+        self._trials_done += 1
+        trial = result.trial
+        name = f"[{self._trials_done}/{self._trials_total}] {trial.variant} {trial.scenario} r{trial.restart}"
+        said = result.reason or (self._counts() if result.status == "done" else "")
+        self.note(f"{name}: {result.status}{'; ' if said else ''}{said}")
+
+    def _counts(self) -> str:
+        elapsed = max(time.monotonic() - self._began, 1e-9)
+        left = (self._total - self._done) * elapsed / self._done if self._done else 0.0
+        speed = self._tokens / elapsed
+        text = f"{self._done} of {self._total} requests, {self._failed} failed, {speed:.0f} tokens/s"
+        return text + (f", about {left:.0f} s left" if left else "")
+
+    def _view(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        table.add_row(f"trials {self._trials_done}/{self._trials_total}", escape(self._stage))
+        if self._total and self._stage.endswith("measuring"):
+            table.add_row("", self._counts())
+        return table

@@ -1,0 +1,24 @@
+"""A comparison leaves the program: comparison.json, report.md, and one entry in EXPERIMENT_LOG.md."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness import log, registry, report, store
+from harness.schema import Comparison, Environment, Recipe
+
+
+def log_path() -> Path:
+    """$HARNESS_LOG, else EXPERIMENT_LOG.md of this repository."""
+    return Path(os.environ.get("HARNESS_LOG") or registry.ROOT / "EXPERIMENT_LOG.md")
+
+
+def publish(run: Path, comparison: Comparison, *, to_log: bool) -> None:
+    """Write what the run says. Raises StoreError when a file cannot be written."""
+    recipe = registry.convert(registry.read_toml(run / "recipe.toml"), Recipe, str(run / "recipe.toml"))
+    environment = store.read(run / "environment.json", Environment)
+    store.write(run / "comparison.json", comparison)
+    store.write_text(run / "report.md", report.markdown(comparison, environment, recipe))
+    if to_log:
+        log.append(log_path(), log.entry(comparison, environment, recipe))

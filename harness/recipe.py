@@ -1,0 +1,174 @@
+"""Recipes: one question each, from a TOML file or from the words of the command line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness import registry
+from harness.errors import InputError
+from harness.schema import Accelerator, Load, Recipe, Scalar, WorkloadSpec
+
+ORIGIN_SHAPES = ("1000/2000", "5000/1000", "10000/500", "30000/100", "sharegpt")
+"""Shapes of the origin's comparison (ISL/OSL)."""
+CPU_SHAPES = ("100/200", "500/100", "1000/50", "3000/10", "sharegpt")
+"""The origin's shapes divided by ten: same proportions, minutes on two cores."""
+SHAPE = re.compile(r"(\d+)[/x-](\d+)")
+
+_RECIPE_KEYS: dict[str, type] = {
+    "model": str,
+    "reference": str,
+    "baseline": str,
+    "launcher": str,
+    "url": str,
+    "python": str,
+    "question": str,
+    "repeats": int,
+    "warmup": int,
+    "seed": int,
+    "verify": int,
+    "timeout": float,
+}
+_RENAMED = {"verify": "verify_requests", "timeout": "request_timeout_s"}
+_LOAD_KEYS = ("rate", "concurrency", "arrival", "burstiness", "ramp_to", "stages", "time_scale")
+_OWN_KEYS = ("recipe", "run_id", "num_prompts", "args")
+OPTION_KEYS = ("allow_dummy_moe", "client", "moe_log", "workers", "api", "shape_text", "budget_s", "price")
+"""Switches of single features; they land in Recipe.options."""
+
+
+class Words:
+    """Command-line words split into plain ones and key=value pairs."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.plain = [w for w in words if not _is_pair(w)]
+        self.pairs = dict(w.split("=", 1) for w in words if _is_pair(w))
+
+    def take(self, key: str, default: str = "") -> str:
+        """Value of a key, removed from the pairs."""
+        return self.pairs.pop(key, default)
+
+
+def _is_pair(word: str) -> bool:
+    return bool(re.match(r"[A-Za-z_][\w.]*=", word))
+
+
+def load_recipe(path: Path) -> Recipe:
+    """A recipe file. Raises InputError with the path to the field."""
+    return registry.convert(registry.read_toml(path), Recipe, str(path))
+
+
+def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator) -> Recipe:
+    """The recipe that `bench <variants> [workloads] [key=value ...]` amounts to.
+
+    Raises InputError for unknown names, keys and values that do not parse.
+    """
+    pairs = dict(words.pairs)
+    small = accelerator == "cpu"
+    num_prompts = _number("num_prompts", pairs.pop("num_prompts", "12" if small else "50"), int)
+    seed = _number("seed", pairs.get("seed", "0"), int)
+    names = words.plain[1] if len(words.plain) > 1 else "all"
+    if len(words.plain) > 2:
+        raise InputError(
+            f"{words.plain[2]!r} is one word too many; the order is <variants> [workloads] [key=value]."
+        )
+    params = {k[2:]: _scalar(pairs.pop(k)) for k in list(pairs) if k.startswith("w.")}
+    fields: dict[str, Any] = {
+        "variants": variants,
+        "workloads": workload_specs(names, small, num_prompts, seed, params),
+        "loads": loads(pairs, small),
+        "args": tuple(shlex.split(pairs.pop("args", ""))),
+        "env": {k[4:]: pairs.pop(k) for k in list(pairs) if k.startswith("env.")},
+        "slo": {k[4:]: _number(k, pairs.pop(k), float) for k in list(pairs) if k.startswith("slo.")},
+        "options": {k: _scalar(pairs.pop(k)) for k in list(pairs) if k in OPTION_KEYS},
+    }
+    for key, kind in _RECIPE_KEYS.items():
+        if key in pairs:
+            value = pairs.pop(key)
+            fields[_RENAMED.get(key, key)] = value if kind is str else _number(key, value, kind)
+    if pairs:
+        known = sorted(
+            {*_RECIPE_KEYS, *_LOAD_KEYS, *_OWN_KEYS, *OPTION_KEYS, "env.NAME", "slo.ttft_s", "w.PARAM"}
+        )
+        raise InputError(f"There is no key {next(iter(pairs))!r}. There are: {', '.join(known)}.")
+    fields.setdefault("question", f"How do {', '.join(variants)} compare on this machine?")
+    return registry.convert(fields, Recipe, "command line")
+
+
+def workload_specs(
+    names: str, small: bool, num_prompts: int, seed: int, params: dict[str, Scalar]
+) -> tuple[WorkloadSpec, ...]:
+    """The workloads of a comma-separated list; "all" = the origin's shapes, a tenth of them on CPU."""
+    listed = (CPU_SHAPES if small else ORIGIN_SHAPES) if names == "all" else names.split(",")
+    specs = []
+    for name in listed:
+        shape = SHAPE.fullmatch(name)
+        if shape:
+            sizes: dict[str, Scalar] = {"input_len": int(shape[1]), "output_len": int(shape[2])}
+            # A small trained model only has peaked logits, and realistic routing, on text like its own.
+            kind = "text_tokens" if small else "random_tokens"
+            specs.append(WorkloadSpec(name=kind, num_prompts=num_prompts, seed=seed, params=sizes | params))
+            continue
+        registry.workload(name)
+        specs.append(WorkloadSpec(name=name, num_prompts=num_prompts, seed=seed, params=params))
+    return tuple(specs)
+
+
+def loads(pairs: dict[str, str], small: bool) -> tuple[Load, ...]:
+    """Loads from rate=, concurrency= (both take comma lists) and friends, which are removed from `pairs`."""
+    rates: list[float | None] = [_rate(r) for r in pairs.pop("rate", "").split(",") if r]
+    levels: list[int | None] = [
+        _number("concurrency", c, int) for c in pairs.pop("concurrency", "").split(",") if c
+    ]
+    shared: dict[str, Any] = {}
+    for key in ("burstiness", "ramp_to", "time_scale"):
+        if key in pairs:
+            shared[key] = _number(key, pairs.pop(key), float)
+    if "stages" in pairs:
+        shared["stages"] = [[float(x) for x in s.split(":")] for s in pairs.pop("stages").split(",")]
+        shared["arrival"] = "stages"
+    if "arrival" in pairs:
+        shared["arrival"] = pairs.pop("arrival")
+    if not rates and not shared:
+        if not levels:
+            levels, rates = ([4], []) if small else ([], [10.0])
+        if not rates:
+            return tuple(Load(max_concurrency=c) for c in levels)
+    arrival = shared.pop("arrival", "gamma" if "burstiness" in shared else "poisson")
+    made = [
+        {"request_rate": rate, "max_concurrency": level, "arrival": arrival, **shared}
+        for rate in rates or [None]
+        for level in levels or [None]
+    ]
+    return tuple(registry.convert(m, Load, "command line") for m in made)
+
+
+def _rate(text: str) -> float:
+    rate: float = _number("rate", text, float)
+    if rate <= 0:
+        raise InputError(f"rate={text} is not a rate; give requests per second above 0.")
+    return rate
+
+
+def _number(key: str, text: str, kind: Any) -> Any:
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise InputError(
+            f"{key}={text} is not {'a whole' if kind is int else 'a'} number; correct it."
+        ) from error
+    if key in ("repeats", "num_prompts", "concurrency") and value < 1:
+        raise InputError(f"{key}={text} is below 1; give 1 or more.")
+    return value
+
+
+def _scalar(text: str) -> Scalar:
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    return value if isinstance(value, str | int | float | bool) else text

@@ -1,0 +1,126 @@
+"""The spine: recipe -> launches -> trials -> replay -> comparison -> report and log."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from harness import (
+    attestation,
+    compare,
+    engines_ready,
+    environment,
+    models,
+    plan,
+    publish,
+    server,
+    store,
+    verification,
+)
+from harness.errors import HarnessError
+from harness.plan import Planned
+from harness.progress import Progress
+from harness.schema import Comparison, Machine, Recipe, Trial, TrialResult
+from harness.trial import Bench, measure
+
+
+def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Comparison:
+    """Everything `bench` does. Ctrl-C keeps what was measured, compares it, and is raised again.
+
+    Raises HarnessError when nothing can run or results cannot be written.
+    """
+    planned = plan.plan(recipe, machine)
+    plan.refuse(planned)
+    oracle = plan.reference(recipe, machine)
+    begin(run, recipe, planned)
+    progress.begin(run.name, recipe.repeats * sum(len(p.trials) for p in planned))
+    interrupted: BaseException | None = None
+    try:
+        with interruptible():
+            planned = engines_ready.ensure_all(planned, progress.note)
+            for chosen, restart in visits(planned, recipe.repeats):
+                visit(Bench(recipe=recipe, run=run, planned=chosen, restart=restart, progress=progress))
+            verification.replay_run(run, oracle, progress)
+    except KeyboardInterrupt as stop:
+        interrupted = stop
+    comparison = compare.compare(run)
+    publish.publish(run, comparison, to_log=True)
+    if interrupted:
+        raise interrupted
+    return comparison
+
+
+def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
+    """Write what is known before anything starts; check the weights of what will run."""
+    used = {p.model.alias: p.model for p in planned if not p.skip and p.launch.launcher != "attach"}
+    for model in used.values():
+        models.check_weights(model)
+    store.write_recipe(run, recipe)
+    store.write(run / "environment.json", environment.probe(used.values()))
+
+
+def visits(planned: tuple[Planned, ...], repeats: int) -> Iterator[tuple[Planned, int]]:
+    """(variant, restart) in interleaved order A B, B A, A B ...: slow drift of the host hits all alike."""
+    for restart in range(1, repeats + 1):
+        ordered = planned if restart % 2 else tuple(reversed(planned))
+        for chosen in ordered:
+            yield chosen, restart
+
+
+def visit(bench: Bench) -> None:
+    """One server life: launch, prove the label, run what is not done yet, stop.
+
+    An engine that dies takes the trial it died in; it is launched again for the rest.
+    """
+    pending = bench.pending()
+    while pending:
+        left = _serve_trials(bench, pending)
+        if len(left) == len(pending):
+            raise HarnessError(f"{bench.planned.variant.name}: a launch measured nothing; this is a defect.")
+        pending = left
+
+
+def _serve_trials(bench: Bench, pending: list[Trial]) -> list[Trial]:
+    """Trials still to do after one launch; those it touched have their trial.json."""
+    folder = store.visit_folder(bench.run, bench.planned.variant.name, bench.restart)
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = plan.at_port(bench.planned, server.free_port()) if bench.own_server else bench.planned
+    store.write(folder / "launch.json", plan.redacted(chosen.launch))
+    log_path = folder / "server.log"
+    try:
+        with server.serving(chosen.launch, log_path, bench.run.name, bench.progress.stage) as running:
+            prepare = getattr(verification, "preflight", None)
+            attested = attestation.attest(bench.effective(running.evidence()), chosen.variant)
+            store.write(folder / "attestation.json", attested)
+            if prepare:
+                prepare(folder, running)
+            for index, trial in enumerate(pending):
+                measure(bench, trial, running)
+                if running.dead():
+                    return pending[index + 1 :]
+    except HarnessError as error:
+        done = {t.scenario for t in pending if bench.result_of(t)}
+        for trial in pending:
+            if trial.scenario not in done:
+                bench.finish(
+                    trial,
+                    TrialResult(trial=trial, status="failed", reason=error.message, evidence=error.details),
+                )
+    return []
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: partial results kept, engine stopped."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

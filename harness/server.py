@@ -1,0 +1,182 @@
+"""An engine's life: start, wait until a real completion answers, show what runs, stop, gone."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from harness import launchers, signatures
+from harness.command import by_hand
+from harness.errors import LaunchError
+from harness.launchers import Server
+from harness.schema import Evidence, Launch
+
+_QUIET_S = 300.0
+"""Log silence after which a start counts as hung, unless the last line announced a long step."""
+_PROGRESS_QUIET_S = 1800.0
+_TAIL_LINES = 25
+
+
+class Running:
+    """A server that answered a real completion."""
+
+    def __init__(self, launch: Launch, server: Server, log_path: Path, ready_s: float) -> None:
+        self.launch = launch
+        self.server = server
+        self.log_path = log_path
+        self.ready_s = ready_s
+
+    def dead(self) -> str:
+        """ "" while it runs, else how it ended."""
+        return "" if self.server.poll() is None else self.server.describe_exit()
+
+    def evidence(self) -> Evidence:
+        """What it shows of itself: its log, its endpoints, its command line and environment."""
+        base = self.launch.base_url
+        cmdline, environ = self.server.process_evidence()
+        info = _get_json(base + "/get_server_info") or _get_json(base + "/server_info?config_format=json")
+        return Evidence(
+            log=tuple(log_lines(self.log_path)),
+            server_info=info,
+            version=_get_json(base + "/version"),
+            models=_get_json(base + "/v1/models"),
+            metrics=_get_text(base + "/metrics"),
+            cmdline=cmdline,
+            environ=environ,
+        )
+
+
+@contextlib.contextmanager
+def serving(
+    launch: Launch, log_path: Path, run_id: str, on_stage: Callable[[str], None] = lambda _: None
+) -> Iterator[Running]:
+    """Start the engine, yield once it answers, stop it whatever happens.
+
+    Raises LaunchError with cause, log tail and the command to run by hand.
+    """
+    if launch.launcher != "attach":
+        check_port(launch)
+    server = launchers.start(launch, log_path, run_id)
+    try:
+        on_stage(f"starting {launch.variant}")
+        ready_s = wait_ready(launch, server, log_path, on_stage)
+        yield Running(launch, server, log_path, ready_s)
+    finally:
+        on_stage(f"stopping {launch.variant}")
+        server.stop(launch.stop_grace_s)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(launch: Launch) -> None:
+    """Raises LaunchError when something already listens where the engine would."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((launch.host, launch.port))
+        except OSError as error:
+            raise LaunchError(
+                f"Port {launch.port} is in use ({error.strerror}); stop what listens there "
+                f"(ss -ltnp 'sport = :{launch.port}') or choose another with port=."
+            ) from error
+
+
+def wait_ready(launch: Launch, server: Server, log_path: Path, on_stage: Callable[[str], None]) -> float:
+    """Seconds until a completion answered. A log that goes on is progress, silence is not.
+
+    Raises LaunchError when the engine exits, falls silent or exceeds launch.ready_timeout_s.
+    """
+    began = time.monotonic()
+    grown, size = began, -1
+    while True:
+        elapsed = time.monotonic() - began
+        if server.poll() is not None:
+            raise _failed(launch, log_path, f"ended while starting ({server.describe_exit()})")
+        if _completes(launch):
+            return time.monotonic() - began
+        new_size = log_path.stat().st_size if log_path.exists() else 0
+        if new_size != size:
+            size, grown = new_size, time.monotonic()
+            last = log_lines(log_path, last=1)
+            on_stage(f"starting {launch.variant}: {last[0][:100] if last else '...'}")
+        quiet_s = time.monotonic() - grown
+        allowed = _PROGRESS_QUIET_S if _announced(log_path) else _QUIET_S
+        if elapsed > launch.ready_timeout_s or (launch.launcher != "attach" and quiet_s > allowed):
+            raise _failed(launch, log_path, f"did not answer a completion within {elapsed:.0f} s")
+        time.sleep(0.25)
+
+
+def _announced(log_path: Path) -> bool:
+    return any(signatures.is_progress(line) for line in log_lines(log_path, last=3))
+
+
+def _completes(launch: Launch) -> bool:
+    base = launch.base_url
+    try:
+        if requests.get(base + launch.ready_path, timeout=5).status_code != 200:
+            return False
+        body = {"model": launch.served_model_name, "prompt": "1 + 1 =", "max_tokens": 2, "temperature": 0}
+        answer = requests.post(base + "/v1/completions", json=body, timeout=600)
+    except requests.RequestException:
+        return False
+    return answer.status_code == 200 and bool(answer.json().get("choices"))
+
+
+def failure(launch: Launch, log_path: Path, what: str) -> tuple[str, str]:
+    """Sentence with the matched cause, and details (log tail, by-hand command), for an engine that died."""
+    lines = log_lines(log_path)
+    cause = signatures.first_cause(lines)
+    sentence = f"{launch.variant} {what}"
+    if cause:
+        sentence += f": {cause.cause}. {cause.fix}"
+        evidence = f"evidence: {cause.line}\n"
+    else:
+        sentence += "; the log's end is below"
+        evidence = ""
+    tail = "\n".join(lines[-_TAIL_LINES:])
+    return sentence, f"{evidence}--- {log_path.name}, last lines\n{tail}\n--- by hand\n{by_hand(launch)}"
+
+
+def _failed(launch: Launch, log_path: Path, what: str) -> LaunchError:
+    sentence, details = failure(launch, log_path, what)
+    return LaunchError(sentence, details=details)
+
+
+def log_lines(path: Path, last: int = 0) -> list[str]:
+    """Lines of a log, decoded leniently; only the last ones when `last` is given."""
+    try:
+        with path.open("rb") as file:
+            if last:
+                file.seek(max(0, path.stat().st_size - 4096 * last))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return lines[-last:] if last else lines
+
+
+def _get_json(url: str) -> dict[str, Any]:
+    try:
+        answer = requests.get(url, timeout=10)
+        value = answer.json() if answer.status_code == 200 else {}
+    except (requests.RequestException, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _get_text(url: str) -> str:
+    try:
+        answer = requests.get(url, timeout=10)
+    except requests.RequestException:
+        return ""
+    return answer.text if answer.status_code == 200 else ""

@@ -1,0 +1,201 @@
+"""One trial: the same requests at the same times, fired at one running engine, every record kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+import requests as http
+
+from harness import client, environment, registry, store, validity, workload
+from harness.plan import Planned
+from harness.progress import Progress
+from harness.schema import (
+    Effective,
+    Evidence,
+    Load,
+    Recipe,
+    Request,
+    RequestRecord,
+    Trial,
+    TrialResult,
+    Workload,
+    WorkloadSpec,
+)
+from harness.server import Running, failure
+from harness.tokens import Vocabulary
+
+_WARM_SEED = 7919
+"""Added to the seed of warm-up requests, so that none shares a prefix with a timed one."""
+_WARM_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A planned variant in one restart of one run: what a trial needs to know of its surroundings."""
+
+    recipe: Recipe
+    run: Path
+    planned: Planned
+    restart: int
+    progress: Progress
+
+    @property
+    def own_server(self) -> bool:
+        """Whether this harness launches the engine."""
+        return self.planned.launch.launcher != "attach"
+
+    def effective(self, evidence: Evidence) -> Effective:
+        """What the engine shows it runs."""
+        parsed: Effective = registry.engine(self.planned.variant.engine).effective(evidence)
+        return parsed
+
+    def result_of(self, trial: Trial) -> TrialResult | None:
+        """The trial's result, when it has one."""
+        path = store.trial_folder(self.run, trial) / "trial.json"
+        return store.read(path, TrialResult) if path.exists() else None
+
+    def finish(self, trial: Trial, result: TrialResult) -> None:
+        """Write trial.json; from now on the trial is not repeated unless it was interrupted."""
+        store.write(store.trial_folder(self.run, trial) / "trial.json", result)
+        self.progress.trial_end(result)
+
+    def pending(self) -> list[Trial]:
+        """Trials of this restart still to be run. Those that cannot be held are recorded as skipped."""
+        left = []
+        for planned in self.planned.trials:
+            trial = self.planned.trial(planned, self.restart)
+            result = self.result_of(trial)
+            if result and result.status in ("done", "failed"):
+                continue
+            skip = self.planned.skip or planned.skip
+            if skip:
+                self.finish(trial, TrialResult(trial=trial, status="skipped", reason=skip))
+            else:
+                left.append(trial)
+        return left
+
+
+def measure(bench: Bench, trial: Trial, running: Running) -> None:
+    """Warm up, fire, keep everything. Ctrl-C marks the trial interrupted and is raised again."""
+    folder = store.trial_folder(bench.run, trial)
+    model_folder = bench.planned.model.path
+    timed, proof = built(trial.workload, trial.load, model_folder, bench.recipe.verify_requests)
+    store.write(folder / "workload.json", proof)
+    save_sample(bench.run, trial, timed)
+    target = target_of(bench, running)
+    bench.progress.stage(f"{trial.variant} {trial.scenario}: warm-up")
+    warm_up(bench, trial, target)
+    flush(bench, running)
+    before = counters(bench, running)
+    bench.progress.trial_begin(trial, len(timed))
+    started = environment.now()
+    outcome = TrialResult(trial=trial, status="interrupted", reason="stopped by the user", started_at=started)
+    try:
+        with store.RecordWriter(folder / "requests.jsonl") as write:
+            stats = _fire(bench, target, timed, trial, write)
+        after = counters(bench, running)
+        outcome = msgspec.structs.replace(
+            outcome,
+            status="done",
+            reason="",
+            duration_s=stats.duration_s,
+            client_cpu_s=stats.cpu_s,
+            counters={k: after[k] - before[k] for k in after if k in before},
+        )
+        outcome = judged(bench, running, outcome, list(store.records(folder)))
+    finally:
+        bench.finish(trial, outcome)
+
+
+def _fire(
+    bench: Bench, target: client.Target, timed: tuple[Request, ...], trial: Trial, write: store.RecordWriter
+) -> client.ClientStats:
+    def keep(record: RequestRecord) -> None:
+        write(record)
+        bench.progress.record(record)
+
+    return client.fire(target, timed, trial.load, keep)
+
+
+@lru_cache(maxsize=8)
+def built(
+    spec: WorkloadSpec, load: Load, model_folder: str, num_verify: int
+) -> tuple[tuple[Request, ...], Workload]:
+    """Requests and their proof: the same objects for every engine of a run."""
+    return workload.build(spec, load, Vocabulary.load(Path(model_folder)), num_verify)
+
+
+def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
+    """Keep the prompts of the verified sample once per run, so that later replays need no regeneration."""
+    path = run / "workloads" / f"{trial.scenario}.jsonl"
+    if not path.exists():
+        with store.RecordWriter(path) as write:
+            for request in timed:
+                if request.logprobs:
+                    write(request)
+
+
+def target_of(bench: Bench, running: Running) -> client.Target:
+    """Where and how the client speaks to this engine."""
+    engine = registry.engine(bench.planned.variant.engine)
+    return client.Target(
+        base_url=running.launch.base_url,
+        model=running.launch.served_model_name,
+        timeout_s=bench.recipe.request_timeout_s,
+        extras=dict(getattr(engine, "EXTRAS", {})),
+        num_workers=int(bench.recipe.options.get("workers") or 1),
+    )
+
+
+def warm_up(bench: Bench, trial: Trial, target: client.Target) -> None:
+    """Requests of the trial's own input length, other tokens, at its concurrency; nothing is kept."""
+    concurrency = min(trial.load.max_concurrency or bench.recipe.warmup, 64)
+    num = max(bench.recipe.warmup, concurrency) if bench.recipe.warmup else 0
+    if not num:
+        return
+    spec = msgspec.structs.replace(trial.workload, num_prompts=num, seed=trial.workload.seed + _WARM_SEED)
+    load = Load(max_concurrency=concurrency)
+    warm, _ = built(spec, load, bench.planned.model.path, 0)
+    short = [msgspec.structs.replace(r, max_tokens=min(r.max_tokens, _WARM_TOKENS)) for r in warm]
+    client.fire(target, short, load, lambda record: None)
+
+
+def flush(bench: Bench, running: Running) -> None:
+    """Empty the engine's prefix cache where it offers that."""
+    call = getattr(registry.engine(bench.planned.variant.engine), "flush", lambda: None)()
+    if call:
+        method, path = call
+        try:
+            http.request(method, running.launch.base_url + path, timeout=30)
+        except http.RequestException as error:
+            bench.progress.note(f"{running.launch.variant}: prefix cache could not be flushed ({error})")
+
+
+def counters(bench: Bench, running: Running) -> dict[str, float]:
+    """The engine's own counters now, canonical names; {} where it has none."""
+    parse = getattr(registry.engine(bench.planned.variant.engine), "counters", None)
+    if parse is None:
+        return {}
+    try:
+        text = http.get(running.launch.base_url + "/metrics", timeout=30).text
+    except http.RequestException:
+        return {}
+    return dict(parse(text))
+
+
+def judged(bench: Bench, running: Running, outcome: TrialResult, kept: list[RequestRecord]) -> TrialResult:
+    """The outcome with the reasons why it failed or its numbers would not count."""
+    succeeded = sum(not r.error for r in kept)
+    if dead := running.dead():
+        what = f"died during {outcome.trial.scenario} ({dead}), {succeeded} requests had finished"
+        reason, evidence = failure(running.launch, running.log_path, what)
+        return msgspec.structs.replace(outcome, status="failed", reason=reason, evidence=evidence)
+    if not succeeded:
+        first = kept[0].error if kept else "no request was sent"
+        return msgspec.structs.replace(
+            outcome, status="failed", reason=f"all {len(kept)} requests failed, the first with: {first}"
+        )
+    return msgspec.structs.replace(outcome, invalid="; ".join(validity.reasons(outcome, kept)))

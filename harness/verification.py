@@ -1,0 +1,92 @@
+"""After the timed parts: the reference scores the very tokens that were timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import plan, registry, replay, server, store
+from harness.errors import HarnessError
+from harness.plan import Planned
+from harness.progress import Progress
+from harness.replay import ReplayOptions, Sample
+from harness.schema import Request, RequestRecord, Score, TrialResult
+
+
+def replay_run(run: Path, oracle: Planned | None, progress: Progress) -> None:
+    """Score every finished trial that has no scores yet. A reference that fails is recorded as the reason."""
+    waiting = [f for f in trial_folders(run) if not (f / "scores.jsonl").exists()]
+    samples = {f: samples_of(run, f) for f in waiting}
+    samples = {f: s for f, s in samples.items() if s}
+    if not samples or oracle is None:
+        return
+    name = oracle.variant.name
+    if oracle.skip:
+        progress.note(f"reference {name} cannot run: {oracle.skip}")
+        _keep_unscored(samples, f"the reference {name} cannot run here: {oracle.skip}", name)
+        return
+    try:
+        _replay(run, oracle, samples, progress)
+    except HarnessError as error:
+        progress.note(f"reference {name}: {error.message}")
+        left = {f: s for f, s in samples.items() if not (f / "scores.jsonl").exists()}
+        _keep_unscored(left, f"the reference {name} failed: {error.message}", name)
+
+
+def _replay(run: Path, oracle: Planned, samples: dict[Path, list[Sample]], progress: Progress) -> None:
+    chosen = plan.at_port(oracle, server.free_port()) if oracle.launch.launcher != "attach" else oracle
+    folder = run / "reference"
+    folder.mkdir(exist_ok=True)
+    launch = chosen.launch
+    engine = registry.engine(chosen.variant.engine)
+    options = ReplayOptions(reference=chosen.variant.name)
+    with server.serving(launch, folder / "server.log", run.name, progress.stage):
+        for number, (trial, chosen_samples) in enumerate(samples.items(), start=1):
+            progress.stage(f"replay {number}/{len(samples)}: {trial.parent.parent.name} {trial.name}")
+            scores = replay.score(launch.base_url, engine, launch.served_model_name, chosen_samples, options)
+            keep(trial, scores)
+
+
+def keep(trial: Path, scores: list[Score]) -> None:
+    """Write scores.jsonl."""
+    with store.RecordWriter(trial / "scores.jsonl") as write:
+        for score in scores:
+            write(score)
+
+
+def _keep_unscored(samples: dict[Path, list[Sample]], cause: str, reference: str) -> None:
+    for trial, chosen in samples.items():
+        keep(trial, replay.unscored(chosen, cause, reference))
+
+
+def trial_folders(run: Path) -> list[Path]:
+    """Folders of the trials that have records, in name order."""
+    return sorted(p.parent for p in run.glob("*/r*/*/requests.jsonl"))
+
+
+def samples_of(run: Path, folder: Path) -> list[Sample]:
+    """The verified sample of one trial: its stored prompts joined with the recorded output ids."""
+    result_path = folder / "trial.json"
+    if not result_path.exists():
+        return []
+    trial = store.read(result_path, TrialResult).trial
+    path = run / "workloads" / f"{trial.scenario}.jsonl"
+    if not path.exists():
+        return []
+    prompts = {r.request_id: r for r in store.read_lines(path, Request)}
+    found = []
+    for record in store.records(folder):
+        request = prompts.get(record.request_id)
+        if request and not record.error:
+            found.append(_sample(request, record))
+    return [s for s in found if s is not None]
+
+
+def _sample(request: Request, record: RequestRecord) -> Sample | None:
+    if request.prompt_token_ids is None or not record.output_token_ids:
+        return None
+    return Sample(
+        request_id=record.request_id,
+        prompt_token_ids=request.prompt_token_ids,
+        output_token_ids=record.output_token_ids,
+        emitted_logprobs=record.output_logprobs,
+    )

@@ -1,0 +1,47 @@
+# The user's verbs. `just` alone lists them; each is also `python -m harness <verb>`.
+
+set positional-arguments
+
+python := ".venv/bin/python"
+
+import? "engines/serve.just"
+
+# List the verbs
+_default:
+    @just --list --unsorted
+
+# Make the harness's own environment (every verb does it when needed)
+setup:
+    @sh scripts/setup.sh
+
+# Serve a variant in the foreground; Ctrl-C stops it
+serve variant *model_and_keys: setup
+    @{{ python }} -m harness serve "$@"
+
+# Launch, measure and compare: bench <variant|all|a,b,c> [workload|all] [key=value ...]
+bench *words: setup
+    @{{ python }} -m harness bench "$@"
+
+# Print exactly what would be launched, touch nothing: plan <variant|all> [key=value ...] [--json]
+plan *words: setup
+    @{{ python }} -m harness plan "$@"
+
+# The client alone against a running endpoint: load url=http://host:port [workload] [key=value ...]
+load *words: setup
+    @{{ python }} -m harness load "$@"
+
+# Recompute table and comparison from stored records: compare [RUN ...]
+compare *words: setup
+    @{{ python }} -m harness compare "$@"
+
+# Pass the tests
+test *words: setup
+    @sh scripts/setup.sh dev
+    @{{ python }} -m pytest "$@"
+
+# Format check, lint and types
+check: setup
+    @sh scripts/setup.sh dev
+    {{ python }} -m ruff format --check .
+    {{ python }} -m ruff check .
+    {{ python }} -m mypy --strict harness engines workloads
