@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from scipy.stats import binom
 
-from harness import divergence
+from harness import divergence, textcheck
 from harness.divergence import Array, Tokens
 from harness.schema import Agreement, Noun, RequestRecord, Score, Verdict
 
@@ -82,25 +82,28 @@ def judge(
     records: Sequence[RequestRecord],
     floor_scores: Sequence[Score] | None = None,
     settings: JudgeSettings = _DEFAULTS,
+    floor_records: Sequence[RequestRecord] = (),
 ) -> Agreement:
     """The verdict on `scores` (replayed sample of one trial) and `records` (all its requests).
 
     `floor_scores`: healthy output replayed the same way - the reference variant's own timed output at the
     same load. Without it, or when it was made at another dtype than the variant runs, the dtype's default
-    floor holds.
+    floor holds. `floor_records`: that variant's requests of the same scenario; a symptom in the text which
+    they show as often is no fault.
     """
+    symptoms = _symptoms(records, floor_records)
+    alarms = textcheck.alarms(records)
     tokens = divergence.tokens_of(scores)
     floor = _floor(floor_scores or (), settings)
     if not len(tokens.margin):
-        return Agreement(
-            verdict="CANNOT TELL",
-            reference=scores[0].reference if scores else "",
-            reason=next((s.error for s in scores if s.error), "nothing was replayed through a reference"),
-        )
+        verdict, reason = _verdict(scores, symptoms, [])
+        reference = scores[0].reference if scores else ""
+        return Agreement(verdict=verdict, reference=reference, reason=reason, alarms=alarms)
     sums = divergence.sums(tokens)
     surely, perhaps = _compare(sums, floor, settings.seed)
     bad_from, late = _late(tokens, floor, settings.seed)
-    verdict, reason = _verdict(scores, [*surely, *late, *_bad_requests(scores, floor)], perhaps)
+    findings = [*surely, *late, *_bad_requests(scores, floor), *symptoms]
+    verdict, reason = _verdict(scores, findings, perhaps)
     described = _describe([s for s in scores if not s.error and s.token_ids], tokens)
     return msgspec.structs.replace(
         described,
@@ -111,6 +114,7 @@ def judge(
         floor_source=floor.source,
         thresholds={n: MULTIPLES[n] * v for n, v in floor.values.items()},
         first_bad_position=bad_from,
+        alarms=alarms,
     )
 
 
@@ -197,6 +201,13 @@ def _bad_requests(scores: Sequence[Score], floor: _Floor) -> list[str]:
     ]
 
 
+def _symptoms(records: Sequence[RequestRecord], healthy: Sequence[RequestRecord]) -> list[str]:
+    """Symptoms in the text that are faults: NaN always, others where healthy output shows fewer."""
+    nan = sum(any(s.kind == textcheck.NAN for s in textcheck.symptoms(r)) for r in records)
+    found = [f"{nan} of {len(records)} outputs have logprobs that are not numbers"] if nan else []
+    return found + list(textcheck.excess(records, healthy))
+
+
 def _verdict(scores: Sequence[Score], findings: list[str], perhaps: list[str]) -> tuple[Verdict, str]:
     """FAIL on any finding; CANNOT TELL on too little or unclear evidence; else PASS."""
     failed = [s for s in scores if s.error]
@@ -209,6 +220,8 @@ def _verdict(scores: Sequence[Score], findings: list[str], perhaps: list[str]) -
         return "CANNOT TELL", f"{cause}: {'; '.join(findings)}"
     if findings:
         return "FAIL", "; ".join(findings)
+    if not scores:
+        return "CANNOT TELL", "nothing was replayed through a reference"
     if len(failed) * 5 > len(scores):
         return "CANNOT TELL", f"{len(failed)} of {len(scores)} requests not scored: {failed[0].error}"
     if tokens < MIN_TOKENS or len(scores) - len(failed) < MIN_REQUESTS:

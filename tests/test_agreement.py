@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 import msgspec
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from harness.agreement import JudgeSettings, judge
-from harness.schema import Score
+from harness.schema import RequestRecord, Score
 
 
 class Fault(NamedTuple):
@@ -117,7 +118,7 @@ def test_an_unscored_trial_cannot_tell_and_says_why() -> None:
         )
     ]
     agreement = judge(lost, ())
-    assert (agreement.verdict, agreement.reason) == ("CANNOT TELL", "gone")
+    assert (agreement.verdict, agreement.reason) == ("CANNOT TELL", "1 of 1 requests not scored: gone")
     assert judge([], ()).reason == "nothing was replayed through a reference"
 
 
@@ -127,3 +128,25 @@ def test_a_reference_lost_half_way_cannot_tell_but_a_fault_seen_before_fails() -
     )
     assert judge([*scores(1, num=8), *[lost] * 8], ()).reason == "8 of 16 requests not scored: gone"
     assert judge([*scores(1, Fault(share=0.5), num=8), *[lost] * 8], ()).verdict == "FAIL"
+
+
+def test_text_that_collapses_more_often_than_the_references_own_fails_without_any_score() -> None:
+    loop = [RequestRecord(request_id=f"r{i}", text="no no " * 99, output_len=200) for i in range(16)]
+    fine = [RequestRecord(request_id=f"r{i}", text=json.__doc__ or "", output_len=200) for i in range(16)]
+    agreement = judge([], loop, floor_records=fine)
+    assert agreement.verdict == "FAIL"
+    assert agreement.reason == "repetition in 16 of 16 outputs, in 0 of 16 healthy ones"
+    assert judge([], loop, floor_records=loop).verdict == "CANNOT TELL"
+    assert judge([], loop).alarms[0].startswith("repetition in 16 of 16 outputs")
+
+
+def test_logprobs_that_are_no_numbers_fail() -> None:
+    record = RequestRecord(request_id="r0", text="fine", output_len=1, output_logprobs=(float("nan"),))
+    assert judge(scores(1), [record]).verdict == "FAIL"
+
+
+def test_retokenised_output_is_not_failed_on_its_margins() -> None:
+    bad = [msgspec.structs.replace(s, retokenised=True) for s in scores(1, Fault(share=0.3))]
+    agreement = judge(bad, ())
+    assert agreement.verdict == "CANNOT TELL"
+    assert "re-tokenised" in agreement.reason
