@@ -85,8 +85,8 @@ def _options(variant: Variant) -> tuple[str, ...]:
     options = variant.options
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise InputError(
-            f"Variant {variant.name} has options {', '.join(unknown)} that engines/sglang.py does not render; "
-            f"known are {', '.join(OPTIONS)}; write anything else as args."
+            f"Variant {variant.name} has options {', '.join(unknown)} that engines/sglang.py does not render;"
+            f" known are {', '.join(OPTIONS)}; write anything else as args."
         )
     flags: list[str] = []
     if "all2all" in options:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from harness.dialect import Spellings, spell
 from harness.errors import InputError
-from harness.schema import Deployment, Launch, Variant
+from harness.findings import Findings, canonical_dtype, dig, samples, search
+from harness.findings import counters as find_counters
+from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
 OPTIONS = ("all2all",)
 """Keys of a variant's `options`; every other setting is a literal argument."""
@@ -48,7 +53,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         image=variant.image,
         accelerator=variant.accelerator,
         num_gpus=0 if variant.accelerator == "cpu" else variant.parallel.num_gpus,
-        host=deployment.host,
+        host="127.0.0.1" if inside_docker else deployment.host,
         port=deployment.port,
         url=deployment.url,
         served_model_name=deployment.served_model_name,
@@ -102,3 +107,183 @@ def _all2all(variant: Variant) -> tuple[str, ...]:
 
 def _offline(deployment: Deployment) -> dict[str, str]:
     return {"HF_HUB_OFFLINE": "1"} if deployment.model.path else {}
+
+
+# --- what runs ---------------------------------------------------------------------------------
+
+SCORING = "prompt_logprobs"
+EXTRAS = {"return_token_ids": True}
+
+_CONFIG = {
+    "tensor_parallel_size": "parallel_config.tensor_parallel_size",
+    "pipeline_parallel_size": "parallel_config.pipeline_parallel_size",
+    "data_parallel_size": "parallel_config.data_parallel_size",
+    "quantization": "model_config.quantization",
+    "load_format": "load_config.load_format",
+    "max_model_len": "model_config.max_model_len",
+    "max_num_seqs": "scheduler_config.max_num_seqs",
+    "max_num_batched_tokens": "scheduler_config.max_num_batched_tokens",
+    "prefix_cache": "cache_config.enable_prefix_caching",
+    "chunked_prefill": "scheduler_config.enable_chunked_prefill",
+    "stream_interval": "scheduler_config.stream_interval",
+    "device": "device_config.device",
+    "attention_backend": "attention_config.backend",
+}
+"""Field of Effective -> path in /server_info (development mode), for values taken as they are."""
+
+_ENGINE_LINE = r"Initializing a V\d LLM engine \(v(\S+)\) with config: (.*)"
+_LINE_KEYS = {
+    "tensor_parallel_size": "tensor_parallel_size",
+    "pipeline_parallel_size": "pipeline_parallel_size",
+    "data_parallel_size": "data_parallel_size",
+    "quantization": "quantization",
+    "load_format": "load_format",
+    "max_model_len": "max_seq_len",
+    "prefix_cache": "enable_prefix_caching",
+    "chunked_prefill": "enable_chunked_prefill",
+    "device": "device_config",
+}
+"""Field of Effective -> key in the engine's own start line, for servers without development mode."""
+
+_MANAGERS = {
+    "Mori": "mori",
+    "DeepEPHT": "deepep_ht",
+    "DeepEPLL": "deepep_ll",
+    "DeepEPV2": "deepep_v2",
+    "AgRs": "allgather_reducescatter",
+    "NixlEP": "nixl_ep",
+    "MoonEP": "moonep",
+}
+
+_COUNTERS = {
+    "prompt_tokens": ("vllm:prompt_tokens_total",),
+    "generation_tokens": ("vllm:generation_tokens_total",),
+    "prefix_cache_hits": ("vllm:prefix_cache_hits_total",),
+    "prefix_cache_queries": ("vllm:prefix_cache_queries_total",),
+    "preemptions": ("vllm:num_preemptions_total",),
+    "running": ("vllm:num_requests_running",),
+    "waiting": ("vllm:num_requests_waiting",),
+    "kv_usage": ("vllm:kv_cache_usage_perc",),
+}
+
+
+def effective(evidence: Evidence) -> Effective:
+    """From /server_info where it is served, the engine's start line, and lines only real set-up prints."""
+    found = Findings()
+    config = evidence.server_info.get("vllm_config")
+    config = config if isinstance(config, dict) else {}
+    found.take("engine_version", evidence.version.get("version"), "/version")
+    _experts(found, evidence.log, config)
+    if evidence.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        found.take("torch_compile", False, "TORCHDYNAMO_DISABLE=1")
+    if config:
+        _from_config(found, config)
+    _from_start_line(found, evidence.log)
+    for labels, _ in samples(evidence.metrics, "vllm:cache_config_info"):
+        found.take("prefix_cache", labels.get("enable_prefix_caching") == "True", "vllm:cache_config_info")
+    backend = search(r"Using (?:AttentionBackendEnum\.)?(\w+) (?:attention )?backend out of", evidence.log)
+    found.take("attention_backend", backend and backend[1].lower(), backend[0] if backend else "")
+    return found.effective()
+
+
+def _experts(found: Findings, log: tuple[str, ...], config: dict[str, Any]) -> None:
+    """EP size, all2all backend and MoE kernel: settings are no proof here, lines of the built parts are."""
+    ranks = search(r"\[EP Rank \d+/(\d+)\] Expert parallelism is enabled", log)
+    started = search(r"rank \d+ in world size \d+ is assigned", log) or search(_ENGINE_LINE, log)
+    if ranks:
+        found.take("expert_parallel_size", int(ranks[1]), ranks.string)
+    elif started and dig(config, "parallel_config.enable_expert_parallel") is not True:
+        found.take("expert_parallel_size", 1, "no line 'Expert parallelism is enabled' in the log")
+    manager = search(r"Using (\w+?)(?:All2All)?Manager all2all manager", log)
+    if manager:
+        found.take("all2all", _manager(manager[1], config), manager.string)
+    elif started:
+        found.take("all2all", "none", "no line 'Using ... all2all manager' in the log")
+    kernel = search(r"Using '?([\w ]+?)'? \w+ MoE backend", log)
+    found.take("moe_kernel", kernel and _kernel(kernel[1]), kernel.string if kernel else "")
+
+
+def _manager(name: str, config: dict[str, Any]) -> str:
+    known = _MANAGERS.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    low_latency = dig(config, "parallel_config.all2all_backend") == "mori_low_latency"
+    return "mori_ll" if known == "mori" and low_latency else known
+
+
+def _kernel(name: str) -> str:
+    return name.lower().removeprefix("rocm ").replace(" ", "_")
+
+
+def _from_config(found: Findings, config: dict[str, Any]) -> None:
+    for field, path in _CONFIG.items():
+        found.take(field, dig(config, path), f"/server_info {path}")
+    dtype = canonical_dtype(dig(config, "model_config.dtype"))
+    found.take("dtype", dtype, "/server_info model_config.dtype")
+    found.take("quantization", "none", "/server_info model_config.quantization is null")
+    kv = dig(config, "cache_config.cache_dtype")
+    found.take("kv_cache_dtype", _kv_dtype(kv, dtype), f"/server_info cache_config.cache_dtype={kv}")
+    graphs, compiling = (
+        dig(config, "compilation_config.cudagraph_mode"),
+        dig(config, "compilation_config.mode"),
+    )
+    found.take("cuda_graphs", _is_on(graphs), f"/server_info compilation_config.cudagraph_mode={graphs}")
+    found.take("torch_compile", _is_on(compiling), f"/server_info compilation_config.mode={compiling}")
+    speculative = config.get("speculative_config", "")
+    method = "none" if speculative is None else dig(speculative, "method")
+    found.take("speculative", method, "/server_info speculative_config")
+
+
+def _is_on(mode: Any) -> bool | None:
+    """Compilation and graph modes are numbers, names or lists of numbers; 0 and NONE are off."""
+    if isinstance(mode, list):
+        return any(mode)
+    return None if mode is None else str(mode).upper() not in ("0", "NONE")
+
+
+def _kv_dtype(dtype: Any, of_model: str | None) -> str | None:
+    return of_model if dtype == "auto" else canonical_dtype(dtype)
+
+
+def _from_start_line(found: Findings, log: tuple[str, ...]) -> None:
+    line = search(_ENGINE_LINE, log)
+    if line is None:
+        return
+    found.take("engine_version", line[1], line.string)
+    settings = _settings_of(line[2])
+    for field, key in _LINE_KEYS.items():
+        value = _literal(settings.get(key, ""))
+        found.take(field, value, f"{key}={settings.get(key)}")
+    dtype = canonical_dtype(settings.get("dtype"))
+    found.take("dtype", dtype, f"dtype={settings.get('dtype')}")
+    kv = settings.get("kv_cache_dtype")
+    found.take("kv_cache_dtype", _kv_dtype(kv, dtype), f"kv_cache_dtype={kv}")
+    if settings.get("quantization") == "None":
+        found.take("quantization", "none", "quantization=None")
+    if settings.get("speculative_config") == "None":
+        found.take("speculative", "none", "speculative_config=None")
+    if settings.get("enforce_eager") == "True":
+        found.take("cuda_graphs", False, "enforce_eager=True")
+        found.take("torch_compile", False, "enforce_eager=True")
+
+
+def _settings_of(config: str) -> dict[str, str]:
+    """key=value pairs of the start line, where the value is one word; the first of equal keys counts."""
+    found: dict[str, str] = {}
+    for match in re.finditer(r"(?<![\w'])(\w+)=('[^']*'|[\w.+-]+)", config):
+        found.setdefault(match[1], match[2])
+    return found
+
+
+def _literal(word: str) -> Any:
+    if word in ("True", "False"):
+        return word == "True"
+    return None if word in ("", "None") else int(word) if word.isdigit() else word.strip("'")
+
+
+def counters(metrics: str) -> dict[str, float]:
+    """The engine's own counters under canonical names, summed over its data-parallel engines."""
+    return find_counters(metrics, _COUNTERS)
+
+
+def flush() -> tuple[str, str]:
+    """(method, path) that empties the prefix cache; needs development mode."""
+    return "POST", "/reset_prefix_cache"
