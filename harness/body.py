@@ -1,0 +1,114 @@
+"""The bytes of a request: portable fields, an engine's own on top, HTTP head in front."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from harness.errors import InputError
+from harness.schema import Noun, Request
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Target(Noun):
+    """Where requests go and in which dialect."""
+
+    base_url: str
+    model: str
+    api: str = "completions"
+    """"completions" or "chat": for requests that hold plain text; ids and messages decide by themselves."""
+    stream: bool = True
+    timeout_s: float = 600.0
+    """Longest a request may take, sent -> end of answer."""
+    stall_s: float = 300.0
+    """Longest silence while an answer is awaited."""
+    api_key_env: str = ""
+    """Name of the environment variable that holds the API key; the key itself is never stored."""
+    extras: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Body fields of one engine's dialect; a value of None takes a portable field out."""
+    num_workers: int = 1
+    """Client processes; each drives its share of one schedule."""
+
+
+def url_parts(target: Target) -> SplitResult:
+    """The parsed base URL. Raises InputError."""
+    parts = urlsplit(target.base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(
+            f"url={target.base_url!r} is not an address this client can call: give http://HOST:PORT"
+        )
+    return parts
+
+
+def is_chat(request: Request, target: Target) -> bool:
+    """Which endpoint: token ids go to completions, messages to chat, text as the target says."""
+    if request.messages is not None:
+        return True
+    return request.prompt is not None and target.api == "chat"
+
+
+def path(request: Request, target: Target) -> str:
+    """URL path of the endpoint."""
+    base = url_parts(target).path.rstrip("/")
+    base = base if base.endswith("/v1") else f"{base}/v1"
+    return f"{base}/chat/completions" if is_chat(request, target) else f"{base}/completions"
+
+
+def body(request: Request, target: Target, history: Sequence[Any] = ()) -> bytes:
+    """JSON body. `history` stands before the request's own messages (or token ids) in a conversation."""
+    fields: dict[str, Any] = {"model": target.model}
+    chat = is_chat(request, target)
+    if request.messages is not None:
+        fields["messages"] = (*history, *request.messages)
+    elif request.prompt_token_ids is not None:
+        fields["prompt"] = (*history, *request.prompt_token_ids) if history else request.prompt_token_ids
+    elif chat:
+        fields["messages"] = (*history, {"role": "user", "content": request.prompt})
+    else:
+        fields["prompt"] = "".join((*history, request.prompt or ""))
+    fields |= {
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "seed": request.seed,
+        "stream": target.stream,
+        "ignore_eos": request.ignore_eos,
+        "return_token_ids": True,
+    }
+    if target.stream:
+        fields["stream_options"] = {"include_usage": True}
+    if request.logprobs:
+        fields["logprobs"] = True if chat else 1
+    fields |= target.extras
+    return _encode({name: value for name, value in fields.items() if value is not None})
+
+
+def payload(request: Request, target: Target, history: Sequence[Any] = ()) -> bytes:
+    """The whole HTTP request. Raises InputError when the API key's variable is not set."""
+    content = body(request, target, history)
+    head = (
+        f"POST {path(request, target)} HTTP/1.1\r\nHost: {url_parts(target).netloc}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+        f"Accept: {'text/event-stream' if target.stream else 'application/json'}\r\n"
+        f"{_authorization(target)}x-request-id: {_header_safe(request.request_id)}\r\n\r\n"
+    )
+    return head.encode("latin-1") + content
+
+
+def _authorization(target: Target) -> str:
+    if not target.api_key_env:
+        return ""
+    key = os.environ.get(target.api_key_env, "")
+    if not key or not key.isprintable() or not key.isascii():
+        raise InputError(
+            f"environment variable {target.api_key_env} holds no usable API key: export it and try again"
+        )
+    return f"Authorization: Bearer {key}\r\n"
+
+
+def _header_safe(text: str) -> str:
+    return "".join(c if c.isascii() and c.isprintable() else "_" for c in text)

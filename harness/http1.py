@@ -1,0 +1,131 @@
+"""HTTP/1.1 answers: the head and the body framing (RFC 9112), incrementally and strictly.
+
+Small on purpose: one answer at a time on one connection, no compression asked for, none accepted.
+"""
+
+from __future__ import annotations
+
+MAX_HEAD_BYTES = 64 * 1024
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+
+
+class FramingError(ValueError):
+    """The bytes are not an HTTP/1.1 answer."""
+
+
+class Head:
+    """Status line and headers (names in lower case, the last of equals wins)."""
+
+    __slots__ = ("headers", "keep_alive", "status")
+
+    def __init__(self, raw: bytes) -> None:
+        lines = raw.decode("latin-1").split("\r\n")
+        version, _, rest = lines[0].partition(" ")
+        if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+            raise FramingError(f"not an HTTP/1.1 status line: {lines[0][:80]!r}")
+        self.status = int(rest[:3])
+        self.headers: dict[str, str] = {}
+        for line in lines[1:]:
+            name, colon, value = line.partition(":")
+            if not colon:
+                raise FramingError(f"not a header: {line[:80]!r}")
+            self.headers[name.lower()] = value.strip()
+        connection = self.headers.get("connection", "").lower()
+        self.keep_alive = "close" not in connection and (version != "HTTP/1.0" or "keep-alive" in connection)
+
+    @property
+    def chunked(self) -> bool:
+        """Body comes in chunks."""
+        return self.headers.get("transfer-encoding", "").lower().endswith("chunked")
+
+    @property
+    def length(self) -> int | None:
+        """Body length in bytes; None = until the connection closes. Raises FramingError."""
+        if self.status in (204, 304):
+            return 0
+        text = self.headers.get("content-length")
+        if text is None:
+            return None
+        if not text.isascii() or not text.isdigit():
+            raise FramingError(f"content-length is {text[:40]!r}")
+        return int(text)
+
+
+class BodyParser:
+    """Unwraps one body. `done` turns True at its end; bytes after that are left in `excess`."""
+
+    __slots__ = ("_chunked", "_in_trailer", "_left", "_line", "_need_crlf", "done", "excess")
+
+    def __init__(self, *, chunked: bool, length: int | None) -> None:
+        self._chunked = chunked
+        self._left = 0 if chunked else (length if length is not None else -1)
+        self._line = b""
+        self._need_crlf = False
+        self._in_trailer = False
+        self.done = not chunked and length == 0
+        self.excess = b""
+
+    @property
+    def clean(self) -> bool:
+        """True where a chunk-size line is about to begin."""
+        return self._chunked and not (self._left or self._line or self._need_crlf or self._in_trailer)
+
+    @property
+    def until_close(self) -> bool:
+        """True when only the end of the connection ends the body."""
+        return not self._chunked and self._left < 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Body bytes among `data`. Raises FramingError."""
+        if self.done:
+            self.excess += data
+            return b""
+        if self._chunked:
+            return self._feed_chunks(data)
+        if self._left < 0:
+            return data
+        body = data[: self._left]
+        self._left -= len(body)
+        self.done = self._left == 0
+        self.excess = data[len(body) :]
+        return body
+
+    def _feed_chunks(self, data: bytes) -> bytes:
+        parts: list[bytes] = []
+        at = 0
+        while at < len(data) and not self.done:
+            if self._left:
+                part = data[at : at + self._left]
+                parts.append(part)
+                at += len(part)
+                self._left -= len(part)
+                self._need_crlf = self._left == 0
+                continue
+            end = data.find(b"\n", at)
+            if end < 0:
+                self._line += data[at:]
+                at = len(data)
+                if len(self._line) > MAX_HEAD_BYTES:
+                    raise FramingError("a chunk-size line without end")
+                break
+            self._end_line(self._line + data[at:end])
+            self._line = b""
+            at = end + 1
+        self.excess = data[at:] if self.done else b""
+        return b"".join(parts)
+
+    def _end_line(self, line: bytes) -> None:
+        if line[-1:] == b"\r":
+            line = line[:-1]
+        if self._need_crlf:
+            if line:
+                raise FramingError(f"chunk longer than its size: {line[:40]!r}")
+            self._need_crlf = False
+        elif self._in_trailer:
+            self.done = not line
+        else:
+            size = line.partition(b";")[0].strip()
+            if not size or len(size) > 12 or not _HEX.issuperset(size):
+                raise FramingError(f"not a chunk size: {line[:40]!r}")
+            self._left = int(size, 16)
+            self._in_trailer = self._left == 0

@@ -1,0 +1,153 @@
+"""One HTTP answer while it arrives: reads with their stamps in, one RequestRecord's contents out.
+
+Nothing is parsed while a stream runs beyond what tells its end; reads and stamps are kept and fed here in
+batches. An event's time is the stamp of the read that completed it, however the bytes were cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.answer import Answer, NotAChunk
+from harness.http1 import MAX_HEAD_BYTES, BodyParser, FramingError, Head
+from harness.schema import ErrorKind
+from harness.sse import EventParser, EventTooLong
+
+MAX_KEPT_BODY = 16 * 1024 * 1024
+_SHOWN = 2000
+
+
+class Response:
+    """Parser of one answer. `done` turns True at its end; then `error_kind` and `error` are final."""
+
+    __slots__ = ("_body", "_events", "_head_bytes", "_plain", "answer", "done", "error", "error_kind", "head")
+
+    def __init__(self) -> None:
+        self.answer = Answer()
+        self.head: Head | None = None
+        self.done = False
+        self.error_kind: ErrorKind = ""
+        self.error = ""
+        self._head_bytes = b""
+        self._body: BodyParser | None = None
+        self._events: EventParser | None = None
+        self._plain: list[bytes] = []
+
+    @property
+    def started(self) -> bool:
+        """Some byte of the answer has arrived."""
+        return bool(self._head_bytes) or self.head is not None
+
+    @property
+    def reusable(self) -> bool:
+        """The connection may carry another request after this answer."""
+        return (
+            self.done
+            and self.head is not None
+            and self.head.keep_alive
+            and self._body is not None
+            and self._body.done
+            and not self._body.excess
+        )
+
+    @property
+    def counted(self) -> bool:
+        """The end shows only by counting bytes (or by the close), not by a last chunk."""
+        return self.head is None or not self.head.chunked
+
+    def feed(self, reads: Sequence[bytes], stamps: Sequence[int]) -> None:
+        """Take reads in order, each with its arrival time in ns."""
+        for data, stamp in zip(reads, stamps, strict=True):
+            if self.done:
+                return
+            try:
+                self._feed_read(data, stamp)
+            except (FramingError, NotAChunk, EventTooLong) as bad:
+                self.fail("protocol", str(bad))
+
+    def _feed_read(self, data: bytes, stamp: int) -> None:
+        if self._body is None:
+            data = self._take_head(data)
+        if self._body is None:
+            return
+        body = self._body.feed(data)
+        if self._events is not None:
+            for kind, event in self._events.feed(body):
+                self.answer.add_event(kind, event, stamp)
+        elif body:
+            self._plain.append(body)
+            if sum(map(len, self._plain)) > MAX_KEPT_BODY:
+                raise FramingError(f"a body beyond {MAX_KEPT_BODY} bytes")
+        if self._body.done:
+            self._finish(stamp)
+
+    def _take_head(self, data: bytes) -> bytes:
+        """Bytes after the head; informational answers (1xx) are passed over."""
+        self._head_bytes += data
+        while True:
+            raw, found, rest = self._head_bytes.partition(b"\r\n\r\n")
+            if not found:
+                if len(raw) > MAX_HEAD_BYTES or not b"HTTP/1.".startswith(raw[:7]):
+                    raise FramingError(f"not an HTTP/1.1 answer: {raw[:80]!r}")
+                return b""
+            head = Head(raw)
+            if head.status >= 200:
+                break
+            self._head_bytes = rest
+        self.head = head
+        self._body = BodyParser(chunked=head.chunked, length=None if head.chunked else head.length)
+        if head.status == 200 and "text/event-stream" in head.headers.get("content-type", ""):
+            self._events = EventParser()
+        return rest
+
+    def _finish(self, stamp: int) -> None:
+        """The body is complete: judge what it held."""
+        assert self.head is not None
+        if self._events is None:
+            self._finish_plain(b"".join(self._plain), stamp)
+            self._plain = []
+        if not self.error_kind and self.answer.engine_error:
+            self.error_kind, self.error = "engine", self.answer.engine_error
+        if not self.error_kind and not self.answer.ended:
+            self.error_kind = "truncated"
+            self.error = "the stream ended without finish_reason and without [DONE]"
+        self.done = True
+
+    def _finish_plain(self, body: bytes, stamp: int) -> None:
+        assert self.head is not None
+        if self.head.status != 200:
+            retry = self.head.headers.get("retry-after")
+            note = f" (Retry-After: {retry})" if retry else ""
+            text = body[:_SHOWN].decode("utf-8", "replace")
+            self.error_kind, self.error = "http", f"HTTP {self.head.status}{note}: {text}"
+            return
+        try:
+            self.answer.add_event(b"", body, stamp)
+        except NotAChunk as bad:
+            self.error_kind, self.error = "protocol", str(bad)
+
+    def close(self, stamp: int, cause: str) -> None:
+        """The connection ended. `cause`: "" for an orderly end, else the operating system's words."""
+        if self.done:
+            return
+        if cause:
+            self.fail("reset", cause)
+        elif not self.started:
+            self.fail("reset", "the server closed the connection without answering")
+        elif (self._body is not None and self._body.until_close) or (
+            self._events is not None and self.answer.saw_done
+        ):
+            self._finish(stamp)
+        else:
+            self.fail("truncated", "the server closed the connection in the middle of the answer")
+
+    @property
+    def _complete_without_end(self) -> bool:
+        """The close itself ends the body, or [DONE] came and only the framing's end is missing."""
+        return (self._body is not None and self._body.until_close) or self.answer.saw_done
+
+    def fail(self, kind: ErrorKind, why: str) -> None:
+        """End the answer with a labelled error; what arrived so far stays."""
+        if not self.done:
+            self.error_kind, self.error = kind, why
+            self.done = True

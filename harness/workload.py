@@ -1,0 +1,100 @@
+"""From a workload's words to the exact requests every engine gets, with a hash that proves it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import random
+from types import ModuleType
+
+import msgspec
+
+from harness import pacing
+from harness.errors import InputError
+from harness.schema import Load, Request, Workload, WorkloadSpec
+from harness.tokens import Vocabulary
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def module(name: str) -> ModuleType:
+    """workloads/<name>.py. Raises InputError."""
+    if not name.isidentifier():
+        raise InputError(f"workload {name!r} is not the name of a file in workloads/")
+    try:
+        return importlib.import_module(f"workloads.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"workloads.{name}":
+            raise
+        raise InputError(f"there is no workload {name!r}: see the files in workloads/") from error
+
+
+def does_not_fit(spec: WorkloadSpec, max_model_len: int) -> str:
+    """Why a model length cannot hold the longest request of this workload; "" when it can."""
+    input_len, output_len = module(spec.name).longest(spec)
+    if not max_model_len or input_len + output_len <= max_model_len:
+        return ""
+    return f"{input_len} + {output_len} tokens exceed the model length of {max_model_len}"
+
+
+def build(
+    spec: WorkloadSpec, load: Load, vocabulary: Vocabulary, max_model_len: int = 0, num_verify: int = 0
+) -> tuple[tuple[Request, ...], Workload]:
+    """All requests with due times set and `num_verify` of them (seeded) marked for logprobs.
+
+    Requests that exceed `max_model_len` (0 = no limit) raise InputError: ask does_not_fit() first.
+    """
+    made: tuple[Request, ...] = module(spec.name).requests(spec, vocabulary)
+    if not made:
+        raise InputError(f"workload {spec.name} gave no request: raise num_prompts or loosen its limits")
+    _refuse_too_long(made, max_model_len)
+    due = _due_times(made, load, spec.seed)
+    chosen = frozenset(
+        random.Random(f"verify:{spec.seed}").sample(range(len(made)), min(num_verify, len(made)))
+    )
+    timed = tuple(
+        msgspec.structs.replace(r, due_at_s=due[i], logprobs=i in chosen) for i, r in enumerate(made)
+    )
+    return timed, describe(spec, load, timed)
+
+
+def describe(spec: WorkloadSpec, load: Load, requests: tuple[Request, ...]) -> Workload:
+    """workload.json of these requests."""
+    return Workload(
+        spec=spec,
+        load=load,
+        num_requests=len(requests),
+        sha256=sha256(requests),
+        input_len_total=sum(len(r.prompt_token_ids or ()) for r in requests),
+        output_len_total=sum(r.max_tokens for r in requests),
+    )
+
+
+def sha256(requests: tuple[Request, ...]) -> str:
+    """Hash over prompt (ids, text or messages), max_tokens, due time (ns) and session of each, in order."""
+    digest = hashlib.sha256()
+    for r in requests:
+        prompt = r.prompt_token_ids if r.prompt_token_ids is not None else r.messages or r.prompt
+        digest.update(_encode((prompt, r.max_tokens, round(r.due_at_s * 1e9), r.session)))
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _due_times(made: tuple[Request, ...], load: Load, seed: int) -> tuple[float, ...]:
+    if load.arrival != "trace":
+        return pacing.due_times(load, len(made), seed)
+    if load.time_scale <= 0:
+        raise InputError(f"time_scale={load.time_scale:g} must be above 0: 2 replays twice as fast")
+    if not any(r.due_at_s for r in made[1:]):
+        raise InputError("arrival=trace needs a workload that has times of its own, such as trace")
+    return tuple(r.due_at_s / load.time_scale for r in made)
+
+
+def _refuse_too_long(made: tuple[Request, ...], max_model_len: int) -> None:
+    for r in made:
+        size = len(r.prompt_token_ids or ()) + r.max_tokens
+        if max_model_len and size > max_model_len:
+            raise InputError(
+                f"request {r.request_id} needs {size} tokens, more than the model length of {max_model_len}: "
+                "lower max_input_len or max_output_len of the workload"
+            )
