@@ -16,6 +16,7 @@ from harness.schema import (
     Agreement,
     Attestation,
     Comparison,
+    Difference,
     Effective,
     Launch,
     Metrics,
@@ -179,7 +180,7 @@ def _baseline(recipe: Recipe, rows: tuple[Row, ...]) -> str:
     return next((v for v in recipe.variants if v in have), "")
 
 
-def _differences(groups: dict[tuple[str, str], list[Measured]]) -> tuple[fairness.Difference, ...]:
+def _differences(groups: dict[tuple[str, str], list[Measured]]) -> tuple[Difference, ...]:
     effectives: dict[str, Effective] = {}
     reasons: dict[str, dict[str, str]] = {}
     for (variant, _), trials in groups.items():

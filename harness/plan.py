@@ -11,6 +11,7 @@ from harness import feasible, guards, models, registry, store
 from harness import recipe as recipes
 from harness.command import by_hand, redacted_argv, redacted_env
 from harness.errors import HarnessError, InputError
+from harness.launchers import container
 from harness.schema import (
     Accelerator,
     Deployment,
@@ -73,7 +74,7 @@ def recipe_of(given: Sequence[str], machine: Machine, *, everything: bool = Fals
             tuple(registry.variants()) if everything and names == "all" else select(names, machine, model)
         )
         recipe = recipes.from_words(words, variants, _kind(variants, machine))
-        path = "-".join([names, *words.plain[1:2], launcher])
+        return recipe, run_id or store.new_run_id("-".join([names, *words.plain[1:2], launcher]))
     return recipe, run_id or store.new_run_id(Path(path).stem)
 
 
@@ -137,7 +138,7 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     model = models.resolve(recipe.model or variant.model)
     launcher = recipe.launcher or _launcher(variant, machine)
     deployment = deploy(variant, model, recipe, launcher)
-    launch = registry.engine(variant.engine).launch(deployment, variant)
+    launch = render(variant, deployment)
     warnings, labels = guards.check(
         variant, launch, model, allow_dummy=bool(recipe.options.get("allow_dummy_moe"))
     )
@@ -166,7 +167,7 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherNam
     return Deployment(
         model=model,
         launcher=launcher,
-        model_path=f"/models/{model.alias}" if contained and model.path else model.path or model.hf_id,
+        model_path=container.weights(model)[0] if contained else model.path or model.hf_id,
         served_model_name=model.alias,
         host="127.0.0.1",
         port=_PLAN_PORT,
@@ -174,7 +175,7 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherNam
         extra_args=recipe.args,
         extra_env=recipe.env,
         url=recipe.url,
-        root="/harness" if contained else str(registry.ROOT),
+        root=container.REPOSITORY if contained else str(registry.ROOT),
     )
 
 
@@ -189,10 +190,18 @@ def _too_long(variant: Variant, model: Model, spec: WorkloadSpec) -> str:
     return guards.holds(variant, model, input_len, output_len)
 
 
+def render(variant: Variant, deployment: Deployment) -> Launch:
+    """The engine's launch, and for a container its weights, image and privileges."""
+    launch: Launch = registry.engine(variant.engine).launch(deployment, variant)
+    if deployment.launcher != "docker":
+        return launch
+    return container.contained(launch, variant, deployment.model, str(registry.ROOT))
+
+
 def at_port(planned: Planned, port: int) -> Planned:
     """The same, rendered for another port."""
     deployment = msgspec.structs.replace(planned.deployment, port=port)
-    launch = registry.engine(planned.variant.engine).launch(deployment, planned.variant)
+    launch = render(planned.variant, deployment)
     labels = planned.launch.labels
     return msgspec.structs.replace(
         planned, deployment=deployment, launch=msgspec.structs.replace(launch, labels=labels)

@@ -125,7 +125,7 @@ def built(
     spec: WorkloadSpec, load: Load, model_folder: str, num_verify: int
 ) -> tuple[tuple[Request, ...], Workload]:
     """Requests and their proof: the same objects for every engine of a run."""
-    return workload.build(spec, load, Vocabulary.load(Path(model_folder)), num_verify)
+    return workload.build(spec, load, Vocabulary(model_folder), num_verify=num_verify)
 
 
 def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:

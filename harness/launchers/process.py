@@ -41,15 +41,17 @@ class ProcessServer:
             self._stopped_by_us = True
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 self._process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(10)
         left = survivors(self._mark)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=10)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
         stuck = survivors(self._mark)
         if stuck:
             raise MachineError(

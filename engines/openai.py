@@ -1,0 +1,33 @@
+"""Any running OpenAI-compatible endpoint somebody else runs: nothing is launched, little is shown."""
+
+from __future__ import annotations
+
+from harness.errors import InputError
+from harness.schema import Deployment, Effective, Evidence, Launch, Variant
+
+
+def launch(deployment: Deployment, variant: Variant) -> Launch:
+    """Where the endpoint is. Raises InputError without url=."""
+    if not deployment.url:
+        raise InputError(f"{variant.name} needs url=http://host:port, the base URL of the running server.")
+    return Launch(
+        variant=variant.name,
+        engine="openai",
+        launcher="attach",
+        url=deployment.url,
+        served_model_name=deployment.served_model_name,
+        ready_path="/v1/models",
+        ready_timeout_s=60.0,
+    )
+
+
+def effective(evidence: Evidence) -> Effective:
+    """Only what /v1/models and /version say."""
+    version = evidence.version.get("version")
+    models = evidence.models.get("data") or [{}]
+    length = models[0].get("max_model_len")
+    return Effective(
+        engine_version=str(version) if version else None,
+        max_model_len=int(length) if length else None,
+        proof={"max_model_len": "/v1/models"} if length else {},
+    )

