@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 from harness import environment
+from harness.launchers.docker_engine import how_to_get
 from harness.registry import ROOT
 from harness.schema import Machine, Model, Variant
 
@@ -102,13 +103,8 @@ def _container(variant: Variant, machine: Machine) -> str:
     if not variant.image:
         return "it names no image"
     if variant.image not in machine.images:
-        verb = f"just image {variant.name}" if _built_here(variant) else f"docker pull {variant.image}"
-        return f"image {variant.image} is not here; `{verb}` gets it"
+        return f"image {variant.image} is not here; `{how_to_get(variant.image)}` gets it"
     return ""
-
-
-def _built_here(variant: Variant) -> bool:
-    return any((ROOT / "docker").glob(f"{variant.image.split(':')[0]}.Dockerfile"))
 
 
 def _package(variant: Variant) -> str:

@@ -7,12 +7,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+from msgspec.structs import replace
 
 from harness.command import is_secret, redacted_argv
-from harness.schema import Launch, Model, Noun
+from harness.schema import Launch, Model, Noun, Variant
 
 LABEL = "serving-harness"
 """Prefix of every label, container name and temporary folder, so that leftovers can be found."""
+REPOSITORY = "/harness"
+"""Where a container sees this repository."""
 HOME = "/root"
 """Home folder in the engines' images: all of them run as root."""
 CACHES = {
@@ -54,6 +57,18 @@ def weights(model: Model) -> tuple[str, dict[str, str]]:
     if path.parent.name == "snapshots" and (path.parent.parent.name).startswith("models--"):
         return f"{root}/snapshots/{path.name}", {str(path.parent.parent): root}
     return root, {str(path): root}
+
+
+def contained(launch: Launch, variant: Variant, model: Model, root: str) -> Launch:
+    """The launch with what its container needs beyond a command: image, weights, privileges.
+
+    `root` is this repository; it is mounted at /harness when the command or the environment speaks of it.
+    """
+    mounts = {**weights(model)[1], **launch.mounts}
+    if any(REPOSITORY in word for word in (*launch.argv, *launch.env.values())):
+        mounts[root] = REPOSITORY
+    image = launch.image or variant.image
+    return replace(launch, image=image, mounts=mounts, privileged=variant.privileged)
 
 
 def container_options(launch: Launch, run_id: str, host: Host) -> dict[str, Any]:
