@@ -24,7 +24,7 @@ from harness.errors import HarnessError
 from harness.plan import Planned
 from harness.progress import Progress
 from harness.schema import Comparison, Machine, Recipe, Trial, TrialResult
-from harness.trial import Bench, measure
+from harness.trial import Bench, built, measure
 
 
 def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Comparison:
@@ -54,10 +54,12 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
 
 
 def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
-    """Write what is known before anything starts; check the weights of what will run."""
+    """Check weights and workloads, and write what is known, before anything starts."""
     used = {p.model.alias: p.model for p in planned if not p.skip and p.launch.launcher != "attach"}
     for model in used.values():
         models.check_weights(model)
+    for trial in (t for p in planned if not p.skip for t in p.trials if not t.skip):
+        built(trial.workload, trial.load, planned[0].model.path, recipe.verify_requests)
     store.write_recipe(run, recipe)
     store.write(run / "environment.json", environment.probe(used.values()))
 

@@ -120,12 +120,23 @@ def _fire(
     return client.fire(target, timed, trial.load, keep)
 
 
-@lru_cache(maxsize=8)
 def built(
     spec: WorkloadSpec, load: Load, model_folder: str, num_verify: int
 ) -> tuple[tuple[Request, ...], Workload]:
-    """Requests and their proof: the same objects for every engine of a run."""
-    return workload.build(spec, load, Vocabulary(model_folder), num_verify=num_verify)
+    """Requests and their proof: the same objects for every engine of a run. Raises InputError."""
+    return _built(msgspec.json.encode(spec), msgspec.json.encode(load), model_folder, num_verify)
+
+
+@lru_cache(maxsize=16)
+def _built(
+    spec: bytes, load: bytes, model_folder: str, num_verify: int
+) -> tuple[tuple[Request, ...], Workload]:
+    return workload.build(
+        msgspec.json.decode(spec, type=WorkloadSpec),
+        msgspec.json.decode(load, type=Load),
+        Vocabulary(model_folder),
+        num_verify=num_verify,
+    )
 
 
 def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
