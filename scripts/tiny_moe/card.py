@@ -13,17 +13,18 @@ library_name: transformers
 ---
 # A small trained Qwen3-MoE
 
-{millions:.2f} M parameters, {num_hidden_layers} layers, {num_experts} experts, {num_experts_per_tok} per token;
-`Qwen3MoeForCausalLM`, bf16, untied. It exists to compare serving engines: its logits are peaked, so that a
-wrong expert choice or a wrong kernel shows in its output. It knows fragments of Python's standard library
+{millions:.2f} M parameters, {num_hidden_layers} layers, {num_experts} experts of which
+{num_experts_per_tok} per token, `Qwen3MoeForCausalLM`, bf16, untied. It exists to compare serving engines:
+its logits are peaked, so that a wrong expert choice or a wrong kernel shows in its output. It knows fragments of Python's standard library
 and nothing else.
 
 Made by (needs `scripts/train.requirements.txt`):
 
     {command}
 
-Text: source files, docstrings and language topics of CPython {python}'s standard library. Held out whole (`heldout.json`
-holds rows of token ids cut from these): {held}.
+Text: source files, docstrings and language topics of CPython {python}'s standard library. Held out
+whole: {held}.
+`heldout.json` holds rows of token ids cut from those.
 
 Licence: the training text is under the Python Software Foundation License Version 2, (c) Python Software
 Foundation, all rights reserved. Weights, tokenizer and `heldout.json` can reproduce parts of it, so they are
@@ -34,8 +35,9 @@ The same command with the same versions, CPU model and one thread gives the same
 
 ## Facts
 
-Losses are nats per token. Greedy figures are over {num_prompts} prompts of {prompt_len} tokens and {continuation_len} new
-ones each, not stopping at EOS. Expert loads are on the held-out rows, one figure per layer.
+Losses are nats per token. Greedy figures are over {num_prompts} prompts of {prompt_len} tokens and
+{continuation_len} new ones each, not stopping at EOS. Expert loads are on the held-out rows,
+one figure per layer.
 
 | fact | value |
 |---|---|
