@@ -36,11 +36,11 @@ def main() -> None:
 @app.command()
 def bench(words: Words = None) -> None:
     """Launch, measure and compare: bench <variant|all|a,b,c> [workload|all] [key=value ...]"""
-    from harness import environment, run, store
+    from harness import feasible, run, store
     from harness.plan import recipe_of
     from harness.progress import Progress
 
-    machine = environment.machine()
+    machine = feasible.probe()
     recipe, run_id = recipe_of(words or [], machine)
     folder = store.run_folder(run_id)
     with Progress() as progress:
@@ -83,10 +83,10 @@ def load(words: Words = None) -> None:
 @app.command()
 def plan(words: Words = None, json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Print what would be launched, touch nothing: plan <variant|all> [model=ALIAS] [key=value ...]"""
-    from harness import environment
+    from harness import feasible
     from harness import plan as planning
 
-    machine = environment.machine()
+    machine = feasible.probe()
     recipe, _ = planning.recipe_of(words or ["all"], machine, everything=True)
     planned = planning.plan(recipe, machine)
     if json:

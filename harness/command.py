@@ -34,7 +34,7 @@ def redacted_argv(argv: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def by_hand(launch: Launch) -> str:
-    """The shell command that does what this launch does."""
+    """The shell command that does what this launch does, from the repository's root."""
     if launch.launcher == "attach":
         return f"# nothing is launched; {launch.base_url} is used as it is"
     if launch.launcher == "docker":

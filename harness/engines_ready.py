@@ -18,11 +18,7 @@ def ensure(planned: Planned, on_line: Callable[[str], None]) -> None:
     Raises MachineError with the package manager's last lines.
     """
     name = planned.variant.environment
-    if (
-        planned.launch.launcher == "process"
-        and name
-        and planned.deployment.python.startswith(str(registry.ROOT))
-    ):
+    if planned.launch.launcher == "process" and name and planned.deployment.python.startswith(".engines/"):
         engine_env.ensure(name, registry.ROOT, on_line)
 
 

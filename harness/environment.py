@@ -18,7 +18,7 @@ import psutil
 
 from harness.models import weight_files
 from harness.registry import ROOT
-from harness.schema import Accelerator, Environment, Gpu, Machine, Model
+from harness.schema import Accelerator, Environment, Gpu, Model
 
 _HASH_CHUNK = 16 << 20
 
@@ -45,21 +45,6 @@ def probe(models: Iterable[Model] = ()) -> Environment:
         accelerator=accelerator(gpus),
         docker=_docker_version(),
         weights=weights,
-    )
-
-
-def machine() -> Machine:
-    """What decides which variants can run here."""
-    gpus = find_gpus()
-    docker = _docker_version()
-    return Machine(
-        accelerator=accelerator(gpus),
-        gpus=gpus,
-        docker=docker,
-        images=_images() if docker else (),
-        importable=tuple(p for p in ("vllm", "sglang", "tensorrt_llm") if gpus and _importable(p)),
-        environments=tuple(p.name.split(".requirements")[0] for p in ROOT.glob("engines/*.requirements.txt")),
-        free_disk_gb=round(shutil.disk_usage(ROOT).free / 2**30, 1),
     )
 
 
@@ -139,18 +124,6 @@ def _lines(path: str) -> list[str]:
 
 def _docker_version() -> str:
     return _output("docker", "version", "--format", "{{.Server.Version}}") if shutil.which("docker") else ""
-
-
-def _images() -> tuple[str, ...]:
-    return tuple(_output("docker", "images", "--format", "{{.Repository}}:{{.Tag}}").split())
-
-
-def _importable(package: str) -> bool:
-    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
-    try:
-        return subprocess.run(["python3", "-c", code], capture_output=True, timeout=30).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def _output(*words: str) -> str:

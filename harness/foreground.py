@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import attestation, engines_ready, environment, plan, registry, server
+from harness import attestation, engines_ready, feasible, plan, registry, server
 from harness import recipe as recipes
 from harness.errors import HarnessError, LaunchError
 from harness.recipe import Words
@@ -30,7 +30,7 @@ def serve(name: str, model: str, given: Sequence[str]) -> None:
     port = int(words.take("port", str(_DEFAULT_PORT)))
     if model:
         words.pairs["model"] = model
-    machine = environment.machine()
+    machine = feasible.probe()
     recipe = recipes.from_words(words, (registry.variant(name).name,), "cpu")
     planned = plan.at_port(plan.plan(recipe, machine)[0], port)
     if planned.skip:

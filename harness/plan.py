@@ -163,7 +163,7 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
 def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherName) -> Deployment:
     """Where and with what the variant would run. A container sees its weights at /models/<alias>."""
     contained = launcher == "docker"
-    environment = registry.ROOT / ".engines" / variant.environment / "bin" / "python"
+    environment = f".engines/{variant.environment}/bin/python"
     return Deployment(
         model=model,
         launcher=launcher,
@@ -171,12 +171,20 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherNam
         served_model_name=model.alias,
         host="127.0.0.1",
         port=_PLAN_PORT,
-        python=recipe.python or (str(environment) if variant.environment and not contained else "python3"),
+        python=recipe.python or (environment if variant.environment and not contained else "python3"),
         extra_args=recipe.args,
         extra_env=recipe.env,
         url=recipe.url,
         root=container.REPOSITORY if contained else str(registry.ROOT),
     )
+
+
+def relative(path: str) -> str:
+    """The path from the repository's root, where every process is started; outside it, as it is."""
+    try:
+        return Path(path).relative_to(registry.ROOT).as_posix() if path else ""
+    except ValueError:
+        return path
 
 
 def _launcher(variant: Variant, machine: Machine) -> LauncherName:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness import log, registry, report, store
+from harness import bundle, log, registry, report, store
 from harness.schema import Comparison, Environment, Recipe
 
 
@@ -21,4 +21,4 @@ def publish(run: Path, comparison: Comparison, *, to_log: bool) -> None:
     store.write(run / "comparison.json", comparison)
     store.write_text(run / "report.md", report.markdown(comparison, environment, recipe))
     if to_log:
-        log.append(log_path(), log.entry(comparison, environment, recipe))
+        log.append(log_path(), log.entry(comparison, environment, recipe, bundle=bundle.digest(run)))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from harness.response import Response
 from harness.schema import Request, RequestRecord
 
-_NS = 1e-9
+_NS_PER_S = 1e9
 
 
 class Times(NamedTuple):
@@ -24,10 +24,10 @@ def build_record(request: Request, response: Response, times: Times) -> RequestR
     answer, start = response.answer, times.start_ns
     return RequestRecord(
         request_id=request.request_id,
-        due_at_s=times.due_ns * _NS,
-        sent_at_s=times.sent_ns * _NS,
-        content_at_s=tuple([(stamp - start) * _NS for stamp in answer.content_ns]),
-        done_at_s=times.done_ns * _NS,
+        due_at_s=times.due_ns / _NS_PER_S,
+        sent_at_s=times.sent_ns / _NS_PER_S,
+        content_at_s=tuple([(stamp - start) / _NS_PER_S for stamp in answer.content_ns]),
+        done_at_s=times.done_ns / _NS_PER_S,
         prompt_len=len(request.prompt_token_ids or ()),
         input_len=answer.input_len,
         output_len=answer.output_len if answer.usage else len(answer.ids),

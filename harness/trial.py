@@ -30,6 +30,8 @@ from harness.tokens import Vocabulary
 _WARM_SEED = 7919
 """Added to the seed of warm-up requests, so that none shares a prefix with a timed one."""
 _WARM_TOKENS = 32
+COUNTERS = ("prompt_tokens", "generation_tokens", "prefix_cache_hits", "prefix_cache_queries", "preemptions")
+"""Canonical names of the engines' counters whose change over a timed part is kept."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def measure(bench: Bench, trial: Trial, running: Running) -> None:
             reason="",
             duration_s=stats.duration_s,
             client_cpu_s=stats.cpu_s,
-            counters={k: after[k] - before[k] for k in after if k in before},
+            counters={k: after[k] - before[k] for k in COUNTERS if k in after and k in before},
         )
         outcome = judged(bench, running, outcome, list(store.records(folder)))
     finally:

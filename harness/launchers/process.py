@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from harness.errors import LaunchError, MachineError
+from harness.registry import ROOT
 from harness.schema import Launch
 
 MARK = "SERVING_HARNESS_LAUNCH"
@@ -94,7 +95,7 @@ def survivors(mark: str) -> list[psutil.Process]:
 
 
 def start(launch: Launch, log_path: Path, run_id: str) -> ProcessServer:
-    """Start launch.argv with launch.env on top of this process's environment, output to log_path.
+    """Start launch.argv in the repository's root with launch.env on top of this process's environment.
 
     Raises LaunchError when the program does not exist or may not be run.
     """
@@ -107,6 +108,7 @@ def start(launch: Launch, log_path: Path, run_id: str) -> ProcessServer:
         try:
             process = subprocess.Popen(
                 launch.argv,
+                cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
