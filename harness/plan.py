@@ -70,12 +70,15 @@ def recipe_of(given: Sequence[str], machine: Machine, *, everything: bool = Fals
     else:
         names = words.plain[0] if words.plain else "all"
         model, launcher = words.pairs.get("model", ""), words.pairs.get("launcher", "")
-        variants = (
-            tuple(registry.variants()) if everything and names == "all" else select(names, machine, model)
-        )
+        variants = launched() if everything and names == "all" else select(names, machine, model)
         recipe = recipes.from_words(words, variants, _kind(variants, machine))
         return recipe, run_id or store.new_run_id("-".join([names, *words.plain[1:2], launcher]))
     return recipe, run_id or store.new_run_id(Path(path).stem)
+
+
+def launched() -> tuple[str, ...]:
+    """Every variant that this harness launches."""
+    return tuple(name for name, v in registry.variants().items() if v.engine != "openai")
 
 
 def _kind(variants: tuple[str, ...], machine: Machine) -> Accelerator:
@@ -167,7 +170,7 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherNam
     return Deployment(
         model=model,
         launcher=launcher,
-        model_path=container.weights(model)[0] if contained else model.path or model.hf_id,
+        model_path=container.weights(model)[0] if contained else relative(model.path) or model.hf_id,
         served_model_name=model.alias,
         host="127.0.0.1",
         port=_PLAN_PORT,
