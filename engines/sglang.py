@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.dialect import Spellings, since, spell
+from harness.dialect import Spellings, longest, since, spell
 from harness.errors import InputError
-from harness.schema import Deployment, Launch, Variant
+from harness.schema import Deployment, Launch, Model, Variant
 
 OPTIONS = ("all2all", "cuda_graph_max_bs")
 """Keys of a variant's `options`; every other setting is a literal argument."""
@@ -30,14 +30,14 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         argv=(
             *(python, "-m", "sglang.launch_server"),
             *_serving(deployment),
-            *_settings(variant),
+            *_settings(variant, deployment.model),
             *deployment.extra_args,
         ),
         env={**ENV, **_offline(deployment), **variant.env, **deployment.extra_env},
         image=variant.image,
         accelerator=variant.accelerator,
         num_gpus=0 if variant.accelerator == "cpu" else variant.parallel.num_gpus,
-        host=deployment.host,
+        host="127.0.0.1" if deployment.launcher == "docker" else deployment.host,
         port=deployment.port,
         url=deployment.url,
         served_model_name=deployment.served_model_name,
@@ -53,11 +53,12 @@ def _serving(deployment: Deployment) -> tuple[str, ...]:
     )
 
 
-def _settings(variant: Variant) -> tuple[str, ...]:
+def _settings(variant: Variant, model: Model) -> tuple[str, ...]:
+    length = longest(variant, model)
     return (
         *_parallel(variant),
         *_options(variant),
-        *(("--context-length", str(variant.max_model_len)) if variant.max_model_len else ()),
+        *(("--context-length", str(length)) if length else ()),
         "--disable-radix-cache",
         *("--stream-interval", "1"),
         "--enable-metrics",

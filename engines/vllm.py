@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from harness.dialect import Spellings, spell
+from harness.dialect import Spellings, longest, spell
 from harness.errors import InputError
 from harness.findings import Findings, canonical_dtype, dig, samples, search
 from harness.findings import counters as find_counters
-from harness.schema import Deployment, Effective, Evidence, Launch, Variant
+from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
 OPTIONS = ("all2all",)
 """Keys of a variant's `options`; every other setting is a literal argument."""
@@ -46,7 +46,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
             *program,
             deployment.model_path,
             *_serving(deployment),
-            *_settings(variant),
+            *_settings(variant, deployment.model),
             *deployment.extra_args,
         ),
         env={**ENV, **_offline(deployment), **variant.env, **deployment.extra_env},
@@ -71,11 +71,12 @@ def _serving(deployment: Deployment) -> tuple[str, ...]:
     )
 
 
-def _settings(variant: Variant) -> tuple[str, ...]:
+def _settings(variant: Variant, model: Model) -> tuple[str, ...]:
+    length = longest(variant, model)
     stream_interval = spell(variant.version, STREAM_INTERVAL)
     return (
         *_parallel(variant),
-        *(("--max-model-len", str(variant.max_model_len)) if variant.max_model_len else ()),
+        *(("--max-model-len", str(length)) if length else ()),
         "--no-enable-prefix-caching",
         *((stream_interval, "1") if stream_interval else ()),
         *variant.args,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from harness.schema import Model, Variant
+
 Spellings = tuple[tuple[str, str], ...]
 """(first version that has it, spelling), oldest first; "" as spelling = that version has no such flag."""
 
@@ -33,3 +35,13 @@ def spell(version: str, spellings: Spellings) -> str:
     """The newest spelling that `version` has; "" when it has none."""
     known = [spelling for first, spelling in spellings if since(version, first)]
     return known[-1] if known else ""
+
+
+def longest(variant: Variant, model: Model) -> int:
+    """Maximum length to start with, tokens: the variant's, or the model's if that is shorter; 0 = not said.
+
+    Engines refuse a length beyond the model's own.
+    """
+    if variant.max_model_len and model.max_model_len:
+        return min(variant.max_model_len, model.max_model_len)
+    return variant.max_model_len

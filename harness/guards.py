@@ -30,8 +30,8 @@ def check(
         raise ModelError(
             f"{variant.name} would run {model.alias} with {', '.join(fakes)}, but it is a mixture of "
             "experts: without its trained router tokens spread over experts as they never do, and the "
-            "numbers mean nothing; use the real weights, or set allow_dummy_moe=true to measure anyway, labelled "
-            f"{DUMMY_LABEL}."
+            "numbers mean nothing; use the real weights, or set allow_dummy_moe=true to measure anyway, "
+            f"labelled {DUMMY_LABEL}."
         )
     return warnings(variant, launch, model), (DUMMY_LABEL,) if fakes else ()
 

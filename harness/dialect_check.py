@@ -1,0 +1,164 @@
+"""`plan --check`: the rendered command parsed by the engine's own parser, before any GPU is taken."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from harness import trtllm_options
+from harness.dialect import version_key
+from harness.errors import MachineError
+from harness.registry import ROOT
+from harness.schema import Launch, Noun, ParseResult, Variant
+
+PROGRAMS = {"vllm": "serve", "sglang": "sglang.launch_server"}
+"""Engine -> the word of argv after which its own arguments begin."""
+
+LOCAL = {"vllm": "vllm-cpu", "sglang": "sglang-cpu"}
+"""Engine -> the light environment that holds its real package."""
+
+FORK_FLAGS = {"vllm": ("--all2all-backend",), "sglang": ()}
+"""Flags with values that only a fork's own parser knows."""
+
+_TIMEOUT_S = 300.0
+_TAIL_LINES = 10
+
+
+class Parsed(Noun):
+    """What a parser script answers: its package's version, and one error per argument list."""
+
+    version: str
+    errors: tuple[str, ...]
+
+
+def check(variant: Variant, launch: Launch, images: Sequence[str] = ()) -> ParseResult:
+    """Parse one command. `images` are those the Docker Engine holds.
+
+    Raises MachineError when no parser of that engine is on this machine.
+    """
+    return check_all(((variant, launch),), images)[0]
+
+
+def check_all(
+    commands: Sequence[tuple[Variant, Launch]], images: Sequence[str] = ()
+) -> tuple[ParseResult, ...]:
+    """Parse many commands, those that share a parser in one process. Order is kept.
+
+    Raises MachineError when an engine's parser is neither in an image nor in an environment here.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, (variant, _) in enumerate(commands):
+        image = variant.image if variant.image in images else ""
+        groups.setdefault((variant.engine, image), []).append(index)
+    results: dict[int, ParseResult] = {}
+    for (engine, image), indices in groups.items():
+        group = [commands[i] for i in indices]
+        results |= zip(indices, _check_group(engine, image, group), strict=True)
+    return tuple(results[i] for i in range(len(commands)))
+
+
+def _check_group(engine: str, image: str, group: Sequence[tuple[Variant, Launch]]) -> list[ParseResult]:
+    if engine == "trtllm":
+        return [trtllm_options.check(variant, launch) for variant, launch in group]
+    if engine not in PROGRAMS:
+        return [_unparsed(variant) for variant, _ in group]
+    arguments = [_checkable(variant, launch, bool(image)) for variant, launch in group]
+    parsed = _in_image(engine, image, arguments) if image else _in_environment(engine, arguments)
+    where = f"image {image}" if image else f"environment {LOCAL[engine]}"
+    return [
+        _result(variant, parsed.version, error, where)
+        for (variant, _), error in zip(group, parsed.errors, strict=True)
+    ]
+
+
+def engine_arguments(launch: Launch) -> tuple[str, ...]:
+    """What the engine's parser sees of argv: everything after the program's name."""
+    start = launch.argv.index(PROGRAMS[launch.engine]) + 1
+    return launch.argv[start:]
+
+
+def _is_fork(variant: Variant) -> bool:
+    return not version_key(variant.version)[0]
+
+
+def _checkable(variant: Variant, launch: Launch, in_image: bool) -> tuple[str, ...]:
+    """The arguments; without a fork's own ones where only an upstream parser is at hand."""
+    words = engine_arguments(launch)
+    if in_image or not _is_fork(variant):
+        return words
+    own = FORK_FLAGS.get(variant.engine, ())
+    return tuple(
+        w for w, before in zip(words, ("", *words), strict=False) if w not in own and before not in own
+    )
+
+
+def _result(variant: Variant, version: str, error: str, where: str) -> ParseResult:
+    exact = version_key(version.partition("+")[0]) == version_key(variant.version)
+    note = "" if exact else f"pinned to {variant.version}, parsed by {version}"
+    if _is_fork(variant) and where.startswith("environment"):
+        note += f"; only the fork's image knows its {', '.join(FORK_FLAGS[variant.engine])}"
+    return ParseResult(
+        variant=variant.name,
+        ok=not error,
+        parser=f"{variant.engine} {version} ({where})",
+        exact=exact,
+        error=f"{variant.engine} {version} refuses the command: {error}" if error else "",
+        note=note,
+    )
+
+
+def _unparsed(variant: Variant) -> ParseResult:
+    return ParseResult(
+        variant=variant.name,
+        ok=True,
+        parser="none",
+        exact=False,
+        note=f"{variant.engine} has no separate parser; its start is the check",
+    )
+
+
+def _in_environment(engine: str, arguments: Sequence[Sequence[str]]) -> Parsed:
+    name = LOCAL[engine]
+    python = ROOT / ".engines" / name / "bin" / "python"
+    if not python.exists():
+        raise MachineError(
+            f"No parser of {engine} is on this machine: neither its image nor the environment {name}; "
+            f"`just bench {name}` makes the environment, `docker pull` gets the image."
+        )
+    return _ask((str(python), str(_script(engine))), arguments)
+
+
+def _in_image(engine: str, image: str, arguments: Sequence[Sequence[str]]) -> Parsed:
+    script = _script(engine)
+    command = (
+        *("docker", "run", "--rm", "-i", "--network", "none", "--entrypoint", "python3"),
+        *("-v", f"{script.parent}:/parsers:ro", image, f"/parsers/{script.name}"),
+    )
+    return _ask(command, arguments)
+
+
+def _script(engine: str) -> Path:
+    return ROOT / "engines" / "parsers" / f"{engine}_parser.py"
+
+
+def _ask(command: Sequence[str], arguments: Sequence[Sequence[str]]) -> Parsed:
+    """Run a parser script. Raises MachineError when it does not answer."""
+    question = json.dumps([list(words) for words in arguments])
+    try:
+        done = subprocess.run(command, input=question, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MachineError(f"The engine's parser could not be run ({error}); try it by hand.") from error
+    answer = (done.stdout.strip().splitlines() or [""])[-1]
+    try:
+        return msgspec.json.decode(answer, type=Parsed)
+    except msgspec.DecodeError as error:
+        raise MachineError(
+            f"The engine's parser ended with exit code {done.returncode} and no answer; run it by hand: "
+            f"echo '[]' | {shlex.join(command)}",
+            details="\n".join(done.stderr.splitlines()[-_TAIL_LINES:]),
+        ) from error
