@@ -120,6 +120,8 @@ def describe(state: dict[str, Any], stopped_by_us: bool = False) -> str:
         words += ", killed for lack of memory (the container's limit or the machine's)"
     elif stopped_by_us:
         words += ", stopped by this harness" + (" with SIGKILL after the grace time" if code == 137 else "")
+    elif code == 127:
+        words += ", the image does not hold the program that was to run"
     elif code > 128:
         words += f", killed by signal {code - 128}"
     elif code == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,6 @@ CAUSES = (
         "remove leftovers with `just clean`",
     ),
     (
-        r"exec: \"(?P<what>[^\"]+)\"",
-        "the image has no program {what}",
-        "check the variant's image: it must hold this engine",
-    ),
-    (
         r"setting rlimit",
         "this Docker Engine may not raise the limits that a GPU engine needs (it is rootless, or nested)",
         "use the machine's own Docker Engine, or launcher=process",
@@ -61,21 +57,22 @@ CAUSES = (
 
 def connect() -> Any:
     """A client of this machine's Docker Engine. Raises MachineError when none answers."""
+    where = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     try:
+        # Asked first by ourselves: the SDK turns every cause into one message and leaves its socket open.
+        if where.startswith("unix://"):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(where.removeprefix("unix://"))
         return from_env()
-    except (DockerException, requests.RequestException) as error:
-        text = str(error)
-        if "Permission denied" in text:
-            why, advice = "you may not use it", "add yourself to the group docker (usermod -aG docker $USER)"
-        else:
-            why, advice = (
-                "no engine answers",
-                "start it (systemctl start docker, or scripts/docker_engine.sh)",
-            )
-        where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        raise MachineError(
-            f"Docker cannot be used at {where}: {why}; {advice}, or use launcher=process."
-        ) from error
+    except PermissionError as error:
+        raise _unusable(where, "you may not use it", "add yourself to the group docker") from error
+    except (DockerException, requests.RequestException, OSError) as error:
+        advice = "start it (systemctl start docker, or scripts/docker_engine.sh)"
+        raise _unusable(where, "no engine answers", advice) from error
+
+
+def _unusable(where: str, why: str, advice: str) -> MachineError:
+    return MachineError(f"Docker cannot be used at {where}: {why}; {advice}, or use launcher=process.")
 
 
 @contextlib.contextmanager
