@@ -104,13 +104,11 @@ def gather_wheels(requirements: Path, on_line: OnLine) -> Path:
 
     Raises MachineError when pip cannot get one of them.
     """
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / LABEL / "wheels"
-    wheels = root / digest
+    wheels = wheels_folder(requirements)
     if wheels.is_dir():
         return wheels
     on_line(f"downloading the wheels of {requirements.name}")
-    partial = root / f"{digest}.partial"
+    partial = wheels.with_name(f"{wheels.name}.partial")
     command = pip_download(requirements, partial)
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
@@ -121,6 +119,12 @@ def gather_wheels(requirements: Path, on_line: OnLine) -> Path:
         )
     partial.rename(wheels)
     return wheels
+
+
+def wheels_folder(requirements: Path) -> Path:
+    """Where the wheels of this content of a freeze are kept."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / LABEL / "wheels" / hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
 
 
 def pip_download(requirements: Path, folder: Path) -> list[str]:

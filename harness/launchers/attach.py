@@ -12,14 +12,16 @@ from harness.schema import Launch
 
 _ASK_EVERY_S = 5.0
 """Questions in between are answered from memory: they would load the server that is measured."""
-_TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0
+"""Silence on a connection after which the endpoint counts as gone."""
 
 
 class AttachedServer:
     """An endpoint. Any HTTP answer counts as running; only silence does not."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self._url = url
+        self._timeout_s = timeout_s
         self._answered_at = float("-inf")
         self._silence = ""
 
@@ -28,9 +30,9 @@ class AttachedServer:
         if time.monotonic() - self._answered_at < _ASK_EVERY_S:
             return None
         try:
-            requests.get(self._url, timeout=_TIMEOUT_S).close()
+            requests.get(self._url, timeout=self._timeout_s).close()
         except requests.Timeout:
-            self._silence = f"no answer within {_TIMEOUT_S:.0f} s"
+            self._silence = f"no answer within {self._timeout_s:g} s"
             return 1
         except requests.RequestException as error:
             self._silence = type(error).__name__
