@@ -15,6 +15,8 @@ import msgspec
 LOWEST_LOGPROB = -9999.0
 """Stands for -inf, which JSON cannot carry."""
 _TEXT_LIMIT = 2000
+_ABSENT = msgspec.Raw()
+_NULL = (b"", b"null", b"[]", b"{}", b'""')
 
 
 class TokenLogprob(msgspec.Struct):
@@ -37,7 +39,7 @@ class Delta(msgspec.Struct):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = _ABSENT
 
 
 class Choice(msgspec.Struct):
@@ -70,12 +72,11 @@ class Chunk(msgspec.Struct):
 
     choices: list[Choice] | None = None
     usage: Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _ABSENT
     object: str | None = None
-    message: msgspec.Raw | None = None
+    message: msgspec.Raw = _ABSENT
 
 
-_NULL = (b"", b"null", b"[]", b"{}", b'""')
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
 decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
 
@@ -160,10 +161,10 @@ class Answer:
 
     def add(self, chunk: Chunk, stamp: int) -> None:
         """Take one chunk that arrived at `stamp` (ns)."""
-        if chunk.error is not None and bytes(chunk.error) not in _NULL:
+        if bytes(chunk.error) not in _NULL:
             self._take_error(bytes(chunk.error))
         elif chunk.object == "error":
-            self._take_error(bytes(chunk.message or b""))
+            self._take_error(bytes(chunk.message))
         if chunk.usage is not None:
             self._take_usage(chunk.usage)
         content = False
@@ -198,7 +199,7 @@ class Answer:
             if text:
                 self.texts.append(text)
                 content = True
-        return content or (delta.tool_calls is not None and bytes(delta.tool_calls) not in _NULL)
+        return content or bytes(delta.tool_calls) not in _NULL
 
     def _take_logprobs(self, logprobs: Logprobs, *, with_ids: bool) -> None:
         values: list[float | None] = list(logprobs.token_logprobs or ())

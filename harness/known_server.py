@@ -55,6 +55,8 @@ class Script(Noun):
     role_chunk: bool = True
     """Chat: send an empty role delta at once."""
     fault: Fault = ""
+    faults: tuple[Fault, ...] = ()
+    """When given, a request whose first prompt id is i meets faults[i] (none beyond the end)."""
     fault_after: int = 2
     """Tokens sent before the fault happens."""
     status: int = 429
@@ -181,6 +183,8 @@ class _Peer(asyncio.Protocol):
             return
         fields = msgspec.json.decode(content)
         script = msgspec.convert(fields["script"], Script) if "script" in fields else self._script
+        if script.faults:
+            script = msgspec.structs.replace(script, fault=_scripted(script.faults, fields.get("prompt")))
         if script.fault == "http":
             extra = f"Retry-After: {script.retry_after}\r\n".encode() if script.retry_after else b""
             self.write(_plain(script.status, b'{"error":{"message":"scripted"}}', extra))
@@ -199,6 +203,11 @@ class _Peer(asyncio.Protocol):
         if stream.chat and stream.script.role_chunk:
             self.write(_event('"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]'))
         self._clock.add(stream)
+
+
+def _scripted(faults: tuple[Fault, ...], prompt: object) -> Fault:
+    which = prompt[0] if isinstance(prompt, list) and prompt else len(faults)
+    return faults[which] if which < len(faults) else ""
 
 
 def _plain(status: int, content: bytes, extra: bytes = b"") -> bytes:
