@@ -70,6 +70,14 @@ def compare(runs: Words = None) -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """What this machine has, what it lacks, and which variants can run here."""
+    from harness import doctor as diagnosis
+
+    diagnosis.run(Console())
+
+
+@app.command()
 def load(words: Words = None) -> None:
     """The client alone against a running endpoint: load url=http://host:port [workload] [key=value ...]"""
     given = list(words or [])
@@ -81,14 +89,23 @@ def load(words: Words = None) -> None:
 
 
 @app.command()
-def plan(words: Words = None, json: Annotated[bool, typer.Option("--json")] = False) -> None:
+def plan(
+    words: Words = None,
+    json: Annotated[bool, typer.Option("--json")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Parse it with the engine's own parser.")] = False,
+) -> None:
     """Print what would be launched, touch nothing: plan <variant|all> [model=ALIAS] [key=value ...]"""
-    from harness import feasible
+    from harness import dialect_check, feasible
     from harness import plan as planning
 
     machine = feasible.probe()
     recipe, _ = planning.recipe_of(words or ["all"], machine, everything=True)
     planned = planning.plan(recipe, machine)
+    if check:
+        results = dialect_check.check_all([(p.variant, p.launch) for p in planned], machine.images)
+        Console().print(escape(dialect_check.as_text(results)), highlight=False, soft_wrap=True)
+        dialect_check.refuse(results)
+        return
     if json:
         sys.stdout.write(planning.as_json(planned).decode() + "\n")
         return

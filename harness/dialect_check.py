@@ -12,7 +12,7 @@ import msgspec
 
 from harness import trtllm_options
 from harness.dialect import version_key
-from harness.errors import MachineError
+from harness.errors import LaunchError, MachineError
 from harness.registry import ROOT
 from harness.schema import Launch, Noun, ParseResult, Variant
 
@@ -162,3 +162,21 @@ def _ask(command: Sequence[str], arguments: Sequence[Sequence[str]]) -> Parsed:
             f"echo '[]' | {shlex.join(command)}",
             details="\n".join(done.stderr.splitlines()[-_TAIL_LINES:]),
         ) from error
+
+
+def as_text(results: Sequence[ParseResult]) -> str:
+    """One line per command: verdict, variant, parser, what could not be checked, what was refused."""
+    lines = []
+    for r in results:
+        verdict = "parses" if r.ok else "REFUSED"
+        detail = "; ".join(part for part in (r.error, r.note) if part)
+        lines.append(f"{verdict:8} {r.variant}: {r.parser}{' - ' + detail if detail else ''}")
+    return "\n".join(lines)
+
+
+def refuse(results: Sequence[ParseResult]) -> None:
+    """Raises LaunchError naming variant, flag and version when a command was refused."""
+    refused = [r for r in results if not r.ok]
+    if refused:
+        named = "; ".join(f"{r.variant}: {r.error}" for r in refused)
+        raise LaunchError(f"{named}. Correct the flag (args=, or engines/<engine>.toml) and plan again.")

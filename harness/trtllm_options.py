@@ -1,4 +1,4 @@
-"""trtllm-serve's documented options as data (engines/trtllm.options.toml): its parser does not install here."""
+"""Documented options of trtllm-serve (engines/trtllm.options.toml): its parser does not install here."""
 
 from __future__ import annotations
 
