@@ -1,5 +1,6 @@
 # SGLang with a chosen DeepEP and NVSHMEM. The official image brings its own DeepEP; build this one only to try
 # another revision, another NVSHMEM, or another GPU than that one was compiled for.
+# tag: DEEPEP_REF
 ARG BASE=lmsysorg/sglang:v0.5.23-cu130
 FROM ${BASE}
 

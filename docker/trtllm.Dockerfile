@@ -3,6 +3,7 @@
 # nvcr.io/nvidia/tensorrt-llm/release instead.
 #
 # BASE must be the PyTorch image that the commit's own docker/Dockerfile.multi names.
+# tag: TRTLLM_REF
 ARG BASE=nvcr.io/nvidia/pytorch:25.03-py3
 
 FROM ${BASE} AS build

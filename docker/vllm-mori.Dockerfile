@@ -1,5 +1,6 @@
 # vLLM with MORI expert parallelism, both from source. Needs a machine with a registry, GitHub, and hours of CPU.
 # Also builds forks: VLLM_REPO and VLLM_REF name any repository and branch.
+# tag: VLLM_REF
 ARG BASE=rocm/vllm-dev:base
 FROM ${BASE}
 

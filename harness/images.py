@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from docker.errors import DockerException
 from harness import registry
 from harness.errors import InputError, MachineError
 from harness.launchers.container import LABEL
-from harness.launchers.docker_engine import DOCKERFILES, connect
+from harness.launchers.docker_engine import DOCKERFILES, connect, tag_argument
 
 OnLine = Callable[[str], None]
 
@@ -38,7 +38,7 @@ def run(name: str, settings: Iterable[str] = (), on_line: OnLine = print) -> str
     """
     dockerfile = find_dockerfile(name)
     args = parse_settings(dockerfile, settings)
-    image = f"{name}:{args.pop('TAG', '') or default_tag(name)}"
+    image = f"{name}:{args.pop('TAG', '') or default_tag(name, args)}"
     client = connect()
     with contextlib.closing(client), tempfile.TemporaryDirectory(prefix=f"{LABEL}-image-") as folder:
         make_context(name, Path(folder), on_line)
@@ -77,8 +77,12 @@ def parse_settings(dockerfile: Path, settings: Iterable[str]) -> dict[str, str]:
     return args
 
 
-def default_tag(name: str) -> str:
-    """The tag under which variants ask for this image; "latest" when none or several do."""
+def default_tag(name: str, args: Mapping[str, str]) -> str:
+    """The revision built, where the Dockerfile's `# tag: ARG` names it; else the tag variants ask for."""
+    if argument := tag_argument(name):
+        default = re.search(rf"^ARG {argument}=(.*)$", find_dockerfile(name).read_text(), re.MULTILINE)
+        revision = args.get(argument) or (default[1] if default else "")
+        return re.sub(r"[^\w.-]", "-", revision)[:128].lstrip(".-") or "latest"
     images = (variant.image for variant in registry.variants().values())
     tags = {tag for repository, _, tag in (image.partition(":") for image in images) if repository == name}
     return tags.pop() if len(tags) == 1 else "latest"

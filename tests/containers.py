@@ -16,7 +16,7 @@ import pytest
 from harness.errors import MachineError
 from harness.launchers.docker_engine import connect
 
-HOST_IMAGE = "serving-harness/hostroot:test"
+HOST_IMAGE = "serving-harness/hostroot:1"
 PYTHON = str(Path(sys.executable).absolute())
 _FOLDERS = ("dev", "etc", "models", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var/tmp")
 # /sbin is no link: there Docker puts its init, which a mount over /usr would hide.
@@ -64,8 +64,9 @@ def engine_client() -> Iterator[Any]:
     """A client of the engine, with HOST_IMAGE in place."""
     require_engine()
     with closing(connect()) as client:
-        repository, tag = HOST_IMAGE.split(":")
-        client.api.import_image_from_data(_root_archive(), repository=repository, tag=tag)
+        if not client.images.list(name=HOST_IMAGE):
+            repository, tag = HOST_IMAGE.split(":")
+            client.api.import_image_from_data(_root_archive(), repository=repository, tag=tag)
         yield client
 
 

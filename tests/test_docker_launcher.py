@@ -177,6 +177,7 @@ def test_refusals_are_sentences(explanation: str, words: str) -> None:
 
 def test_a_missing_image_names_the_command_that_gets_it() -> None:
     assert how_to_get("vllm-cpu:0.32.0") == "just image vllm-cpu"
+    assert how_to_get("vllm-mori:my-branch") == "just image vllm-mori VLLM_REF=my-branch"
     assert how_to_get("vllm/vllm-openai:v0.32.0") == "docker pull vllm/vllm-openai:v0.32.0"
     assert how_to_get("host:5000/vllm-cpu:1") == "docker pull host:5000/vllm-cpu:1"
 

@@ -58,8 +58,15 @@ def test_settings_become_build_args() -> None:
 
 
 def test_an_image_gets_the_tag_that_variants_ask_for() -> None:
-    assert f"vllm-cpu:{images.default_tag('vllm-cpu')}" == registry.variant("vllm-cpu").image
-    assert images.default_tag("no-variant-asks-for-it") == "latest"
+    assert f"vllm-cpu:{images.default_tag('vllm-cpu', {})}" == registry.variant("vllm-cpu").image
+    fork = images.default_tag("vllm-mori", {"VLLM_REF": "mori-ep-aiter-fix"})
+    assert f"vllm-mori:{fork}" == registry.variant("vllm-mori-fork").image
+
+
+def test_an_image_built_from_a_revision_is_never_called_something_else() -> None:
+    assert images.default_tag("vllm-mori", {}) == "v0.32.0"
+    assert images.default_tag("vllm-mori", {"VLLM_REF": "user/a b"}) == "user-a-b"
+    assert images.default_tag("trtllm", {}).startswith("2e669133")
 
 
 def test_a_plain_context_holds_the_dockerfile_only(tmp_path: Path) -> None:

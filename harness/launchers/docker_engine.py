@@ -101,12 +101,18 @@ def find_image(client: Any, name: str) -> Any:
 
 def how_to_get(image: str) -> str:
     """The command that brings an image here: built from docker/ when a Dockerfile bears its name."""
-    repository = image.partition("@")[0].partition(":")[0]
-    return (
-        f"just image {repository}"
-        if (DOCKERFILES / f"{repository}.Dockerfile").exists()
-        else f"docker pull {image}"
-    )
+    name, _, tag = image.partition(":")
+    if not (DOCKERFILES / f"{name}.Dockerfile").exists():
+        return f"docker pull {image}"
+    argument = tag_argument(name)
+    return f"just image {name}" + (f" {argument}={tag}" if argument else "")
+
+
+def tag_argument(name: str) -> str:
+    """The build arg whose value is the image's tag: the Dockerfile's comment `# tag: ARG`, or ""."""
+    text = (DOCKERFILES / f"{name}.Dockerfile").read_text(encoding="utf-8")
+    found = re.search(r"^# tag: (\w+)$", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def digest(image: Any) -> str:
