@@ -1,0 +1,32 @@
+"""Backends by name."""
+
+from __future__ import annotations
+
+import torch
+
+from ep_check.seam import Backend
+from ep_check.shape import Shape
+
+NAMES = ("torch-gloo", "torch-nccl", "mori", "deep_ep")
+
+
+def device_of(name: str, local_rank: int) -> torch.device:
+    """Where a backend's tensors live."""
+    return torch.device("cpu") if name == "torch-gloo" else torch.device("cuda", local_rank)
+
+
+def open_backend(name: str, shape: Shape, device: torch.device) -> Backend:
+    """Build a backend on an initialised process group; raises UnavailableError, ValueError."""
+    if name in ("torch-gloo", "torch-nccl"):
+        from ep_check.backends.torch_alltoall import TorchAllToAll
+
+        return TorchAllToAll(shape, device)
+    if name == "mori":
+        from ep_check.backends.mori_ep import MoriEp
+
+        return MoriEp(shape, device)
+    if name == "deep_ep":
+        from ep_check.backends.deep_ep_normal import DeepEpNormal
+
+        return DeepEpNormal(shape, device)
+    raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)}")
