@@ -15,8 +15,8 @@ library_name: transformers
 
 {millions:.2f} M parameters, {num_hidden_layers} layers, {num_experts} experts of which
 {num_experts_per_tok} per token, `Qwen3MoeForCausalLM`, bf16, untied. It exists to compare serving engines:
-its logits are peaked, so that a wrong expert choice or a wrong kernel shows in its output. It knows fragments of Python's standard library
-and nothing else.
+its logits are peaked, so that a wrong expert choice or a wrong kernel shows in its output. It
+knows fragments of Python's standard library and nothing else.
 
 Made by (needs `scripts/train.requirements.txt`):
 
