@@ -64,7 +64,7 @@ def ask(
     requests = [_request(i, a, num_tokens) for i, a in enumerate(answers)]
     records: dict[str, RequestRecord] = {}
     client.fire(target, requests, Load(max_concurrency=1), lambda r: records.__setitem__(r.request_id, r))
-    return tuple(_result(a, records[q.request_id]) for a, q in zip(answers, requests, strict=True))
+    return tuple(judged(a, records[q.request_id]) for a, q in zip(answers, requests, strict=True))
 
 
 def fingerprints(
@@ -99,7 +99,8 @@ def _request(number: int, answer: KnownAnswer, num_tokens: int) -> Request:
     )
 
 
-def _result(answer: KnownAnswer, record: RequestRecord) -> KnownResult:
+def judged(answer: KnownAnswer, record: RequestRecord) -> KnownResult:
+    """Whether a record is the known answer."""
     question = answer.prompt or f"{len(answer.prompt_token_ids)} ids {answer.prompt_token_ids[:4]}..."
     if record.error:
         return KnownResult(question=question, held=False, found=record.error)
