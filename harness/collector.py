@@ -6,6 +6,7 @@ columns they use. The folder is derived: it is remade when requests.jsonl change
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import numpy as np
@@ -22,10 +24,12 @@ import numpy as np
 from harness.columns import Columns
 from harness.decoding import FIELDS, Part, decode, decode_to_files
 from harness.errors import StoreError
+from harness.schema import RequestRecord
 
 SIDECAR_BYTES = 32 << 20
 """Files below this are decoded each time: it takes less than a second."""
 SIDECAR = ".columns"
+SAMPLE_BYTES = 16 << 20
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +53,18 @@ class Collected:
 
     columns: Columns
     summary: Summary
+    sample_path: Path
+    """Whole records: all of a small file; of a large one about SAMPLE_BYTES, chosen by request id."""
+
+    def sample(self) -> list[RequestRecord]:
+        """The records of sample_path that this version can read."""
+        decoder = msgspec.json.Decoder(RequestRecord)
+        records = []
+        with self.sample_path.open("rb") as file:
+            for line in file:
+                with contextlib.suppress(msgspec.MsgspecError):
+                    records.append(decoder.decode(line))
+        return records
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -77,7 +93,8 @@ def collect(path: Path, num_workers: int | None = None, sidecar_bytes: int = SID
     try:
         status = path.stat()
         if status.st_size < sidecar_bytes:
-            return _from_parts([decode(path, 0, status.st_size)], status)
+            part = decode(path, 0, status.st_size)
+            return Collected(Columns(**part.arrays), _summary([part], status), path)
         return _through_sidecar(path, status, num_workers or len(os.sched_getaffinity(0)))
     except OSError as error:
         raise StoreError(f"{error.filename or path} cannot be used ({error.strerror}); check it.") from error
@@ -104,14 +121,17 @@ def _through_sidecar(path: Path, status: os.stat_result, num_workers: int) -> Co
 def _make(path: Path, status: os.stat_result, folder: Path, num_workers: int) -> None:
     """Fills `folder` from the file, a byte range per worker."""
     ranges = list(_ranges(path, status.st_size, num_workers))
+    one_in = 1 << (status.st_size // SAMPLE_BYTES).bit_length()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=num_workers, mp_context=context) as pool:
         jobs = [
-            pool.submit(decode_to_files, path, span, folder, number) for number, span in enumerate(ranges)
+            pool.submit(decode_to_files, path, span, (folder, number), one_in)
+            for number, span in enumerate(ranges)
         ]
         parts = [job.result() for job in jobs]
     for name, kind in FIELDS.items():
         _join(folder, name, kind, len(parts))
+    _concatenate(folder, "sample", len(parts), (folder / "sample.jsonl").open("wb"))
     (folder / "summary.json").write_bytes(msgspec.json.encode(_summary(parts, status)))
 
 
@@ -130,12 +150,20 @@ def _ranges(path: Path, size: int, num: int) -> Iterator[tuple[int, int]]:
 
 def _join(folder: Path, name: str, kind: str, num_parts: int) -> None:
     """The parts of one column as one .npy file."""
-    parts = [folder / f"{name}.{number}" for number in range(num_parts)]
-    length = sum(part.stat().st_size for part in parts) // np.dtype(kind).itemsize
-    header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": (length,)}
-    with (folder / f"{name}.npy").open("wb") as whole:
-        np.lib.format.write_array_header_1_0(whole, header)
-        for part in parts:
+    size = sum((folder / f"{name}.{number}").stat().st_size for number in range(num_parts))
+    shape = (size // np.dtype(kind).itemsize,)
+    whole = (folder / f"{name}.npy").open("wb")
+    np.lib.format.write_array_header_1_0(
+        whole, {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
+    )
+    _concatenate(folder, name, num_parts, whole)
+
+
+def _concatenate(folder: Path, name: str, num_parts: int, whole: IO[bytes]) -> None:
+    """Moves the parts to the end of `whole` and closes it."""
+    with whole:
+        for number in range(num_parts):
+            part = folder / f"{name}.{number}"
             with part.open("rb") as file:
                 shutil.copyfileobj(file, whole, 1 << 24)
             part.unlink()
@@ -150,12 +178,7 @@ def _load(folder: Path, status: os.stat_result) -> Collected | None:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in FIELDS}
     except (OSError, ValueError, msgspec.MsgspecError):
         return None
-    return Collected(Columns(**arrays), summary)
-
-
-def _from_parts(parts: list[Part], status: os.stat_result) -> Collected:
-    arrays = {name: np.concatenate([p.arrays[name] for p in parts]) for name in FIELDS}
-    return Collected(Columns(**arrays), _summary(parts, status))
+    return Collected(Columns(**arrays), summary, folder / "sample.jsonl")
 
 
 def _summary(parts: list[Part], status: os.stat_result) -> Summary:

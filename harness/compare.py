@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from harness import agreement, fairness, intervals, metrics, registry, store
+from harness import agreement, collector, fairness, intervals, metrics, registry, store
 from harness.agreement import JudgeSettings
 from harness.errors import InputError, StoreError
 from harness.schema import (
@@ -33,7 +33,12 @@ class Measured(NamedTuple):
 
     folder: Path
     result: TrialResult
+    metrics: Metrics | None
+    """None when no request was sent."""
     records: list[RequestRecord]
+    """For checks of the output: all of them, or an even sample where there are very many."""
+    notes: tuple[str, ...]
+    """Defects of the files, a sentence each."""
     scores: list[Score]
     attestation: Attestation | None
     launch: Launch | None
@@ -46,7 +51,7 @@ def compare(run: Path) -> Comparison:
     groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     for path in sorted(run.glob("*/r*/*/trial.json")):
         try:
-            measured = load(path.parent)
+            measured = load(path.parent, recipe.slo)
         except StoreError as error:
             notes.append(error.message)
             continue
@@ -64,15 +69,19 @@ def compare(run: Path) -> Comparison:
     )
 
 
-def load(folder: Path) -> Measured:
+def load(folder: Path, slo: dict[str, float]) -> Measured:
     """One trial's files. Raises StoreError for those that cannot be read."""
+    requests = folder / "requests.jsonl"
+    collected = collector.collect(requests) if requests.exists() else None
     visit = folder.parent
     attested, launch = visit / "attestation.json", visit / "launch.json"
     scores = folder / "scores.jsonl"
     return Measured(
         folder=folder,
         result=store.read(folder / "trial.json", TrialResult),
-        records=list(store.records(folder)) if (folder / "requests.jsonl").exists() else [],
+        metrics=metrics.summarize(collected.columns, slo) if collected and collected.summary.num else None,
+        records=collected.sample() if collected else [],
+        notes=collected.notes if collected else (),
         scores=list(store.read_lines(scores, Score)) if scores.exists() else [],
         attestation=store.read(attested, Attestation) if attested.exists() else None,
         launch=store.read(launch, Launch) if launch.exists() else None,
@@ -90,7 +99,7 @@ def _ordered(groups: Iterable[tuple[str, str]], recipe: Recipe) -> list[tuple[st
 def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], recipe: Recipe) -> Row:
     variant, scenario = key
     trials = groups[key]
-    done = [t for t in trials if t.result.status == "done"]
+    done = [t for t in trials if t.result.status == "done" and t.metrics]
     launch = next((t.launch for t in trials if t.launch), None)
     if not done:
         last = trials[-1]
@@ -100,10 +109,10 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
             status=last.result.status,
             reason=last.result.reason,
             num_gpus=launch.num_gpus if launch else 0,
-            metrics=metrics.metrics(last.records, recipe.slo) if last.records else None,
+            metrics=last.metrics,
             labels=launch.labels if launch else (),
         )
-    per_restart = [metrics.metrics(t.records, recipe.slo) for t in done]
+    per_restart = [t.metrics for t in done if t.metrics]
     rates = [m.output_throughput for m in per_restart]
     return Row(
         variant=variant,
@@ -116,7 +125,7 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
         attested=all(t.attestation and t.attestation.valid for t in done),
         invalid=_invalid(done),
         labels=launch.labels if launch else (),
-        notes=tuple(dict.fromkeys(n for t in trials for n in t.result.notes))
+        notes=tuple(dict.fromkeys(n for t in trials for n in (*t.result.notes, *t.notes)))
         + tuple(t.result.reason for t in trials if t.result.status == "failed"),
     )
 
@@ -161,9 +170,9 @@ def _throughputs(
     good = {(r.variant, r.scenario) for r in rows if r.status == "done" and not r.invalid and not _wrong(r)}
     return {
         (scenario, variant): {
-            t.result.trial.restart: metrics.metrics(t.records).output_throughput
+            t.result.trial.restart: t.metrics.output_throughput
             for t in trials
-            if t.result.status == "done"
+            if t.result.status == "done" and t.metrics
         }
         for (variant, scenario), trials in groups.items()
         if (variant, scenario) in good

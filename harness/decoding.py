@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -42,11 +44,18 @@ class _Line(msgspec.Struct):
     error: str = ""
 
 
+class Sample(NamedTuple):
+    """Where whole records go, and of how many requests one: chosen by id, so the same for all variants."""
+
+    one_in: int
+    file: IO[bytes]
+
+
 @dataclass(slots=True)
 class Part:
     """What one byte range of the file held."""
 
-    arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Empty when the columns went to files."""
     num: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -66,26 +75,30 @@ def decode(path: Path, start: int, end: int) -> Part:
     return part
 
 
-def decode_to_files(path: Path, span: tuple[int, int], folder: Path, number: int) -> Part:
-    """Columns of a byte range as raw files <folder>/<column>.<number>; memory stays at one batch."""
+def decode_to_files(path: Path, span: tuple[int, int], target: tuple[Path, int], one_in: int) -> Part:
+    """Columns of a byte range as raw files <folder>/<column>.<number>; memory stays at one batch.
+
+    Whole records of one request in `one_in` go to <folder>/sample.<number>.
+    """
     part = Part()
-    files = {name: (folder / f"{name}.{number}").open("wb") for name in FIELDS}
-    try:
-        for batch in _batches(path, span, part):
+    folder, number = target
+    with contextlib.ExitStack() as stack:
+        names = (*FIELDS, "sample")
+        files = {n: stack.enter_context((folder / f"{n}.{number}").open("wb")) for n in names}
+        for batch in _batches(path, span, part, Sample(one_in, files["sample"])):
             for name, values in batch.items():
                 files[name].write(values.data)
-    finally:
-        for file in files.values():
-            file.close()
     return part
 
 
-def _batches(path: Path, span: tuple[int, int], part: Part) -> Iterator[dict[str, NDArray[np.generic]]]:
+def _batches(
+    path: Path, span: tuple[int, int], part: Part, sample: Sample | None = None
+) -> Iterator[dict[str, NDArray[Any]]]:
     with path.open("rb") as file:
         file.seek(span[0])
         batch: list[_Line] = []
         times = array("d")
-        for line in _lines(file, span, part):
+        for line in _lines(file, span, part, sample):
             times.extend(line.content_at_s)
             part.errors[line.error_kind] += bool(line.error)
             part.num_without_usage += not (line.usage or line.error)
@@ -97,7 +110,7 @@ def _batches(path: Path, span: tuple[int, int], part: Part) -> Iterator[dict[str
     part.errors = +part.errors
 
 
-def _lines(file: IO[bytes], span: tuple[int, int], part: Part) -> Iterator[_Line]:
+def _lines(file: IO[bytes], span: tuple[int, int], part: Part, sample: Sample | None) -> Iterator[_Line]:
     """Records of the byte range; what cannot be read is counted in `part`."""
     decoder = msgspec.json.Decoder(_Line)
     position = span[0]
@@ -106,16 +119,20 @@ def _lines(file: IO[bytes], span: tuple[int, int], part: Part) -> Iterator[_Line
             return
         position += len(raw)
         try:
-            yield decoder.decode(raw)
+            line = decoder.decode(raw)
         except msgspec.MsgspecError as error:
             if not raw.endswith(b"\n"):
                 part.truncated = True
             elif raw.strip():
                 part.bad_lines += 1
                 part.first_bad = part.first_bad or f"at byte {position - len(raw)}: {error}"
+            continue
+        if sample and zlib.crc32(line.request_id.encode()) % sample.one_in == 0:
+            sample.file.write(raw)
+        yield line
 
 
-def _columns(batch: list[_Line], times: array[float], part: Part) -> dict[str, NDArray[np.generic]]:
+def _columns(batch: list[_Line], times: array[float], part: Part) -> dict[str, NDArray[Any]]:
     """Arrays of one batch; `times` are its chunk times, request after request."""
     flat = np.frombuffer(times, dtype=np.float64) if times else np.empty(0)
     counts = np.array([len(line.content_at_s) for line in batch], dtype=np.int64)

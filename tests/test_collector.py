@@ -119,3 +119,15 @@ def test_metrics_agree_with_the_in_memory_path(tmp_path: Path) -> None:
     assert found.icl_s is not None and expected.icl_s is not None
     assert found.icl_s.p99 == pytest.approx(expected.icl_s.p99, rel=1e-6)
     assert found.tpot_s == expected.tpot_s
+
+
+def test_the_sample_of_a_large_file_is_whole_records_of_the_same_requests(tmp_path: Path) -> None:
+    kept = []
+    for variant, gap in (("a", 0.1), ("b", 0.2)):
+        folder = tmp_path / variant
+        folder.mkdir()
+        records = [record(i, gap, text="t") for i in range(40)]
+        found = collect(written(folder / "requests.jsonl", records), num_workers=2, sidecar_bytes=0)
+        assert all(r in records for r in found.sample())
+        kept.append({r.request_id for r in found.sample()})
+    assert kept[0] == kept[1] and kept[0]
