@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 
 from harness.dialect import since
 from harness.errors import ModelError
@@ -53,7 +54,7 @@ def _fakes(launch: Launch) -> Iterator[str]:
 
 def _flags(argv: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """(flag, value) of each word: `--flag value` and `--flag=value`, underscores read as dashes."""
-    for word, following in zip(argv, (*argv[1:], ""), strict=True):
+    for word, following in zip_longest(argv, argv[1:], fillvalue=""):
         if word.startswith("-"):
             flag, equals, value = word.partition("=")
             yield re.sub(r"(?<!^)(?<!^-)_", "-", flag), value if equals else following

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -176,10 +177,15 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherNam
         port=_PLAN_PORT,
         python=recipe.python or (environment if variant.environment and not contained else "python3"),
         extra_args=recipe.args,
-        extra_env=recipe.env,
+        extra_env={k: _own(v) for k, v in recipe.env.items()},
         url=recipe.url,
         root=container.REPOSITORY if contained else str(registry.ROOT),
     )
+
+
+def _own(value: str) -> str:
+    """A stored recipe names secrets as ${NAME}: the value is the caller's own."""
+    return os.path.expandvars(value) if value.startswith("${") else value
 
 
 def relative(path: str) -> str:

@@ -1,9 +1,15 @@
-"""What exists: engines/<name>.py + <name>.toml and workloads/<name>.py. The file name is the registry."""
+"""What exists: engines/<name>.py + <name>.toml and workloads/<name>.py. The file name is the registry.
+
+Engines that are not for this repository lie in folders of their own: HARNESS_ENGINES=/folder[:/folder].
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import os
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -37,13 +43,17 @@ def read_toml(path: Path) -> dict[str, object]:
         raise InputError(f"{path} cannot be read ({error}); name an existing TOML file.") from error
 
 
+def engine_folders() -> tuple[Path, ...]:
+    """engines/ of this repository, then those of $HARNESS_ENGINES."""
+    return (ROOT / "engines", *(Path(p) for p in os.environ.get("HARNESS_ENGINES", "").split(":") if p))
+
+
 @cache
 def variants() -> dict[str, Variant]:
     """All variants of all engines, by name. Raises InputError on a malformed table or a name used twice."""
     found: dict[str, Variant] = {}
-    for path in sorted((ROOT / "engines").glob("*.toml")):
-        if not path.with_suffix(".py").exists():
-            continue
+    files = [path for folder in engine_folders() for path in sorted(folder.glob("*.toml"))]
+    for path in (p for p in files if p.with_suffix(".py").exists()):
         for name, table in read_toml(path).items():
             if name in found:
                 raise InputError(
@@ -71,8 +81,23 @@ def lookup(name: str, table: dict[str, N], what: str) -> N:
 
 
 def engine(name: str) -> ModuleType:
-    """The module engines/<name>.py: launch(), effective() and whatever else it offers."""
-    return importlib.import_module(f"engines.{name}")
+    """The module <name>.py of an engine folder: launch(), effective() and whatever else it offers."""
+    if (ROOT / "engines" / f"{name}.py").exists():
+        return importlib.import_module(f"engines.{name}")
+    return _outside(name)
+
+
+@cache
+def _outside(name: str) -> ModuleType:
+    """An engine file that lies outside this repository. Raises InputError when there is none."""
+    path = next((f / f"{name}.py" for f in engine_folders() if (f / f"{name}.py").exists()), None)
+    spec = importlib.util.spec_from_file_location(f"engines.{name}", path) if path else None
+    if spec is None or spec.loader is None:
+        raise InputError(f"There is no engine {name!r} in {', '.join(str(f) for f in engine_folders())}.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def workloads() -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 import msgspec
 import tomlkit
 
-from harness.errors import StoreError
+from harness.command import redacted_argv, redacted_env
+from harness.errors import InputError, StoreError
 from harness.registry import ROOT
 from harness.schema import SCHEMA_VERSION, Noun, Recipe, RequestRecord, Trial
 
@@ -47,16 +48,16 @@ def run_folder(run_id: str) -> Path:
 
 
 def find_run(name: str) -> Path:
-    """An existing run by id or path; "" or "last" is the newest. Raises StoreError that says what exists."""
+    """An existing run by id or path; "" or "last" is the newest. Raises InputError when there is none."""
     if name in ("", "last"):
         runs = sorted(p for p in results_root().glob("*") if (p / "recipe.toml").exists())
         if not runs:
-            raise StoreError(f"{results_root()} holds no run yet; make one with `just bench all`.")
+            raise InputError(f"{results_root()} holds no run yet; make one with `just bench all`.")
         return runs[-1]
     for folder in (Path(name), results_root() / name):
         if (folder / "recipe.toml").exists():
             return folder
-    raise StoreError(f"There is no run {name!r} in {results_root()}; `just log` lists the runs.")
+    raise InputError(f"There is no run {name!r} in {results_root()}; `just log` lists the runs.")
 
 
 @contextlib.contextmanager
@@ -69,7 +70,7 @@ def writing(path: Path) -> Iterator[None]:
             raise StoreError(
                 f"The disk of {path} is full; free some space and rerun with the same run id."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT):
             raise StoreError(
                 f"{path} cannot be written ({error.strerror}); make it writable or set HARNESS_RESULTS."
             ) from error
@@ -113,8 +114,9 @@ def _version_or(data: bytes, error: Exception) -> str:
 
 
 def write_recipe(run: Path, recipe: Recipe) -> None:
-    """recipe.toml, readable by `bench recipe=`."""
-    write_text(run / "recipe.toml", tomlkit.dumps(_without_none(msgspec.to_builtins(recipe))))
+    """recipe.toml, readable by `bench recipe=`; secrets stay references to the caller's environment."""
+    safe = msgspec.structs.replace(recipe, env=redacted_env(recipe.env), args=redacted_argv(recipe.args))
+    write_text(run / "recipe.toml", tomlkit.dumps(_without_none(msgspec.to_builtins(safe))))
 
 
 def _without_none(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import store
-from harness.errors import StoreError
+from harness.errors import InputError, StoreError
 from harness.registry import ROOT
 from harness.schema import Load, RequestRecord, Trial, TrialResult, WorkloadSpec
 
@@ -61,9 +61,9 @@ def test_run_ids_stay_inside_the_folder(name: str) -> None:
 
 def test_a_missing_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
-    with pytest.raises(StoreError, match="holds no run yet"):
+    with pytest.raises(InputError, match="holds no run yet"):
         store.find_run("")
-    with pytest.raises(StoreError, match="There is no run 'x'"):
+    with pytest.raises(InputError, match="There is no run 'x'"):
         store.find_run("x")
     (tmp_path / "20260101-000000-a").mkdir()
     (tmp_path / "20260101-000000-a" / "recipe.toml").write_text("")

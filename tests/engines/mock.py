@@ -1,0 +1,126 @@
+"""A deterministic engine with scripted faults; also the program that serves it. For tests only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from aiohttp import web
+
+from harness.schema import Deployment, Effective, Evidence, Launch, Variant
+
+SCORING = "prompt_logprobs"
+VOCABULARY = 1000
+
+
+def launch(deployment: Deployment, variant: Variant) -> Launch:
+    """This very file, served."""
+    return Launch(
+        variant=variant.name,
+        engine="mock",
+        launcher=deployment.launcher,
+        argv=(sys.executable, __file__, str(deployment.port)),
+        env={**variant.env, **deployment.extra_env, "PYTHONPATH": deployment.root},
+        port=deployment.port,
+        url=deployment.url,
+        served_model_name=deployment.served_model_name,
+        ready_timeout_s=20.0,
+        stop_grace_s=5.0,
+    )
+
+
+def effective(evidence: Evidence) -> Effective:
+    """It says what it is in its log."""
+    dtype = next((line.split("=")[1] for line in evidence.log if line.startswith("dtype=")), None)
+    return Effective(engine_version="1.0", dtype=dtype, proof={"dtype": "log"})
+
+
+def following(ids: list[int]) -> int:
+    """The one right next token."""
+    return 10 + (sum(ids[-3:]) * 7 + len(ids)) % (VOCABULARY - 10)
+
+
+class Mock:
+    """Counts requests and misbehaves as its environment says."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.token_s = float(os.environ.get("MOCK_TOKEN_S", "0.001"))
+        self.die_at = int(os.environ.get("MOCK_DIE_AT", "0"))
+        self.wrong = bool(os.environ.get("MOCK_WRONG"))
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/completions."""
+        body = await request.json()
+        prompt = body["prompt"] if isinstance(body["prompt"], list) else [1, 2, 3]
+        self.seen += 1
+        if self.die_at and self.seen == self.die_at:
+            print("RuntimeError: scripted death", flush=True)
+            os._exit(3)
+        if not body.get("stream"):
+            return web.json_response(self.whole(body, prompt))
+        return await self.stream(request, body, prompt)
+
+    def whole(self, body: dict[str, Any], prompt: list[int]) -> dict[str, Any]:
+        """A plain answer; with prompt_logprobs, the teacher-forced view."""
+        choice: dict[str, Any] = {"index": 0, "text": "x", "finish_reason": "length", "token_ids": [1]}
+        if body.get("prompt_logprobs") is not None:
+            choice["prompt_logprobs"] = [None, *(scored(prompt, i) for i in range(1, len(prompt)))]
+        return {"choices": [choice], "usage": {"prompt_tokens": len(prompt), "completion_tokens": 1}}
+
+    async def stream(
+        self, request: web.Request, body: dict[str, Any], prompt: list[int]
+    ) -> web.StreamResponse:
+        """One chunk a token."""
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        ids = list(prompt)
+        for index in range(body["max_tokens"]):
+            await asyncio.sleep(self.token_s)
+            token = following(ids) if not (self.wrong and index % 4 == 3) else 9
+            ids.append(token)
+            choice: dict[str, Any] = {"index": 0, "text": f" {token}", "token_ids": [token]}
+            if body.get("logprobs"):
+                choice["logprobs"] = {"token_logprobs": [-0.105], "tokens": [f" {token}"], "top_logprobs": [{}]}
+            choice["finish_reason"] = "length" if index == body["max_tokens"] - 1 else None
+            await answer.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": body["max_tokens"]}
+        await answer.write(
+            f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode()
+        )
+        return answer
+
+
+def scored(ids: list[int], index: int) -> dict[str, Any]:
+    """prompt_logprobs entry of one position: the right token has p = 0.9, any other 1e-4."""
+    best, token = following(ids[:index]), ids[index]
+    entry = {str(best): {"logprob": -0.105, "rank": 1, "decoded_token": ""}}
+    if token != best:
+        entry[str(token)] = {"logprob": -9.21, "rank": 5, "decoded_token": ""}
+    return entry
+
+
+async def healthy(request: web.Request) -> web.Response:
+    """GET /health and /v1/models."""
+    return web.json_response({"data": [{"id": "mock"}]})
+
+
+def main() -> None:
+    """Serve on the port given."""
+    print("dtype=float32", flush=True)
+    if cause := os.environ.get("MOCK_EXIT"):
+        print(f"Traceback (most recent call last):\n{cause}\nEngine core initialization failed", flush=True)
+        sys.exit(1)
+    mock = Mock()
+    app = web.Application(client_max_size=2**26)
+    app.router.add_post("/v1/completions", mock.complete)
+    app.router.add_get("/health", healthy)
+    app.router.add_get("/v1/models", healthy)
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+
+
+if __name__ == "__main__":
+    main()
