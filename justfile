@@ -34,6 +34,14 @@ load *words: setup
 compare *words: setup
     @{{ python }} -m harness compare "$@"
 
+# Build an image of docker/: image NAME [KEY=VALUE ...]
+image *words: setup
+    @{{ python }} -m harness image "$@"
+
+# Remove what crashed harnesses left behind: containers and engine processes
+clean: setup
+    @{{ python }} -m harness clean
+
 # Pass the tests
 test *words: setup
     @sh scripts/setup.sh dev

@@ -54,6 +54,14 @@ def bench(words: Words = None) -> None:
 
 
 @app.command()
+def clean() -> None:
+    """Remove what crashed harnesses left behind: containers and engine processes"""
+    from harness import clean as cleaning
+
+    cleaning.run(lambda line: print(line, flush=True))
+
+
+@app.command()
 def compare(runs: Words = None) -> None:
     """Recompute table and comparison from stored records: compare [RUN ...]; the newest run by default"""
     from harness import compare as comparing
@@ -75,6 +83,17 @@ def doctor() -> None:
     from harness import doctor as diagnosis
 
     diagnosis.run(Console())
+
+
+@app.command()
+def image(words: Words = None) -> None:
+    """Build an image of docker/: image NAME [KEY=VALUE ...]; without a name, list them"""
+    from harness import images
+
+    if words:
+        images.run(words[0], words[1:], lambda line: print(line, flush=True))
+    else:
+        print("\n".join(images.names()))
 
 
 @app.command()
