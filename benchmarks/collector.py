@@ -1,8 +1,8 @@
-"""How long it takes to turn requests.jsonl into a trial's metrics, and how much memory: docs/COLLECTOR.md.
+"""How long `compare` takes for a run of many requests, and how much memory: docs/COLLECTOR.md.
 
     python -m benchmarks.collector [NUM_RECORDS ...]      default 10000 100000 1000000
 
-Two files (two variants) share the records of each size; every record has 200 chunk times and 200 token ids.
+Two variants share the records of each size; every record has 200 chunk times and 200 token ids.
 """
 
 from __future__ import annotations
@@ -17,25 +17,21 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from harness.schema import RequestRecord
+from harness import store
+from harness.schema import Load, Recipe, RequestRecord, Trial, TrialResult, WorkloadSpec
 
 NUM_CHUNKS = 200
 POOL = 2000
 """Different records in a file; they repeat."""
 
 CHILD = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
-from harness.collector import collect
-from harness.intervals import contrasts
-from harness.metrics import summarize
+from harness.compare import compare
 begun = time.perf_counter()
-found = {}
-for name in sys.argv[1:]:
-    metrics = summarize(collect(Path(name)).columns, {"ttft_s": 1.0})
-    found[("scenario", Path(name).parent.name)] = {1: metrics.output_throughput}
-words = contrasts(found, Path(sys.argv[1]).parent.name)[0].words
-print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, words)
+comparison = compare(Path(sys.argv[1]))
+assert len(comparison.contrasts) == 1 and not comparison.notes, comparison
+print(time.perf_counter() - begun)
 """
 
 
@@ -44,21 +40,33 @@ def main() -> None:
     print("records  file GB  first s  peak GB  again s  peak GB")
     for num in [int(word) for word in sys.argv[1:]] or [10_000, 100_000, 1_000_000]:
         with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder) / name / "requests.jsonl" for name in ("a", "b")]
-            for seed, path in enumerate(paths):
-                write(path, num // 2, seed)
-            size = sum(path.stat().st_size for path in paths) / 1e9
-            first_s, first_gb = measure(paths)
-            again_s, again_gb = measure(paths)
+            run = Path(folder)
+            size = write_run(run, num) / 1e9
+            first_s, first_gb = measure(run)
+            again_s, again_gb = measure(run)
         print(
             f"{num:7d}  {size:7.2f}  {first_s:7.1f}  {first_gb:7.2f}  {again_s:7.1f}  {again_gb:7.2f}",
             flush=True,
         )
 
 
+def write_run(run: Path, num: int) -> int:
+    """A run of two variants with `num` records together; the size of the records in bytes."""
+    workload, load = WorkloadSpec(name="benchmark", num_prompts=num // 2), Load(max_concurrency=8)
+    recipe = Recipe(question="scale?", variants=("a", "b"), workloads=(workload,), loads=(load,))
+    store.write_recipe(run, recipe)
+    size = 0
+    for seed, variant in enumerate(recipe.variants):
+        trial = Trial(variant=variant, workload=workload, load=load)
+        folder = store.trial_folder(run, trial)
+        store.write(folder / "trial.json", TrialResult(trial=trial, status="done"))
+        write(folder / "requests.jsonl", num // 2, seed)
+        size += (folder / "requests.jsonl").stat().st_size
+    return size
+
+
 def write(path: Path, num: int, seed: int) -> None:
     """A requests.jsonl of `num` records."""
-    path.parent.mkdir()
     rng = random.Random(seed)
     pool = [msgspec.json.encode(record(rng, i)) + b"\n" for i in range(min(POOL, num))]
     with path.open("wb") as file:
@@ -89,19 +97,16 @@ def record(rng: random.Random, index: int) -> RequestRecord:
     )
 
 
-def measure(paths: list[Path]) -> tuple[float, float]:
+def measure(run: Path) -> tuple[float, float]:
     """Seconds, and the most memory in GB that the process and its workers held together."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *map(str, paths)], stdout=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(run)], stdout=subprocess.PIPE, text=True)
     peak = 0
     family = psutil.Process(child.pid)
     while child.poll() is None:
         peak = max(peak, _memory(family))
         time.sleep(0.05)
     assert child.stdout is not None
-    seconds, _, _ = child.stdout.read().split(" ", 2)
-    return float(seconds), peak / 1e9
+    return float(child.stdout.read()), peak / 1e9
 
 
 def _memory(family: psutil.Process) -> int:
