@@ -1,0 +1,139 @@
+"""A causal language model in full precision, one sequence at a time: exact logprobs for given token ids.
+
+Runs inside the engine's own environment (torch, transformers); the harness never imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+_POSITIONS_AT_ONCE = 512
+"""Rows of logits held at a time: a long prompt times a large vocabulary would not fit."""
+
+
+class Top(NamedTuple):
+    """The view of one position: the token, its logprob (nats) and rank, and the best (id, logprob) pairs."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    best: tuple[tuple[int, float], ...]
+
+
+class Sampling(NamedTuple):
+    """How the next token is chosen. temperature 0 = greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Oracle:
+    """The model and its tokenizer."""
+
+    def __init__(self, path: str, dtype: str, device: str) -> None:
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        # On GPUs the grouped expert kernel is bf16 only; the plain loop over experts takes any dtype.
+        experts = {"experts_implementation": "eager"} if device != "cpu" else {}
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), attn_implementation="sdpa", **experts
+        )
+        self.model.eval().to(device)
+        self.device = device
+        config = self.model.config
+        self.vocab_size = int(config.vocab_size)
+        self.max_model_len = int(getattr(config, "max_position_embeddings", 0) or 0)
+        eos = self.model.generation_config.eos_token_id
+        self.eos = frozenset(eos if isinstance(eos, list) else [eos])
+        self.routes = _Routes(self.model)
+
+    @torch.inference_mode()
+    def score(self, ids: Sequence[int], num_best: int) -> list[Top]:
+        """The view of positions 1 .. len(ids)-1, each given the true ids before it."""
+        hidden = self.model.model(input_ids=self._batch(ids), use_cache=False).last_hidden_state[0, :-1]
+        targets = torch.tensor(ids[1:], device=self.device)
+        found: list[Top] = []
+        for first in range(0, len(hidden), _POSITIONS_AT_ONCE):
+            rows = slice(first, first + _POSITIONS_AT_ONCE)
+            found += _tops(self._logprobs(hidden[rows]), targets[rows], num_best)
+        return found
+
+    @torch.inference_mode()
+    def generate(
+        self, ids: Sequence[int], sampling: Sampling, banned_until: int, num_best: int
+    ) -> Iterator[Top]:
+        """Tokens after `ids`, for ever; EOS is not chosen before token number `banned_until`."""
+        generator = torch.Generator().manual_seed(sampling.seed)
+        past, batch = None, self._batch(ids)
+        number = 0
+        while True:
+            out = self.model.model(input_ids=batch, past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            logprobs = self._logprobs(out.last_hidden_state[:, -1])[0]
+            token = self._choose(logprobs, sampling, generator, number < banned_until)
+            yield _tops(logprobs[None], torch.tensor([token], device=self.device), num_best)[0]
+            batch = self._batch([token])
+            number += 1
+
+    def _batch(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([list(ids)], device=self.device)
+
+    def _logprobs(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.model.lm_head(hidden)
+        return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+
+    def _choose(
+        self, logprobs: torch.Tensor, sampling: Sampling, generator: torch.Generator, ban_eos: bool
+    ) -> int:
+        allowed = logprobs.clone()
+        if ban_eos:
+            allowed[list(self.eos)] = float("-inf")
+        if sampling.temperature == 0:
+            return int(allowed.argmax())
+        probabilities = torch.softmax(allowed.double() / sampling.temperature, -1).cpu()
+        ordered, indices = probabilities.sort(descending=True)
+        ordered[(ordered.cumsum(0) - ordered) >= sampling.top_p] = 0
+        return int(indices[torch.multinomial(ordered, 1, generator=generator)])
+
+
+def _tops(logprobs: torch.Tensor, targets: torch.Tensor, num_best: int) -> list[Top]:
+    """One Top per row of logprobs [positions, vocabulary]."""
+    own = logprobs.gather(1, targets[:, None])
+    ranks = (logprobs > own).sum(1) + 1
+    values, indices = logprobs.topk(max(num_best, 1), dim=1)
+    return [
+        Top(token, logprob, rank, tuple(zip(best_ids, best, strict=True)))
+        for token, logprob, rank, best_ids, best in zip(
+            targets.tolist(),
+            own[:, 0].tolist(),
+            ranks.tolist(),
+            indices.tolist(),
+            values.tolist(),
+            strict=True,
+        )
+    ]
+
+
+class _Routes:
+    """Collects the expert ids that each MoE layer's router chose, while `on`."""
+
+    def __init__(self, model: Any) -> None:
+        self.on = False
+        self._chosen: list[torch.Tensor] = []
+        for module in model.modules():
+            if type(module).__name__.endswith("TopKRouter"):
+                module.register_forward_hook(self._keep)
+
+    def _keep(self, module: Any, inputs: Any, output: Any) -> None:
+        if self.on:
+            self._chosen.append(output[-1].detach().cpu())
+
+    def take(self) -> list[list[list[int]]]:
+        """Expert ids of the last forward pass as [tokens][layers][top_k], forgotten afterwards."""
+        chosen, self._chosen = self._chosen, []
+        found: list[list[list[int]]] = torch.stack(chosen, 1).tolist() if chosen else []
+        return found
