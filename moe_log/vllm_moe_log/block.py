@@ -1,0 +1,57 @@
+"""One logged block (one layer in one step) as text or as bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vllm_moe_log.step import Span
+
+
+@dataclass(frozen=True)
+class Block:
+    """experts [N, K] integers and weights [N, K] floats of N tokens, in the order of the spans."""
+
+    step: int
+    at: float
+    """Wall clock, seconds since the epoch."""
+    layer: int
+    rank: int
+    spans: tuple[Span, ...]
+    experts: Any
+    weights: Any
+
+
+def to_text(block: Block) -> bytes:
+    """One JSON line; weights to five decimals."""
+    weights = np.round(np.asarray(block.weights, dtype=np.float64), 5)
+    line = {**_head(block), "experts": np.asarray(block.experts).tolist(), "weights": weights.tolist()}
+    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+
+
+def to_binary(block: Block) -> bytes:
+    """One JSON line with shape and types, then the raw little-endian arrays: experts, weights."""
+    experts = np.asarray(block.experts)
+    dtype = "<u1" if experts.size == 0 or experts.max() < 256 else "<u2"
+    payload = experts.astype(dtype).tobytes() + np.asarray(block.weights).astype("<f2").tobytes()
+    shape = {
+        "shape": list(experts.shape),
+        "experts_dtype": dtype,
+        "weights_dtype": "<f2",
+        "bytes": len(payload),
+    }
+    return json.dumps({**_head(block), **shape}, separators=(",", ":")).encode() + b"\n" + payload + b"\n"
+
+
+def _head(block: Block) -> dict[str, Any]:
+    return {
+        "type": "block",
+        "step": block.step,
+        "at": round(block.at, 4),
+        "layer": block.layer,
+        "rank": block.rank,
+        "requests": [[s.request_id, s.start, s.num_tokens, s.prompt_len] for s in block.spans],
+    }

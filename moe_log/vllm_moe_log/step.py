@@ -1,0 +1,113 @@
+"""Which tokens of which requests a forward pass computes, in batch order. Plain values only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive tokens of one request. Token positions are start .. start + num_tokens - 1."""
+
+    request_id: str
+    start: int
+    num_tokens: int
+    prompt_len: int
+    """Positions below it are prefill, the others decode."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass over real requests."""
+
+    number: int
+    spans: tuple[Span, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all spans, padding not counted."""
+        return sum(span.num_tokens for span in self.spans)
+
+
+def spans_of_runner(runner: Any, scheduler_output: Any) -> tuple[Span, ...]:
+    """Spans from vLLM's first model runner (v1/worker/gpu_model_runner.py; also the CPU's), mid-step.
+
+    Its input batch is in final order only once the forward pass runs, so this is called from there.
+    """
+    batch = runner.input_batch
+    return tuple(
+        Span(
+            request_id=request_id,
+            start=int(batch.num_computed_tokens_cpu[index]),
+            num_tokens=int(scheduler_output.num_scheduled_tokens[request_id]),
+            prompt_len=int(batch.num_prompt_tokens[index]),
+        )
+        for index, request_id in enumerate(batch.req_ids)
+        if request_id in scheduler_output.num_scheduled_tokens
+    )
+
+
+def spans_of_batch(batch: Any) -> tuple[Span, ...]:
+    """Spans from the InputBatch of vLLM's second model runner (v1/worker/gpu/model_runner.py)."""
+    return tuple(
+        Span(request_id, int(start), int(num), int(prompt_len))
+        for request_id, start, num, prompt_len in zip(
+            batch.req_ids,
+            batch.num_computed_tokens_np,
+            batch.num_scheduled_tokens,
+            batch.prefill_len_np,
+            strict=False,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a batch may be spread over ranks when the router sees it."""
+
+    tokens_per_dp: Sequence[int] = ()
+    """Tokens of each data-parallel rank (padding included), () without data parallelism."""
+    shard_sizes: Sequence[int] = ()
+    """Rows each rank contributed when sequence-parallel shards of all DP ranks were gathered."""
+    dp_rank: int = 0
+    tp_rank: int = 0
+    tp_size: int = 1
+
+
+def own_rows(num_rows: int, num_tokens: int, layout: Layout) -> tuple[int, int, int] | None:
+    """(first row, rows, first token) of this rank's real tokens among the routed rows; None = cannot tell.
+
+    Rules as in vLLM's own routed-experts capture: rows may be all DP ranks' tokens one after another, all
+    ranks' gathered shards, this rank's own (perhaps padded), or 1/tp_size of them (sequence parallelism).
+    """
+    if len(layout.tokens_per_dp) > 1 and num_rows == sum(layout.tokens_per_dp):
+        first = sum(layout.tokens_per_dp[: layout.dp_rank])
+        return first, min(num_tokens, layout.tokens_per_dp[layout.dp_rank]), 0
+    if len(layout.shard_sizes) > 1 and num_rows == sum(layout.shard_sizes):
+        per_rank = len(layout.shard_sizes) // max(1, len(layout.tokens_per_dp))
+        return sum(layout.shard_sizes[: layout.dp_rank * per_rank]), num_tokens, 0
+    if num_rows >= num_tokens:
+        return 0, num_tokens, 0
+    shard = -(-num_tokens // layout.tp_size)
+    if layout.tp_size > 1 and num_rows == shard:
+        start = layout.tp_rank * shard
+        return 0, max(0, min(shard, num_tokens - start)), start
+    return None
+
+
+def is_shard(num_rows: int, num_tokens: int) -> bool:
+    """Whether the router saw only a part of the batch (sequence parallelism): then every rank must log."""
+    return num_rows < num_tokens
+
+
+def cut(spans: Sequence[Span], first: int, count: int) -> tuple[Span, ...]:
+    """The spans' tokens first .. first + count - 1."""
+    out, at = [], 0
+    for span in spans:
+        low, high = max(first, at), min(first + count, at + span.num_tokens)
+        if low < high:
+            out.append(Span(span.request_id, span.start + low - at, high - low, span.prompt_len))
+        at += span.num_tokens
+    return tuple(out)
