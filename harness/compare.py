@@ -155,7 +155,8 @@ def _agreement(
     settings = JudgeSettings(dtype=_dtype(done), floor_dtype=_dtype(floor) or _dtype(done), seed=recipe.seed)
     records = [r for t in done for r in t.records]
     own = [s for t in floor for s in t.scores] or None
-    return agreement.judge(scores, records, own, settings)
+    healthy = [r for t in floor for r in t.records]
+    return agreement.judge(scores, records, own, settings, healthy)
 
 
 def _dtype(trials: list[Measured]) -> str:

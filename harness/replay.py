@@ -22,6 +22,8 @@ class Sample(Noun):
     emitted_logprobs: tuple[float, ...] | None = None
     retokenised: bool = False
     """The ids were made from text by us, because the engine gave none."""
+    problem: str = ""
+    """Why it cannot be replayed, "" when it can."""
 
 
 class ReplayOptions(Noun):
@@ -99,8 +101,8 @@ class _Asker:
     def score(self, sample: Sample) -> Score:
         """The reference's view of one sample, or a Score that says why there is none."""
         reference = self.options.reference
-        if not sample.output_token_ids:
-            return _score(sample, reference, error="no output tokens")
+        if sample.problem or not sample.output_token_ids:
+            return _score(sample, reference, error=sample.problem or "no output tokens")
         if self.gone:
             return _score(sample, reference, error=self.gone)
         try:

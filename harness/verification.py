@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import plan, registry, replay, server, store
+from harness import models, plan, registry, replay, retokenise, server, store, tokenizer_identity
 from harness.errors import HarnessError
 from harness.plan import Planned
 from harness.progress import Progress
 from harness.replay import ReplayOptions, Sample
-from harness.schema import Request, RequestRecord, Score, TrialResult
+from harness.schema import Launch, Model, Request, Score, TrialResult
+from harness.tokens import Vocabulary
 
 
 def replay_run(run: Path, oracle: Planned | None, progress: Progress) -> None:
@@ -42,6 +43,10 @@ def _replay(run: Path, oracle: Planned, samples: dict[Path, list[Sample]], progr
     with server.serving(launch, folder / "server.log", run.name, progress.stage):
         for number, (trial, chosen_samples) in enumerate(samples.items(), start=1):
             progress.stage(f"replay {number}/{len(samples)}: {trial.parent.parent.name} {trial.name}")
+            refused = tokenizer_identity.difference(model_of(trial), chosen.model)
+            if refused:
+                keep(trial, replay.unscored(chosen_samples, refused, options.reference))
+                continue
             scores = replay.score(launch.base_url, engine, launch.served_model_name, chosen_samples, options)
             keep(trial, scores)
 
@@ -73,20 +78,18 @@ def samples_of(run: Path, folder: Path) -> list[Sample]:
     if not path.exists():
         return []
     prompts = {r.request_id: r for r in store.read_lines(path, Request)}
-    found = []
-    for record in store.records(folder):
-        request = prompts.get(record.request_id)
-        if request and not record.error:
-            found.append(_sample(request, record))
-    return [s for s in found if s is not None]
+    vocabulary = Vocabulary(model_of(folder).path)
+    return [
+        retokenise.sample(prompts[record.request_id], record, vocabulary)
+        for record in store.records(folder)
+        if record.request_id in prompts and not record.error
+    ]
 
 
-def _sample(request: Request, record: RequestRecord) -> Sample | None:
-    if request.prompt_token_ids is None or not record.output_token_ids:
-        return None
-    return Sample(
-        request_id=record.request_id,
-        prompt_token_ids=request.prompt_token_ids,
-        output_token_ids=record.output_token_ids,
-        emitted_logprobs=record.output_logprobs,
-    )
+def model_of(folder: Path) -> Model:
+    """The model a trial ran, by its served name; one without files here when that name is no alias."""
+    name = store.read(folder.parent / "launch.json", Launch).served_model_name
+    try:
+        return models.resolve(name)
+    except HarnessError:
+        return Model(alias=name)
