@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from harness.dialect import Spellings, longest, since, spell
 from harness.errors import InputError
-from harness.schema import Deployment, Launch, Model, Variant
+from harness.findings import Findings, canonical_dtype, dig, search
+from harness.findings import counters as find_counters
+from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
 OPTIONS = ("all2all", "cuda_graph_max_bs")
 """Keys of a variant's `options`; every other setting is a literal argument."""
@@ -99,3 +104,149 @@ def _options(variant: Variant) -> tuple[str, ...]:
 
 def _offline(deployment: Deployment) -> dict[str, str]:
     return {"HF_HUB_OFFLINE": "1"} if deployment.model.path else {}
+
+
+# --- what runs ---------------------------------------------------------------------------------
+
+SCORING = "sglang_generate"
+EXTRAS = {"return_token_ids": True}
+
+_RESOLVED = {
+    "tensor_parallel_size": "tp_size",
+    "pipeline_parallel_size": "pp_size",
+    "load_format": "load_format",
+    "max_num_seqs": "max_running_requests",
+    "max_num_batched_tokens": "chunked_prefill_size",
+    "stream_interval": "stream_interval",
+    "attention_backend": "attention_backend",
+    "device": "device",
+    "torch_compile": "enable_torch_compile",
+    "max_model_len": "context_length",
+}
+"""Field of Effective -> resolved argument, for values taken as they are."""
+
+_KEYS = (
+    *_RESOLVED.values(),
+    *("dp_size", "attn_dp_size", "enable_dp_attention", "ep_size", "moe_a2a_backend", "deepep_mode"),
+    *("moe_runner_backend", "dtype", "kv_cache_dtype", "quantization", "disable_radix_cache"),
+    *("disable_cuda_graph", "speculative_algorithm"),
+)
+
+_READY_LINE = r"chunked_prefill_size=(-?\d+), .*?max_running_requests=(\d+), context_len=(\d+)"
+_EP_RANK = r"\bEP(\d+)\]"
+
+_COUNTERS = {
+    "prompt_tokens": ("sglang:prompt_tokens_total",),
+    "generation_tokens": ("sglang:generation_tokens_total",),
+    "prefix_cache_hits": ("sglang:cached_tokens_total",),
+    "preemptions": ("sglang:num_retracted_requests_total", "sglang:num_retracted_reqs"),
+    "running": ("sglang:num_running_reqs",),
+    "waiting": ("sglang:num_queue_reqs",),
+    "kv_usage": ("sglang:token_usage",),
+}
+
+
+def effective(evidence: Evidence) -> Effective:
+    """From the resolved arguments (/server_info, else the server_args line) and the scheduler's own lines."""
+    found = Findings()
+    resolved, source = _resolved(evidence)
+    found.take("engine_version", evidence.server_info.get("version"), "/server_info version")
+    ready = search(_READY_LINE, evidence.log)
+    if ready:
+        found.take("max_num_batched_tokens", int(ready[1]), ready[0])
+        found.take("max_num_seqs", int(ready[2]), ready[0])
+        found.take("max_model_len", int(ready[3]), ready[0])
+    for field, key in _RESOLVED.items():
+        found.take(field, resolved.get(key), f"{source} {key}={resolved.get(key)}")
+    loaded = search(r"Load weight end\..*?(?:quant=(\w+)|avail mem)", evidence.log)
+    if resolved:
+        _layout(found, resolved, source, evidence.log)
+        _numbers(found, resolved, source)
+    found.take("quantization", (loaded[1] or "none") if loaded else None, loaded[0] if loaded else "")
+    return found.effective()
+
+
+def _resolved(evidence: Evidence) -> tuple[dict[str, Any], str]:
+    if "tp_size" in evidence.server_info:
+        return evidence.server_info, "/server_info"
+    line = search(r"server_args=.*", evidence.log)
+    pairs = {key: search(rf"\b{key}'?[=:] ?('[^']*'|[\w.-]+)", (line[0],)) for key in _KEYS} if line else {}
+    return {key: _literal(match[1]) for key, match in pairs.items() if match}, "server_args"
+
+
+def _literal(word: str) -> Any:
+    if word in ("True", "False"):
+        return word == "True"
+    return None if word == "None" else int(word) if re.fullmatch(r"-?\d+", word) else word.strip("'")
+
+
+def _layout(found: Findings, resolved: dict[str, Any], source: str, log: tuple[str, ...]) -> None:
+    """Parallel sizes and all2all. Until 0.5.21 one size served both kinds of data parallelism."""
+    size, attention = resolved.get("dp_size", 1), resolved.get("attn_dp_size") or 1
+    if resolved.get("enable_dp_attention") and attention == 1:
+        size, attention = 1, size
+    proof = f"{source} dp_size={resolved.get('dp_size')} attn_dp_size={resolved.get('attn_dp_size')}"
+    found.take("data_parallel_size", size, proof)
+    found.take("attention_data_parallel_size", attention, proof)
+    expert, rank = resolved.get("ep_size"), search(_EP_RANK, log)
+    if rank or expert == 1 or not log:
+        found.take("expert_parallel_size", expert, rank.string if rank else f"{source} ep_size={expert}")
+    backend = resolved.get("moe_a2a_backend")
+    name = _all2all(backend, resolved.get("deepep_mode"))
+    found.take(
+        "all2all", name, f"{source} moe_a2a_backend={backend} deepep_mode={resolved.get('deepep_mode')}"
+    )
+    runner = resolved.get("moe_runner_backend")
+    kernel = None if runner == "auto" else str(runner).replace("deep_gemm", "deepgemm")
+    found.take("moe_kernel", kernel if runner else None, f"{source} moe_runner_backend={runner}")
+
+
+def _all2all(backend: Any, mode: Any) -> str | None:
+    """DeepEP's normal kernels are the high-throughput ones of other engines."""
+    if backend in (None, "none"):
+        return "none"
+    if backend not in ("deepep", "mori"):
+        return str(backend)
+    suffix = {"normal": "ht", "low_latency": "ll", "auto": "auto"}.get(str(mode), str(mode))
+    return "mori" if (backend, suffix) == ("mori", "ht") else f"{backend}_{suffix}"
+
+
+def _numbers(found: Findings, resolved: dict[str, Any], source: str) -> None:
+    dtype, kv = canonical_dtype(resolved.get("dtype")), canonical_dtype(resolved.get("kv_cache_dtype"))
+    dtype = None if dtype == "auto" else dtype
+    found.take("dtype", dtype, f"{source} dtype={resolved.get('dtype')}")
+    found.take("kv_cache_dtype", dtype if kv == "auto" else kv, f"{source} kv_cache_dtype={kv}")
+    found.take("quantization", resolved.get("quantization"), f"{source} quantization")
+    cached = resolved.get("disable_radix_cache")
+    found.take(
+        "prefix_cache", None if cached is None else not cached, f"{source} disable_radix_cache={cached}"
+    )
+    chunk = found.get("max_num_batched_tokens")
+    found.take(
+        "chunked_prefill", None if chunk is None else chunk > 0, f"{source} chunked_prefill_size={chunk}"
+    )
+    algorithm = resolved.get("speculative_algorithm")
+    found.take("speculative", str(algorithm or "none").lower(), f"{source} speculative_algorithm={algorithm}")
+    _graphs(found, resolved, source)
+
+
+def _graphs(found: Findings, resolved: dict[str, Any], source: str) -> None:
+    """The decode phase's graphs; a CPU captures none whatever the arguments say."""
+    backend = dig(resolved, "cuda_graph_config.decode.backend")
+    off = (
+        backend == "disabled" or resolved.get("disable_cuda_graph") is True or resolved.get("device") == "cpu"
+    )
+    known = backend is not None or resolved.get("disable_cuda_graph") is not None or off
+    found.take(
+        "cuda_graphs", not off if known else None, f"{source} cuda_graph_config.decode.backend={backend}"
+    )
+
+
+def counters(metrics: str) -> dict[str, float]:
+    """The engine's own counters under canonical names, summed over its schedulers."""
+    return find_counters(metrics, _COUNTERS)
+
+
+def flush() -> tuple[str, str]:
+    """(method, path) that empties the radix cache; refused while requests run."""
+    return "POST", "/flush_cache"

@@ -15,13 +15,14 @@ OPTIONS = ("all2all",)
 """Keys of a variant's `options`; every other setting is a literal argument."""
 
 ALL2ALL: dict[str, Spellings] = {
-    # The fork's single name, upstream's first name (PR #28664), then one name per kernel (PR #41751).
-    "mori": (("", "mori_ep"), ("0.13", "mori"), ("0.20", "mori_high_throughput")),
-    "mori_low_latency": (("0.20", "mori_low_latency"),),
+    # The fork's only name; upstream split its own into one per kernel (PR #41751) before 0.24.
+    "mori": (("", "mori_ep"), ("0.24", "mori_high_throughput")),
+    "mori_low_latency": (("0.24", "mori_low_latency"),),
 }
 """Meaning -> spelling by version, where the name ever changed; any other name is passed through."""
 
-STREAM_INTERVAL: Spellings = (("0.11", "--stream-interval"),)
+STREAM_INTERVAL: Spellings = (("0.24", "--stream-interval"),)
+"""Branch builds are not given it; its default is the 1 that every variant wants."""
 
 ENV = {
     "VLLM_NO_USAGE_STATS": "1",

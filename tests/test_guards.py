@@ -1,0 +1,139 @@
+"""Refusals of dummy weights and fake routing in every spelling, warnings, and shapes."""
+
+import json
+
+import msgspec
+import pytest
+
+from harness import guards, models, registry
+from harness.errors import ModelError
+from harness.schema import Launch, Model, Variant
+from tests.launching import render
+
+MOE = models.models()["deepseek-r1"]
+DENSE = models.models()["llama-8b"]
+PLAIN = Variant(name="v", engine="vllm", source="", accelerator="cuda", version="0.32.0")
+
+
+def _launch(*argv: str, files: dict[str, str] | None = None, **env: str) -> Launch:
+    return Launch(variant="v", engine="vllm", launcher="docker", argv=argv, env=env, files=files or {})
+
+
+FAKES = {
+    "two words": _launch("serve", "--load-format", "dummy"),
+    "one word": _launch("serve", "--load-format=dummy"),
+    "underscores": _launch("serve", "--load_format", "dummy"),
+    "capitals": _launch("serve", "--load-format", "DUMMY"),
+    "json file": _launch("trtllm-serve", files={"/o.yaml": json.dumps({"load_format": "dummy"})}),
+    "yaml file": _launch("trtllm-serve", files={"/o.yaml": "max_batch_size: 4\nload_format: dummy\n"}),
+    "quoted yaml": _launch("trtllm-serve", files={"/o.yaml": "load_format: 'dummy'\n"}),
+    "vllm routing": _launch(VLLM_MOE_ROUTING_SIMULATION_STRATEGY="uniform_random"),
+    "sglang uniform": _launch(SGLANG_SIMULATE_UNIFORM_EXPERTS="1"),
+    "sglang round robin": _launch(SGLANG_SIMULATE_ROUND_ROBIN_EXPERTS="true"),
+    "fake dispatch": _launch("--ep-dispatch-algorithm", "fake"),
+    "fake dispatch, one word": _launch("--ep-dispatch-algorithm=fake"),
+}
+HONEST = {
+    "nothing": _launch("serve", "--load-format", "auto"),
+    "switched off": _launch(SGLANG_SIMULATE_UNIFORM_EXPERTS="0", VLLM_MOE_ROUTING_SIMULATION_STRATEGY=""),
+    "a model called dummy": _launch("serve", "/models/dummy", "--served-model-name", "dummy"),
+    "real dispatch": _launch("--ep-dispatch-algorithm", "dynamic"),
+    "speculation length": _launch(SGLANG_SIMULATE_ACC_LEN="2"),
+    "real file": _launch("trtllm-serve", files={"/o.yaml": json.dumps({"load_format": "auto"})}),
+}
+
+
+@pytest.mark.parametrize("launch", FAKES.values(), ids=FAKES)
+def test_fake_experts_are_refused(launch: Launch) -> None:
+    with pytest.raises(ModelError, match="mixture of experts"):
+        guards.check(PLAIN, launch, MOE)
+
+
+@pytest.mark.parametrize("launch", FAKES.values(), ids=FAKES)
+def test_fakes_are_labelled_where_allowed(launch: Launch) -> None:
+    assert guards.check(PLAIN, launch, MOE, allow_dummy=True)[1] == ("dummy-weights",)
+    assert guards.check(PLAIN, launch, DENSE)[1] == ("dummy-weights",)
+
+
+@pytest.mark.parametrize("launch", HONEST.values(), ids=HONEST)
+def test_honest_launches_pass_unlabelled(launch: Launch) -> None:
+    assert guards.check(PLAIN, launch, MOE) == ((), ())
+
+
+@pytest.mark.parametrize("name", [v.name for v in registry.variants().values() if v.image])
+def test_no_variant_ships_with_fakes(name: str) -> None:
+    variant = registry.variant(name)
+    assert guards.check(variant, render(name), models.models()[variant.model])[1] == ()
+
+
+def _warn(name: str, model: Model = MOE, version: str = "", **changes: object) -> str:
+    variant = registry.variant(name)
+    if version:
+        variant = msgspec.structs.replace(variant, version=version)
+    return " ".join(guards.warnings(variant, render(name, **changes), model))
+
+
+@pytest.mark.parametrize(
+    ("warned", "words"),
+    [
+        (
+            lambda: _warn("vllm-mori", version="0.31.0"),
+            "before 0.32.0 combines with the wrong routing tensor",
+        ),
+        (lambda: _warn("vllm-mori", version="0.27.1"), "expert mask"),
+        (lambda: _warn("vllm-mori", version="0.31.0"), "about 64 GiB"),
+        (lambda: _warn("vllm-mori-fork"), "flag is inert"),
+        (
+            lambda: _warn("sglang-dp", extra_args=("--enable-torch-compile",)),
+            "torch compile and DP attention",
+        ),
+        (
+            lambda: _warn("sglang-mori", version="0.5.18", extra_args=("--enable-torch-compile",)),
+            "fail together",
+        ),
+        (lambda: _warn("vllm-ep", extra_args=("--enable-return-routed-experts",)), "needs prefix caching"),
+        (lambda: _warn("vllm-ep", extra_args=("--stream-interval", "10")), "several tokens a chunk"),
+        (lambda: _warn("sglang-mori", models.models()["qwen1.5-moe"]), "only right for model files"),
+    ],
+)
+def test_known_broken_combinations_warn(warned: object, words: str) -> None:
+    assert callable(warned)
+    assert words in warned()
+
+
+@pytest.mark.parametrize(
+    "name", ["vllm-mori", "vllm-allgather", "vllm-ep", "sglang-tp", "sglang-dp", "trtllm-ep"]
+)
+def test_variants_as_shipped_do_not_warn(name: str) -> None:
+    assert _warn(name) == ""
+
+
+def test_tied_qwen3_moe_warns_on_sglang_only() -> None:
+    tied = msgspec.structs.replace(MOE, architecture="Qwen3MoeForCausalLM", tied_embeddings=True)
+    assert "uniform logits" in _warn("sglang-cpu", tied)
+    assert _warn("vllm-cpu", tied) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "shape", "words"),
+    [
+        ("trtllm-nvidia", "deepseek-r1", (1000, 900), ""),
+        ("trtllm-nvidia", "deepseek-r1", (1000, 2000), "exceed trtllm-nvidia's max_model_len 2000"),
+        ("trtllm-nvidia", "deepseek-r1", (1700, 100), "max_num_tokens 1664 in one pass"),
+        ("trtllm-ep", "deepseek-r1", (10000, 500), ""),
+        ("trtllm-ep", "deepseek-r1", (30000, 100), "max_num_tokens 11000 in one pass"),
+        ("trtllm-30k", "deepseek-r1", (30000, 100), ""),
+        ("vllm-mori", "deepseek-r1", (30000, 100), ""),
+        ("vllm-mori", "qwq-32b", (40000, 1000), "exceed qwq-32b's 40960"),
+    ],
+)
+def test_shapes_a_variant_can_hold(name: str, model: str, shape: tuple[int, int], words: str) -> None:
+    reason = guards.holds(registry.variant(name), models.models()[model], *shape)
+    assert (words in reason) if words else reason == ""
+
+
+def test_chunked_prefill_takes_longer_prompts() -> None:
+    chunked = msgspec.structs.replace(
+        registry.variant("trtllm-ep"), options={"max_num_tokens": 8192, "enable_chunked_prefill": True}
+    )
+    assert guards.holds(chunked, MOE, 30000, 100) == ""
