@@ -15,34 +15,32 @@ import msgspec
 LOWEST_LOGPROB = -9999.0
 """Stands for -inf, which JSON cannot carry."""
 _TEXT_LIMIT = 2000
-_ABSENT = msgspec.Raw()
-_NULL = (b"", b"null", b"[]", b"{}", b'""')
 
 
-class TokenLogprob(msgspec.Struct):
+class TokenLogprob(msgspec.Struct, gc=False):
     """One entry of logprobs.content (chat shape)."""
 
     logprob: float | None = None
     id: int | None = None
 
 
-class Logprobs(msgspec.Struct):
+class Logprobs(msgspec.Struct, gc=False):
     """Logprobs of the emitted tokens in either shape."""
 
     token_logprobs: list[float | None] | None = None
     content: list[TokenLogprob] | None = None
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """Chat delta or message."""
 
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: msgspec.Raw = _ABSENT
+    tool_calls: Any = None
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     """One choice of a chunk."""
 
     text: str | None = None
@@ -53,13 +51,13 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class PromptDetails(msgspec.Struct):
+class PromptDetails(msgspec.Struct, gc=False):
     """usage.prompt_tokens_details."""
 
     cached_tokens: int | None = None
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, gc=False):
     """Token counts as the engine states them."""
 
     prompt_tokens: int | None = None
@@ -67,14 +65,14 @@ class Usage(msgspec.Struct):
     prompt_tokens_details: PromptDetails | None = None
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """One streamed event, or a whole answer; fields this client has no use for are skipped."""
 
     choices: list[Choice] | None = None
     usage: Usage | None = None
-    error: msgspec.Raw = _ABSENT
+    error: Any = None
     object: str | None = None
-    message: msgspec.Raw = _ABSENT
+    message: Any = None
 
 
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
@@ -94,25 +92,10 @@ def decode(data: bytes) -> Chunk:
         return _decode_chunk(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as strict:
         try:
-            return msgspec.convert(_with_raw(json.loads(data)), Chunk)
+            return msgspec.convert(json.loads(data), Chunk)
         except (ValueError, msgspec.ValidationError, RecursionError):
             shown = data[:120].decode("utf-8", "replace")
             raise NotAChunk(f"not a completion chunk ({strict}): {shown!r}") from None
-
-
-def _with_raw(document: Any) -> Any:
-    """Fields typed Raw are put back into bytes, as msgspec.convert wants them."""
-    if not isinstance(document, dict):
-        return document
-    for name in ("error", "message"):
-        if document.get(name) is not None:
-            document[name] = msgspec.Raw(json.dumps(document[name]).encode())
-    for choice in document.get("choices") or ():
-        for part in ("delta", "message"):
-            calls = (choice.get(part) or {}).get("tool_calls")
-            if calls is not None:
-                choice[part]["tool_calls"] = msgspec.Raw(json.dumps(calls).encode())
-    return document
 
 
 class Answer:
@@ -161,37 +144,41 @@ class Answer:
 
     def add(self, chunk: Chunk, stamp: int) -> None:
         """Take one chunk that arrived at `stamp` (ns)."""
-        if bytes(chunk.error) not in _NULL:
-            self._take_error(bytes(chunk.error))
+        if chunk.error:
+            self._take_error(msgspec.json.encode(chunk.error))
         elif chunk.object == "error":
-            self._take_error(bytes(chunk.message))
+            self._take_error(msgspec.json.encode(chunk.message))
         if chunk.usage is not None:
             self._take_usage(chunk.usage)
         content = False
         for choice in chunk.choices or ():
-            content = self._take_choice(choice) or content
+            if choice.text:
+                self.texts.append(choice.text)
+                content = True
+            if choice.token_ids:
+                self.ids.extend(choice.token_ids)
+                content = True
+            if choice.delta is not None or choice.message is not None:
+                content = self._take_chat(choice) or content
+            if choice.logprobs is not None:
+                self._take_logprobs(choice.logprobs, with_ids=not choice.token_ids)
+            if choice.finish_reason:
+                self._take_finish(choice.finish_reason)
         if content:
             self.content_ns.append(stamp)
 
-    def _take_choice(self, choice: Choice) -> bool:
-        """True when the choice carries generated content."""
+    def _take_chat(self, choice: Choice) -> bool:
+        """True when the delta or message carries generated content."""
         content = False
-        if choice.text:
-            self.texts.append(choice.text)
-            content = True
         for delta in (choice.delta, choice.message):
             if delta is not None:
                 content = self._take_delta(delta) or content
-        if choice.token_ids:
-            self.ids.extend(choice.token_ids)
-            content = True
-        if choice.logprobs is not None:
-            self._take_logprobs(choice.logprobs, with_ids=not choice.token_ids)
-        if choice.finish_reason:
-            self.finish_reason = choice.finish_reason
-            if choice.finish_reason in ("error", "abort"):
-                self.engine_error = self.engine_error or f"finish_reason {choice.finish_reason}"
         return content
+
+    def _take_finish(self, reason: str) -> None:
+        self.finish_reason = reason
+        if reason in ("error", "abort"):
+            self.engine_error = self.engine_error or f"finish_reason {reason}"
 
     def _take_delta(self, delta: Delta) -> bool:
         content = False
@@ -199,7 +186,7 @@ class Answer:
             if text:
                 self.texts.append(text)
                 content = True
-        return content or bytes(delta.tool_calls) not in _NULL
+        return content or bool(delta.tool_calls)
 
     def _take_logprobs(self, logprobs: Logprobs, *, with_ids: bool) -> None:
         values: list[float | None] = list(logprobs.token_logprobs or ())
