@@ -42,6 +42,10 @@ image *words: setup
 clean: setup
     @{{ python }} -m harness clean
 
+# Verdicts again from stored records: verify [RUN] [--reference VARIANT]
+verify *words: setup
+    @{{ python }} -m harness verify "$@"
+
 # Pass the tests
 test *words: setup
     @sh scripts/setup.sh dev

@@ -147,6 +147,25 @@ def version() -> None:
     Console().print(git("rev-parse", "--short", "HEAD") or "unknown")
 
 
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument()] = "", reference: Annotated[str, typer.Option()] = ""
+) -> None:
+    """Recompute verdicts from stored records: verify [RUN] [--reference VARIANT to replay through it]
+
+    Exit status 3 when an output is wrong, 4 when one cannot be judged.
+    """
+    from harness import publish, store
+    from harness import verify as verifying
+
+    folder = store.find_run(run)
+    comparison = verifying.run(folder, reference)
+    publish.publish(folder, comparison, to_log=False)
+    _show(comparison)
+    verdicts = {row.agreement.verdict for row in comparison.rows if row.agreement}
+    sys.exit(3 if "FAIL" in verdicts else 4 if "CANNOT TELL" in verdicts else 0)
+
+
 def _show(comparison: Comparison) -> None:
     """Print table and footnotes of a comparison on stdout."""
     from harness import report

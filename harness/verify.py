@@ -30,7 +30,7 @@ def run(run_dir: Path, reference: str = "", progress: Progress | None = None) ->
         oracle = plan.reference(chosen, feasible.probe())
         if not any(verification.samples_of(run_dir, f) for f in verification.trial_folders(run_dir)):
             raise StoreError(
-                f"{run_dir.name} holds no verified sample to replay; rerun it with verify_requests above 0."
+                f"{run_dir.name} holds no verified sample to replay; rerun it with verify= above 0."
             )
         with Progress() if progress is None else progress as shown, _set_aside(run_dir):
             verification.replay_run(run_dir, oracle, shown)

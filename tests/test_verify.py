@@ -1,0 +1,140 @@
+"""Verdicts again, from stored records and through other references, as a user asks for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness import store
+from harness.registry import ROOT
+from harness.retokenise import sample
+from harness.schema import Comparison, Model, Request, RequestRecord, Score
+from harness.tokenizer_identity import difference
+from harness.tokens import Vocabulary
+from tests.test_run import Desk
+
+RUN = "20260101-000000-verify"
+TINY = ROOT / "models" / "tiny-moe"
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+def finished(desk: Desk) -> Desk:
+    """A run of a right and a wrong engine, judged by the right one."""
+    done = desk.run(
+        *("bench", "mock,mock-wrong", "32/40", "concurrency=2", "num_prompts=8"),
+        *("reference=mock", f"run_id={RUN}"),
+    )
+    assert done.returncode == 3, done.stderr
+    return desk
+
+
+def verdicts(desk: Desk) -> dict[str, str]:
+    comparison = store.read(desk.results / RUN / "comparison.json", Comparison)
+    return {r.variant: r.agreement.verdict if r.agreement else "none" for r in comparison.rows}
+
+
+def test_verdicts_are_recomputed_from_stored_records(finished: Desk) -> None:
+    (finished.results / RUN / "comparison.json").unlink()
+    again = finished.run("verify", RUN)
+    assert again.returncode == 3, again.stderr
+    assert verdicts(finished) == {"mock": "PASS", "mock-wrong": "FAIL"}
+
+
+def test_another_reference_is_asked_and_the_old_scores_are_kept(finished: Desk) -> None:
+    again = finished.run("verify", RUN, "--reference", "mock-slow")
+    assert again.returncode == 3, again.stderr
+    (folder,) = (finished.results / RUN / "mock" / "r1").glob("*@c2")
+    assert next(store.read_lines(folder / "scores.jsonl", Score)).reference == "mock-slow"
+    assert next(store.read_lines(folder / "scores.mock.jsonl", Score)).reference == "mock"
+
+
+def test_a_reference_that_dies_half_way_leaves_cannot_tell_with_the_cause(finished: Desk) -> None:
+    again = finished.run("verify", RUN, "--reference", "mock-dies")
+    assert again.returncode == 4, again.stderr
+    comparison = store.read(finished.results / RUN / "comparison.json", Comparison)
+    reasons = [r.agreement.reason for r in comparison.rows if r.agreement]
+    assert any("unreachable in mid-verification" in reason for reason in reasons)
+    assert all(r.metrics and r.metrics.output_throughput > 0 for r in comparison.rows)
+
+
+def test_a_reference_that_does_not_start_leaves_cannot_tell_with_the_cause(finished: Desk) -> None:
+    again = finished.run("verify", RUN, "--reference", "mock-exits")
+    assert again.returncode == 4, again.stderr
+    assert set(verdicts(finished).values()) == {"CANNOT TELL"}
+
+
+def test_an_unknown_reference_is_refused_by_name(finished: Desk) -> None:
+    again = finished.run("verify", RUN, "--reference", "mock-slo")
+    assert again.returncode == 2
+    assert "mock-slow" in again.stderr
+
+
+def test_a_run_without_samples_cannot_be_replayed(desk: Desk) -> None:
+    words = ("bench", "mock", "32/8", "num_prompts=2", "verify=0", f"run_id={RUN}")
+    assert desk.run(*words).returncode == 0
+    again = desk.run("verify", RUN, "--reference", "mock")
+    assert again.returncode == 1
+    assert "holds no verified sample" in again.stderr
+
+
+def test_other_tokenizers_are_named_and_the_same_one_in_other_words_is_not(tmp_path: Path) -> None:
+    content = msgspec.json.decode((TINY / "tokenizer.json").read_bytes())
+    ours = Model(alias="tiny-moe", path=str(TINY))
+    for name in ("same", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "same" / "tokenizer.json").write_bytes(msgspec.json.encode({**content, "truncation": None}))
+    content["model"]["vocab"].pop(next(iter(content["model"]["vocab"])))
+    (tmp_path / "other" / "tokenizer.json").write_bytes(msgspec.json.encode(content))
+    assert difference(ours, Model(alias="same", path=str(tmp_path / "same"))) == ""
+    assert difference(ours, Model(alias="remote")) == ""
+    named = difference(ours, Model(alias="other", path=str(tmp_path / "other")))
+    assert named.startswith("the tokenizers differ: tiny-moe has sha256") and "other" in named
+
+
+def test_outputs_without_ids_are_made_ids_again_and_flagged() -> None:
+    vocabulary = Vocabulary(TINY)
+    request = Request(request_id="r", max_tokens=9, prompt_token_ids=(5, 6))
+    made = sample(request, RequestRecord(request_id="r", text="def read(self):"), vocabulary)
+    assert made.retokenised and vocabulary.decode(made.output_token_ids) == "def read(self):"
+    given = RequestRecord(request_id="r", text="x", output_token_ids=(7, 8), output_logprobs=(-1.0, -2.0))
+    kept = sample(request, given, vocabulary)
+    assert (kept.retokenised, kept.output_token_ids, kept.emitted_logprobs) == (False, (7, 8), (-1.0, -2.0))
+
+
+@pytest.mark.parametrize(
+    ("request_", "record", "problem"),
+    [
+        (
+            Request(request_id="r", max_tokens=9, prompt_token_ids=(5,)),
+            RequestRecord(request_id="r", text=""),
+            "does not survive",
+        ),
+        (
+            Request(request_id="r", max_tokens=9, prompt="def read"),
+            RequestRecord(request_id="r", text="x", output_token_ids=(7,), input_len=99),
+            "99 in the engine",
+        ),
+        (
+            Request(request_id="r", max_tokens=9, messages=({"role": "user", "content": "hi"},)),
+            RequestRecord(request_id="r", text="x", output_token_ids=(7,)),
+            "chat template",
+        ),
+    ],
+)
+def test_ids_that_cannot_be_known_are_a_problem_not_a_guess(
+    request_: Request, record: RequestRecord, problem: str
+) -> None:
+    assert problem in sample(request_, record, Vocabulary(TINY)).problem
+
+
+def test_without_a_tokenizer_an_output_without_ids_is_a_problem(tmp_path: Path) -> None:
+    request = Request(request_id="r", max_tokens=9, prompt_token_ids=(5, 6))
+    found = sample(request, RequestRecord(request_id="r", text="hi"), Vocabulary(tmp_path))
+    assert "tokenizer.json" in found.problem
