@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from harness.launchers.docker_engine import image_digest
 from harness.models import weight_files
 from harness.registry import ROOT
 from harness.schema import Accelerator, Environment, Gpu, Model
@@ -23,8 +24,8 @@ from harness.schema import Accelerator, Environment, Gpu, Model
 _HASH_CHUNK = 16 << 20
 
 
-def probe(models: Iterable[Model] = ()) -> Environment:
-    """This machine, now. Hashes the weights of `models` (cached by path, size, mtime)."""
+def probe(models: Iterable[Model] = (), images: Iterable[str] = ()) -> Environment:
+    """This machine, now. Hashes the weights of `models` (cached by path, size, mtime); names images' digests."""
     gpus = find_gpus()
     weights: dict[str, str] = {}
     for model in models:
@@ -45,6 +46,7 @@ def probe(models: Iterable[Model] = ()) -> Environment:
         accelerator=accelerator(gpus),
         docker=_docker_version(),
         weights=weights,
+        image_digests={name: image_digest(name) for name in sorted(set(images))},
     )
 
 

@@ -61,7 +61,8 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     for trial in (t for p in planned if not p.skip for t in p.trials if not t.skip):
         built(trial.workload, trial.load, planned[0].model.path, recipe.verify_requests)
     store.write_recipe(run, recipe)
-    store.write(run / "environment.json", environment.probe(used.values()))
+    images = [p.launch.image for p in planned if not p.skip and p.launch.launcher == "docker"]
+    store.write(run / "environment.json", environment.probe(used.values(), images))
 
 
 def visits(planned: tuple[Planned, ...], repeats: int) -> Iterator[tuple[Planned, int]]:
