@@ -591,6 +591,64 @@ class Comparison(Noun):
     schema_version: int = SCHEMA_VERSION
 
 
+# --- inside the mixture of experts -------------------------------------------------------------
+
+
+class LayerBalance(Noun):
+    """How one MoE layer spread tokens over its experts in one phase (all, prefill, decode)."""
+
+    layer: int
+    phase: str
+    num_tokens: int
+    counts: tuple[int, ...]
+    """Routed (token, slot) pairs per expert."""
+    max_over_mean: float
+    """Busiest expert over the mean: 1 = even."""
+    gini: float
+    entropy: float
+    """Of the expert shares, relative to uniform: 1 = even, 0 = one expert takes all."""
+    hot_experts: tuple[int, ...] = ()
+    """Experts with at least twice the even share, hottest first."""
+    unused_experts: int = 0
+    rank_max_over_mean: dict[str, float] = msgspec.field(default_factory=dict)
+    """EP size -> tokens of the busiest rank over the mean, each token once per rank."""
+
+
+class RoutingDistance(Noun):
+    """Jensen-Shannon distance between two logs at one layer: 0 = same shares, 1 = disjoint."""
+
+    layer: int
+    phase: str
+    distance: float
+    low: float
+    high: float
+    """95 % bootstrap interval over requests."""
+    floor: float
+    """95th percentile of the distance between random halves of the pooled requests."""
+    num_requests: tuple[int, int] = (0, 0)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the logs differ by more than sampling explains."""
+        return self.distance > self.floor
+
+
+class RoutingReport(Noun):
+    """moe.json: what a routing log tells."""
+
+    source: str
+    engine: str
+    num_experts: int
+    top_k: int
+    num_requests: int
+    layers: tuple[LayerBalance, ...]
+    distances: tuple[RoutingDistance, ...] = ()
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
+    """dropped_tokens, unseen_tokens, warmup_tokens ... as the writer counted them."""
+    notes: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+
 class Gpu(Noun):
     """One accelerator as its driver shows it."""
 
@@ -682,6 +740,50 @@ class Environment(Noun):
     """Weights file name -> sha256, per model: "<alias>/<file>"."""
     image_digests: dict[str, str] = msgspec.field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+
+# --- telemetry ---------------------------------------------------------------------------------
+
+
+class GpuSample(Noun):
+    """One accelerator at one moment; None = its driver does not show it."""
+
+    index: int
+    power_w: float | None = None
+    energy_j: float | None = None
+    """The driver's own energy counter since it was loaded."""
+    sm_clock_mhz: float | None = None
+    memory_used_gb: float | None = None
+    temperature_c: float | None = None
+    utilization: float | None = None
+    """Share of the last sampling period in which something ran, 0 to 1."""
+    throttle: tuple[str, ...] = ()
+    """Why the clock is held down: power, thermal, hardware."""
+
+
+class Sample(Noun):
+    """One line of telemetry.jsonl, taken once a second from the start of the timed part."""
+
+    at_s: float
+    """Seconds since the trial's start."""
+    engine: dict[str, float] = msgspec.field(default_factory=dict)
+    """The engine's own counters and gauges, canonical names; {} when it did not answer."""
+    gpus: tuple[GpuSample, ...] = ()
+
+
+class Energy(Noun):
+    """What the accelerators of one trial drew over its window, by trapezoid of 1 Hz power samples."""
+
+    duration_s: float
+    mean_power_w: float
+    energy_j: float
+    counter_j: float | None = None
+    """The same by the driver's energy counters, where it has them."""
+    joules_per_output_token: float | None = None
+    throttled: tuple[str, ...] = ()
+    """Reasons seen in the window."""
+    invalid: str = ""
+    """Why the figures must not be published, "" when they may."""
 
 
 # --- the experiment log ------------------------------------------------------------------------

@@ -1,0 +1,122 @@
+"""What the accelerators of this machine show of themselves, through their makers' own libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from harness.schema import GpuSample
+
+Reader = Callable[[], tuple[GpuSample, ...]]
+
+
+def reader() -> Reader | None:
+    """A function that samples all accelerators, or None on a machine without any that can be read."""
+    for attempt in (_nvidia, _amd):
+        with suppress(
+            Exception
+        ):  # a missing library or driver shows itself as ImportError, OSError or its own
+            return attempt()
+    return None
+
+
+def _nvidia() -> Reader:
+    import pynvml
+
+    pynvml.nvmlInit()
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    if not handles:
+        raise LookupError("no NVIDIA device")
+    return lambda: tuple(_nvidia_sample(pynvml, index, handle) for index, handle in enumerate(handles))
+
+
+def _nvidia_sample(nvml: Any, index: int, handle: Any) -> GpuSample:
+    """NVML: power in mW (averaged over 1 s by the driver), energy in mJ, memory in bytes."""
+    reasons = _maybe(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)) or 0
+    return GpuSample(
+        index=index,
+        power_w=_scaled(lambda: nvml.nvmlDeviceGetPowerUsage(handle), 1e-3),
+        energy_j=_scaled(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1e-3),
+        sm_clock_mhz=_scaled(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        memory_used_gb=_scaled(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used, 1e-9),
+        temperature_c=_scaled(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        utilization=_scaled(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu, 1e-2),
+        throttle=nvidia_throttle(int(reasons)),
+    )
+
+
+_NVIDIA_REASONS = (
+    (0x4 | 0x80, "power"),  # software power cap, hardware power brake
+    (0x20 | 0x40, "thermal"),  # software and hardware thermal slowdown
+    (0x8, "hardware"),
+)
+"""Bits of NVML's clocks-event reasons; idle, application clocks and sync boost are no throttling."""
+
+
+def nvidia_throttle(reasons: int) -> tuple[str, ...]:
+    """Names of the throttle reasons set in NVML's bit mask."""
+    return tuple(name for bits, name in _NVIDIA_REASONS if reasons & bits)
+
+
+def _amd() -> Reader:
+    import amdsmi
+
+    amdsmi.amdsmi_init()
+    handles = list(amdsmi.amdsmi_get_processor_handles())
+    if not handles:
+        raise LookupError("no AMD device")
+    return lambda: tuple(_amd_sample(amdsmi, index, handle) for index, handle in enumerate(handles))
+
+
+def _amd_sample(smi: Any, index: int, handle: Any) -> GpuSample:
+    """AMD SMI: power in W, energy as counter x resolution in uJ, memory in MB; "N/A" where absent."""
+    power = _maybe(lambda: smi.amdsmi_get_power_info(handle)) or {}
+    energy = _maybe(lambda: smi.amdsmi_get_energy_count(handle)) or {}
+    violation = _maybe(lambda: smi.amdsmi_get_violation_status(handle)) or {}
+    clock = _maybe(lambda: smi.amdsmi_get_clock_info(handle, smi.AmdSmiClkType.GFX)) or {}
+    return GpuSample(
+        index=index,
+        power_w=amd_power(power),
+        energy_j=_scaled(lambda: energy["energy_accumulator"] * energy["counter_resolution"], 1e-6),
+        sm_clock_mhz=_scaled(lambda: clock["clk"]),
+        memory_used_gb=_scaled(lambda: smi.amdsmi_get_gpu_vram_usage(handle)["vram_used"], 1e-3),
+        temperature_c=_scaled(
+            lambda: smi.amdsmi_get_temp_metric(
+                handle, smi.AmdSmiTemperatureType.HOTSPOT, smi.AmdSmiTemperatureMetric.CURRENT
+            )
+        ),
+        utilization=_scaled(lambda: smi.amdsmi_get_gpu_activity(handle)["gfx_activity"], 1e-2),
+        throttle=amd_throttle(violation),
+    )
+
+
+def amd_power(info: dict[str, Any]) -> float | None:
+    """Watts: MI300 shows the current socket power, older parts the average; absent ones are "N/A" or 0."""
+    for name in ("current_socket_power", "socket_power", "average_socket_power"):
+        value = info.get(name)
+        if isinstance(value, int | float) and value > 0:
+            return float(value)
+    return None
+
+
+def amd_throttle(violation: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the active violations."""
+    active = {
+        "power": ("active_ppt_pwr",),
+        "thermal": ("active_socket_thrm", "active_vr_thrm", "active_hbm_thrm"),
+        "hardware": ("active_prochot_thrm",),
+    }
+    return tuple(name for name, keys in active.items() if any(violation.get(key) is True for key in keys))
+
+
+def _maybe(read: Callable[[], Any]) -> Any:
+    """The value, or None where this device or driver does not offer it: each library has its own errors."""
+    with suppress(Exception):
+        return read()
+    return None
+
+
+def _scaled(read: Callable[[], Any], factor: float = 1.0) -> float | None:
+    value = _maybe(read)
+    return float(value) * factor if isinstance(value, int | float) else None

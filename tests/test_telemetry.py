@@ -1,0 +1,143 @@
+"""The sampler against a real small server, and energy from what an H200 really showed under load."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness import gpus, store, telemetry
+from harness.energy import cost_per_million_tokens, energy
+from harness.schema import GpuSample, Sample
+
+H200 = list(store.read_lines(Path(__file__).parent / "golden" / "telemetry-h200.jsonl", Sample))
+"""1 Hz while a GPU idled for 3 s, multiplied 8192 x 8192 bf16 matrices for 12 s, idled for 3 s."""
+
+
+class _Metrics(http.server.BaseHTTPRequestHandler):
+    scrapes = 0
+
+    def do_GET(self) -> None:
+        """A metrics page whose counter grows with each scrape."""
+        _Metrics.scrapes += 1
+        page = (
+            "# TYPE vllm:generation_tokens_total counter\n"
+            f'vllm:generation_tokens_total{{engine="0"}} {10 * _Metrics.scrapes}\n'
+            "# TYPE vllm:num_requests_running gauge\n"
+            'vllm:num_requests_running{engine="0"} 3\n'
+        )
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(page.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def metrics_url() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Metrics)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_samples_arrive_once_a_second_and_cover_the_body(tmp_path: Path, metrics_url: str) -> None:
+    with telemetry.sampling(tmp_path / "telemetry.jsonl", "vllm", metrics_url):
+        time.sleep(2.3)
+    samples = telemetry.read(tmp_path)
+    assert [round(s.at_s) for s in samples[:3]] == [0, 1, 2]
+    assert samples[0].at_s < 0.2 and samples[-1].at_s > 2.2
+    assert all(s.engine["running"] == 3 for s in samples)
+    tokens = [s.engine["generation_tokens"] for s in samples]
+    assert tokens == sorted(tokens) and tokens[-1] > tokens[0]
+
+
+def test_an_engine_without_metrics_costs_nothing(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with telemetry.sampling(tmp_path / "telemetry.jsonl", "vllm", "http://127.0.0.1:9"):
+        pass
+    assert time.monotonic() - begun < 20
+    assert all(s.engine == {} for s in telemetry.read(tmp_path))
+    assert telemetry.read(tmp_path / "nowhere") == []
+
+
+def test_energy_of_a_real_h200_agrees_with_its_counter() -> None:
+    whole = energy(H200, (0.5, 17.5), 1, num_tokens=1000)
+    assert whole is not None and whole.invalid == ""
+    assert whole.energy_j == pytest.approx(8700.8, rel=1e-3)
+    assert whole.counter_j == pytest.approx(whole.energy_j, rel=0.01)
+    assert whole.joules_per_output_token == pytest.approx(8.7, rel=0.01)
+    assert whole.throttled == ("power",)
+    busy, idle = energy(H200, (5.0, 14.0), 1), energy(H200, (0.5, 2.0), 1)
+    assert busy is not None and idle is not None
+    assert busy.mean_power_w > 600 and idle.mean_power_w < 150
+
+
+def drawn(*powers: float | None, every_s: float = 1.0, **fields: float) -> list[Sample]:
+    return [
+        Sample(at_s=i * every_s, gpus=(GpuSample(index=0, power_w=p, **fields),))  # type: ignore[arg-type]
+        for i, p in enumerate(powers)
+    ]
+
+
+def test_trapezoid() -> None:
+    found = energy(drawn(100, 200, 300), (0.0, 2.0), 1)
+    assert found is not None and found.energy_j == pytest.approx(400.0)
+    inner = energy(drawn(100, 200, 300), (0.5, 1.5), 1)
+    assert inner is not None and inner.energy_j == pytest.approx(200.0)
+
+
+def test_what_is_not_proven_is_not_published() -> None:
+    gap = energy(drawn(100, 100, every_s=4.0), (0.0, 4.0), 1)
+    assert gap is not None and "4.0 s without a power sample" in gap.invalid
+    short = energy(drawn(100, 100), (0.0, 9.0), 1)
+    assert short is not None and "8.0 s of the window" in short.invalid
+    wrong = [
+        Sample(at_s=float(i), gpus=(GpuSample(index=0, power_w=100.0, energy_j=110.0 * i),)) for i in range(5)
+    ]
+    counted = energy(wrong, (0.0, 4.0), 1)
+    assert counted is not None and "over 5 % apart" in counted.invalid
+    assert energy(drawn(None, None), (0.0, 1.0), 1) is None
+    assert energy(H200, (0.5, 17.5), 0) is None
+
+
+def test_only_the_busiest_accelerators_count() -> None:
+    samples = [
+        Sample(at_s=float(i), gpus=tuple(GpuSample(index=g, power_w=p) for g, p in enumerate((70, 500, 90))))
+        for i in range(4)
+    ]
+    found = energy(samples, (0.0, 3.0), 1)
+    assert found is not None and found.mean_power_w == pytest.approx(500.0)
+
+
+def test_cost() -> None:
+    assert cost_per_million_tokens(2.0, 8, 4000.0) == pytest.approx(16 / 3600 / 4000 * 1e6)
+    assert cost_per_million_tokens(2.0, 8, 0.0) is None
+
+
+def test_drivers_words() -> None:
+    assert gpus.nvidia_throttle(0x1 | 0x4) == ("power",)
+    assert gpus.nvidia_throttle(0x40) == ("thermal",)
+    assert (
+        gpus.amd_power({"socket_power": 0, "current_socket_power": 640, "average_socket_power": "N/A"}) == 640
+    )
+    assert gpus.amd_power({"socket_power": "N/A"}) is None
+    assert gpus.amd_throttle({"active_ppt_pwr": True, "active_hbm_thrm": "N/A"}) == ("power",)
+
+
+def test_a_machine_without_accelerators_has_no_reader() -> None:
+    found = gpus.reader()
+    if found is None:
+        assert telemetry.sample("vllm", "http://127.0.0.1:9", None, 1.0).gpus == ()
+    else:
+        assert all(g.index >= 0 for g in found())
+    assert msgspec.json.decode(msgspec.json.encode(H200[0]), type=Sample) == H200[0]
