@@ -23,6 +23,8 @@ class Block:
     spans: tuple[Span, ...]
     experts: Any
     weights: Any
+    warmup: bool = False
+    """A profiling or warm-up pass: no request stands behind it."""
 
 
 def to_text(block: Block) -> bytes:
@@ -54,4 +56,5 @@ def _head(block: Block) -> dict[str, Any]:
         "layer": block.layer,
         "rank": block.rank,
         "requests": [[s.request_id, s.start, s.num_tokens, s.prompt_len] for s in block.spans],
+        **({"warmup": True} if block.warmup else {}),
     }

@@ -18,6 +18,8 @@ class Flags:
     """Decoder layers to log; None = every MoE layer."""
     num_moe_layers: int | None
     queue_blocks: int
+    warmup: bool = False
+    """Log profiling and warm-up passes too, marked as such."""
 
     def wants(self, layer: int) -> bool:
         """Whether a layer is to be logged."""
@@ -38,6 +40,7 @@ def parse(environ: Mapping[str, str]) -> Flags:
         layers=_layers(environ.get("VLLM_LOG_LAYER") or "0"),
         num_moe_layers=_number(environ, "VLLM_NUM_MOE_LAYERS"),
         queue_blocks=_number(environ, "VLLM_LOG_QUEUE") or 4096,
+        warmup=environ.get("VLLM_LOG_WARMUP", "") not in ("", "0"),
     )
 
 

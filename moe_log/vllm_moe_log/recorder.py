@@ -53,7 +53,7 @@ class Recorder:
         if torch.compiler.is_compiling() or _capturing(topk_ids):
             return
         if self._find_spans is None:  # profiling, warm-up or an idle data-parallel rank's dummy step
-            self._warmup_tokens += len(topk_ids)
+            self._warmup(layer, topk_ids, topk_weights)
             return
         self._seen = True
         if self._step is None:
@@ -70,6 +70,15 @@ class Recorder:
         block = Block(step.number, time.time(), layer, self._environment.rank, spans, None, None)
         ready = _to_host(block, topk_ids[first : first + count], topk_weights[first : first + count])
         self._open().put(ready, count)
+
+    def _warmup(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
+        self._warmup_tokens += len(topk_ids)
+        if self._writer is not None:
+            self._writer.count("warmup_tokens", len(topk_ids))
+        if self._flags.warmup and not self._environment.ranks["tp"]:
+            whole = (Span("(warm-up)", 0, len(topk_ids), len(topk_ids)),)
+            block = Block(0, time.time(), layer, self._environment.rank, whole, None, None, warmup=True)
+            self._open().put(_to_host(block, topk_ids, topk_weights), len(topk_ids))
 
     def _open(self) -> Writer:
         if self._writer is None:
