@@ -208,11 +208,12 @@ class Handler(BaseHTTPRequestHandler):
             "/version": {"version": transformers.__version__},
             "/server_info": self.facts,
         }
-        if self.path == "/metrics":
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
             return self._send(200, metrics(service).encode(), "text/plain; version=0.0.4")
-        if self.path not in answers:
-            return self._json(404, {"error": {"message": f"no such path: {self.path}", "code": 404}})
-        return self._json(200, answers[self.path])
+        if path not in answers:
+            return self._json(404, {"error": {"message": f"no such path: {path}", "code": 404}})
+        return self._json(200, answers[path])
 
     def do_POST(self) -> None:
         """Completions."""
