@@ -64,7 +64,7 @@ def table(values: dict[str, Any]) -> str:
     return "\n".join(f"| {key} | `{json.dumps(value)}` |" for key, value in values.items())
 
 
-def card(facts: dict[str, Any], shape: dict[str, int]) -> str:
+def card(facts: dict[str, Any], shape: dict[str, int | float]) -> str:
     """README.md from the facts of train.json and the preset's shape."""
     told_elsewhere = ("samples", "sha256", "heldout_modules", "command")
     has_licence = "LICENSE-PYTHON.txt" in facts["sha256"]
