@@ -25,7 +25,7 @@ _HASH_CHUNK = 16 << 20
 
 
 def probe(models: Iterable[Model] = (), images: Iterable[str] = ()) -> Environment:
-    """This machine, now. Hashes the weights of `models` (cached by path, size, mtime); names images' digests."""
+    """This machine, now. Hashes weights (cached by path, size, mtime); asks Docker for digests."""
     gpus = find_gpus()
     weights: dict[str, str] = {}
     for model in models:
