@@ -1,7 +1,7 @@
-"""Stands in for packages that SGLang imports but, on a CPU, never runs: CUDA kernels, Triton, image transforms.
+"""Stands in for packages that SGLang imports but never runs on a CPU: CUDA kernels, Triton, image transforms.
 
-Every name and submodule exists, so imports, decorators and type annotations work. Running a kernel raises, so one
-that is truly needed stops the engine instead of going unnoticed.
+Every name and submodule exists, so imports, decorators and type annotations work. Running a kernel raises,
+so one that is truly needed stops the engine instead of going unnoticed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NoReturn
 
 
 class Absent:
-    """A function, class or constant of an absent package; it may be named, decorated with and annotated with."""
+    """A function, class or constant of an absent package; it may decorate and annotate."""
 
     def __init__(self, path: str) -> None:
         self._path = path
