@@ -771,6 +771,21 @@ class Sample(Noun):
     gpus: tuple[GpuSample, ...] = ()
 
 
+class Calibration(Noun):
+    """calibration.json: how fast this host was just before a launch, by a short fixed piece of work."""
+
+    taken_at: str
+    """Wall clock, ISO 8601 UTC."""
+    cpu_mb_s: float
+    """sha256 on one core, the best of several tries."""
+    memory_gb_s: float
+    """Copy of memory, read + written bytes, the best of several tries."""
+    load_average: float
+    """Runnable processes over the last minute, as the kernel counts them."""
+    gpus: tuple[GpuSample, ...] = ()
+    """Idle accelerators: clocks, temperature, memory others hold, reasons for throttling."""
+
+
 class Energy(Noun):
     """What the accelerators of one trial drew over its window, by trapezoid of 1 Hz power samples."""
 

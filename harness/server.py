@@ -31,6 +31,18 @@ class Running:
         self.server = server
         self.log_path = log_path
         self.ready_s = ready_s
+        self._log_read = 0
+
+    def new_log_lines(self) -> list[str]:
+        """Lines the engine wrote since this was last asked."""
+        try:
+            with self.log_path.open("rb") as file:
+                file.seek(self._log_read)
+                text = file.read()
+        except OSError:
+            return []
+        self._log_read += len(text)
+        return text.decode("utf-8", "replace").splitlines()
 
     def dead(self) -> str:
         """ "" while it runs, else how it ended."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import requests as http
 
-from harness import client, environment, registry, store, validity, workload
+from harness import client, collector, environment, registry, store, telemetry, validity, warmup, workload
 from harness.plan import Planned
 from harness.progress import Progress
 from harness.schema import (
@@ -90,26 +90,68 @@ def measure(bench: Bench, trial: Trial, running: Running) -> None:
     target = target_of(bench, running)
     bench.progress.stage(f"{trial.variant} {trial.scenario}: warm-up")
     warm_up(bench, trial, target)
-    flush(bench, running)
-    before = counters(bench, running)
     bench.progress.trial_begin(trial, len(timed))
-    started = environment.now()
-    outcome = TrialResult(trial=trial, status="interrupted", reason="stopped by the user", started_at=started)
+    outcome = interrupted = TrialResult(
+        trial=trial, status="interrupted", reason="stopped by the user", started_at=environment.now()
+    )
     try:
-        with store.RecordWriter(folder / "requests.jsonl") as write:
-            stats = _fire(bench, target, timed, trial, write)
-        after = counters(bench, running)
-        outcome = msgspec.structs.replace(
-            outcome,
-            status="done",
-            reason="",
-            duration_s=stats.duration_s,
-            client_cpu_s=stats.cpu_s,
-            counters={k: after[k] - before[k] for k in COUNTERS if k in after and k in before},
-        )
-        outcome = judged(bench, running, outcome, list(store.records(folder)))
+        outcome = timed_part(bench, trial, running, (target, timed))
+        cold = unproven_warmth(bench, trial, running, outcome)
+        if cold:
+            bench.progress.note(f"{trial.variant} {trial.scenario}: {cold}; measured once more")
+            outcome = interrupted
+            outcome = again(bench, trial, running, (target, timed), cold)
     finally:
         bench.finish(trial, outcome)
+
+
+def again(
+    bench: Bench, trial: Trial, running: Running, work: tuple[client.Target, tuple[Request, ...]], cold: str
+) -> TrialResult:
+    """The second and last measurement of a trial that was not warm; the first is kept beside it."""
+    folder = store.trial_folder(bench.run, trial)
+    (folder / "requests.jsonl").replace(folder / "requests.cold.jsonl")
+    outcome = timed_part(bench, trial, running, work)
+    notes = [f"a first measurement was discarded: {cold}"]
+    still = unproven_warmth(bench, trial, running, outcome)
+    if still:
+        notes.append(f"not warm in the second measurement either: {still}")
+    return msgspec.structs.replace(outcome, notes=(*outcome.notes, *notes))
+
+
+def unproven_warmth(bench: Bench, trial: Trial, running: Running, outcome: TrialResult) -> str:
+    """Why a finished timed part was not warm, "" when nothing shows it."""
+    if outcome.status != "done":
+        return ""
+    table = collector.collect(store.trial_folder(bench.run, trial) / "requests.jsonl").columns
+    return warmup.cold(running.new_log_lines(), table, trial.load.max_concurrency or 1)
+
+
+def timed_part(
+    bench: Bench, trial: Trial, running: Running, work: tuple[client.Target, tuple[Request, ...]]
+) -> TrialResult:
+    """Fire once, with telemetry beside; how it ended and whether its numbers count."""
+    folder = store.trial_folder(bench.run, trial)
+    target, timed = work
+    flush(bench, running)
+    before = counters(bench, running)
+    running.new_log_lines()
+    sampler = telemetry.sampling(
+        folder / "telemetry.jsonl", bench.planned.variant.engine, running.launch.base_url
+    )
+    with store.RecordWriter(folder / "requests.jsonl") as write, sampler:
+        started = environment.now()
+        stats = _fire(bench, target, timed, trial, write)
+    after = counters(bench, running)
+    outcome = TrialResult(
+        trial=trial,
+        status="done",
+        started_at=started,
+        duration_s=stats.duration_s,
+        client_cpu_s=stats.cpu_s,
+        counters={k: after[k] - before[k] for k in COUNTERS if k in after and k in before},
+    )
+    return judged(bench, running, outcome, list(store.records(folder)))
 
 
 def _fire(
