@@ -11,6 +11,7 @@ import msgspec
 
 from harness import agreement, collector, fairness, intervals, metrics, registry, store
 from harness.agreement import JudgeSettings
+from harness.conformance import Conformance, broken
 from harness.errors import InputError, StoreError
 from harness.schema import (
     Agreement,
@@ -42,6 +43,7 @@ class Measured(NamedTuple):
     scores: list[Score]
     attestation: Attestation | None
     launch: Launch | None
+    conformance: Conformance | None
 
 
 def compare(run: Path) -> Comparison:
@@ -75,6 +77,7 @@ def load(folder: Path, slo: dict[str, float]) -> Measured:
     collected = collector.collect(requests) if requests.exists() else None
     visit = folder.parent
     attested, launch = visit / "attestation.json", visit / "launch.json"
+    points = visit / "conformance.json"
     scores = folder / "scores.jsonl"
     return Measured(
         folder=folder,
@@ -85,6 +88,7 @@ def load(folder: Path, slo: dict[str, float]) -> Measured:
         scores=list(store.read_lines(scores, Score)) if scores.exists() else [],
         attestation=store.read(attested, Attestation) if attested.exists() else None,
         launch=store.read(launch, Launch) if launch.exists() else None,
+        conformance=store.read(points, Conformance) if points.exists() else None,
     )
 
 
@@ -125,9 +129,14 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
         attested=all(t.attestation and t.attestation.valid for t in done),
         invalid=_invalid(done),
         labels=launch.labels if launch else (),
-        notes=tuple(dict.fromkeys(n for t in trials for n in (*t.result.notes, *t.notes)))
+        notes=tuple(dict.fromkeys(n for t in trials for n in _notes(t)))
         + tuple(t.result.reason for t in trials if t.result.status == "failed"),
     )
+
+
+def _notes(trial: Measured) -> tuple[str, ...]:
+    points = trial.conformance.points if trial.conformance else ()
+    return (*trial.result.notes, *trial.notes, *broken(points))
 
 
 def _median(found: list[Metrics]) -> Metrics:

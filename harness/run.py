@@ -95,11 +95,10 @@ def _serve_trials(bench: Bench, pending: list[Trial]) -> list[Trial]:
     log_path = folder / "server.log"
     try:
         with server.serving(chosen.launch, log_path, bench.run.name, bench.progress.stage) as running:
-            prepare = getattr(verification, "preflight", None)
             attested = attestation.attest(bench.effective(running.evidence()), chosen.variant)
             store.write(folder / "attestation.json", attested)
-            if prepare:
-                prepare(folder, running)
+            bench.progress.stage(f"{chosen.variant.name}: pre-flight")
+            verification.preflight(folder, running)
             for index, trial in enumerate(pending):
                 measure(bench, trial, running)
                 if running.dead():

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import models, plan, registry, replay, retokenise, server, store, tokenizer_identity
+from harness import (
+    client,
+    conformance,
+    models,
+    plan,
+    registry,
+    replay,
+    retokenise,
+    server,
+    store,
+    tokenizer_identity,
+)
 from harness.errors import HarnessError
 from harness.plan import Planned
 from harness.progress import Progress
@@ -61,6 +72,18 @@ def keep(trial: Path, scores: list[Score]) -> None:
 def _keep_unscored(samples: dict[Path, list[Sample]], cause: str, reference: str) -> None:
     for trial, chosen in samples.items():
         keep(trial, replay.unscored(chosen, cause, reference))
+
+
+def preflight(visit: Path, running: server.Running) -> None:
+    """Write which promises of its API the engine keeps; those it breaks become notes of its rows."""
+    engine = registry.engine(running.launch.engine)
+    target = client.Target(
+        base_url=running.launch.base_url,
+        model=running.launch.served_model_name,
+        extras=dict(getattr(engine, "EXTRAS", {})),
+    )
+    points = conformance.preflight(target)
+    store.write(visit / "conformance.json", conformance.Conformance(points=points))
 
 
 def trial_folders(run: Path) -> list[Path]:

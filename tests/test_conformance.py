@@ -11,7 +11,7 @@ from tests.completions_server import Flaws, serving
 
 def broken(flaws: Flaws) -> list[str]:
     with serving(flaws) as url:
-        points = conformance.preflight(Target(base_url=url, model="m"))
+        points = conformance.preflight(Target(base_url=url, model="m"), harsh=True)
     assert len(points) == 15
     assert all(p.found and p.consequence for p in points)
     return [p.name for p in points if not p.held]
@@ -69,3 +69,9 @@ def test_broken_points_become_sentences_with_their_consequence() -> None:
     assert sentence.startswith(
         "usage chunk in the stream: absent; output tokens are counted by re-tokenising"
     )
+
+
+def test_what_may_kill_a_gpu_engine_is_sent_on_request_only() -> None:
+    with serving(Flaws(accepts_anything=True)) as url:
+        points = conformance.preflight(Target(base_url=url, model="m"))
+    assert not any("vocabulary" in p.name for p in points)

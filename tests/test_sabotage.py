@@ -1,0 +1,77 @@
+"""Real vLLM on CPU, broken in the ways real faults were, must fail; healthy and 8-bit-KV engines must pass.
+
+One engine start per fault and one of the reference: minutes. tests/sabotage/rates.py has rates over samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import registry, replay
+from harness.agreement import judge
+from harness.schema import RequestRecord, Score
+from tests.sabotage import campaign
+from tests.sabotage.campaign import Part
+
+pytestmark = pytest.mark.engine
+
+SMALL = Part(seed=1, concurrency=8, num=8)
+"""8 x 256 = 2,048 tokens."""
+LARGE = Part(seed=1, concurrency=8, num=80)
+"""20,480 tokens, which the subtle fault takes."""
+Said = tuple[list[replay.Sample], list[RequestRecord]]
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, Said]:
+    """Configuration -> what it said."""
+    found: dict[str, Said] = {}
+    for fault in ("", *"abcdefg"):
+        with campaign.serving("vllm-cpu", fault) as running:
+            parts = {fault or "healthy": LARGE if fault in ("", "f") else SMALL}
+            if fault == "d":
+                parts["d at concurrency 2"] = Part(seed=1, concurrency=2, num=8)
+            if not fault:
+                parts["floor"] = Part(seed=2, concurrency=8, num=80)
+            for name, part in parts.items():
+                requests, records = campaign.fire(running, part)
+                found[name] = (campaign.samples(requests, records), records)
+    return found
+
+
+@pytest.fixture(scope="module")
+def scored(said: dict[str, Said]) -> Iterator[dict[str, list[Score]]]:
+    """Configuration -> what the reference thinks of it."""
+    with campaign.serving(campaign.REFERENCE) as running:
+        engine = registry.engine(running.launch.engine)
+        model = running.launch.served_model_name
+        yield {
+            name: replay.score(running.launch.base_url, engine, model, samples)
+            for name, (samples, _) in said.items()
+        }
+
+
+@pytest.mark.parametrize("fault", list("abcdef"))
+def test_every_fault_fails(fault: str, said: dict[str, Said], scored: dict[str, list[Score]]) -> None:
+    agreement = judge(scored[fault], said[fault][1], scored["floor"][: len(scored[fault])])
+    assert agreement.verdict == "FAIL", agreement
+
+
+@pytest.mark.parametrize("name", ["healthy", "g", "d at concurrency 2"])
+def test_what_is_no_fault_passes(name: str, said: dict[str, Said], scored: dict[str, list[Score]]) -> None:
+    measured = judge(scored[name], said[name][1], scored["floor"][: len(scored[name])])
+    default = judge(scored[name], said[name][1])
+    assert (measured.verdict, default.verdict) == ("PASS", "PASS"), (measured.reason, default.reason)
+
+
+def test_a_late_collapse_is_placed(scored: dict[str, list[Score]]) -> None:
+    agreement = judge(scored["e"], (), scored["floor"])
+    assert agreement.first_bad_position in (128, 256 - 48)
+
+
+def test_an_unknown_fault_stops_the_engine(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="ended while starting"), campaign.serving("vllm-cpu", "z"):
+        pass
