@@ -1,0 +1,248 @@
+"""llama.cpp: its own HTTP server from the wheel `xllamacpp`, on a GGUF file made from the checkpoint.
+
+The lower half runs inside the engine's own environment: `python -m engines.llamacpp MODEL --port N`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.schema import Deployment, Effective, Evidence, Launch, Variant
+
+EXTRAS: dict[str, Any] = {"cache_prompt": False, "logprobs": 1}
+"""Prompts are computed, not reused between requests; token ids come only with logprobs."""
+
+
+def launch(deployment: Deployment, variant: Variant) -> Launch:
+    """This very file in the engine's own environment."""
+    return Launch(
+        variant=variant.name,
+        engine="llamacpp",
+        launcher=deployment.launcher,
+        argv=(
+            *(deployment.python, "-m", "engines.llamacpp", deployment.model_path),
+            *("--name", deployment.served_model_name, "--port", str(deployment.port)),
+            *variant.args,
+            *deployment.extra_args,
+        ),
+        env={**variant.env, **deployment.extra_env, "PYTHONPATH": deployment.root},
+        accelerator=variant.accelerator,
+        port=deployment.port,
+        url=deployment.url,
+        served_model_name=deployment.served_model_name,
+    )
+
+
+def effective(evidence: Evidence) -> Effective:
+    """From the line `serving {json}` that this file prints, and the sizes that /v1/models states."""
+    said = next((line for line in evidence.log if line.startswith("serving {")), "")
+    facts: dict[str, Any] = json.loads(said.removeprefix("serving ")) if said else {}
+    dtype, why = _dtype(evidence)
+    return Effective(
+        engine_version=facts.get("version"),
+        tensor_parallel_size=1,
+        data_parallel_size=1,
+        expert_parallel_size=1,
+        all2all="none",
+        dtype=dtype,
+        max_model_len=facts.get("max_model_len"),
+        max_num_seqs=facts.get("slots"),
+        prefix_cache=False,
+        load_format="gguf" if facts else None,
+        cuda_graphs=False,
+        speculative="none",
+        stream_interval=1,
+        device="cpu",
+        proof={
+            "engine_version": said,
+            "dtype": why,
+            "prefix_cache": "cache_prompt=false in every request; usage's cached tokens are checked",
+        },
+    )
+
+
+def _dtype(evidence: Evidence) -> tuple[str | None, str]:
+    """The type of the loaded tensors, as /v1/models states it."""
+    listed = (evidence.models.get("data") or [{}])[0].get("meta") or {}
+    said = str(listed.get("ftype", ""))
+    names = {"all F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    return names.get(said), f"/v1/models: ftype {said}" if said else ""
+
+
+def counters(metrics: str) -> dict[str, float]:
+    """llama.cpp's counters by their canonical names."""
+    names = {
+        "llamacpp:prompt_tokens_total": "prompt_tokens",
+        "llamacpp:tokens_predicted_total": "generation_tokens",
+    }
+    rows = (line.split() for line in metrics.splitlines() if line and not line.startswith("#"))
+    return {names[row[0]]: float(row[1]) for row in rows if row[0] in names}
+
+
+# --- inside the engine's environment ---------------------------------------------------------------
+
+
+def main() -> None:
+    """Convert the checkpoint unless that was done, then serve until the process is ended."""
+    import importlib.metadata
+
+    import xllamacpp
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--slots", type=int, default=4, help="requests at a time")
+    parser.add_argument("--max-model-len", type=int, default=4096, help="tokens per slot")
+    given = parser.parse_args()
+    params = xllamacpp.CommonParams()
+    params.model.path = str(converted(given.model))
+    params.model_alias = {given.name}
+    params.hostnames = ["127.0.0.1"]
+    params.port = given.port
+    params.n_parallel = given.slots
+    params.n_ctx = given.slots * given.max_model_len
+    params.n_gpu_layers = 0
+    params.endpoint_metrics = True
+    params.ctx_shift = False
+    params.cache_prompt = False
+    # Flash attention on CPU rounds scores to 16 bits.
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    server = xllamacpp.Server(params)
+    facts = {
+        "version": importlib.metadata.version("xllamacpp"),
+        "max_model_len": given.max_model_len,
+        "slots": given.slots,
+        "at": server.listening_address,
+    }
+    print(f"serving {json.dumps(facts)}", flush=True)
+    while True:
+        time.sleep(3600)
+
+
+def converted(model: Path) -> Path:
+    """The checkpoint as an f32 GGUF file, made once per config and size of the weights."""
+    weights = model / "model.safetensors"
+    state = weights.stat()
+    key = f"{(model / 'config.json').read_text()}:{state.st_size}:{state.st_mtime_ns}"
+    target = Path(".cache/gguf") / f"{model.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.gguf"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial")
+        write_gguf(model, partial)
+        partial.replace(target)
+    return target
+
+
+def write_gguf(model: Path, target: Path) -> None:
+    """Writes a Qwen3-MoE checkpoint with one weights file. Raises SystemExit for any other model."""
+    import gguf
+
+    config = json.loads((model / "config.json").read_text())
+    if config.get("model_type") != "qwen3_moe" or not config.get("norm_topk_prob"):
+        raise SystemExit(
+            f"{model.name}: llama.cpp is offered qwen3_moe checkpoints with norm_topk_prob only (it always "
+            "renormalises the top-k weights); choose another engine for this model."
+        )
+    writer = gguf.GGUFWriter(str(target), "qwen3moe")
+    _write_sizes(writer, config)
+    _write_tokens(writer, config, json.loads((model / "tokenizer.json").read_text()))
+    _write_tensors(writer, config, model / "model.safetensors")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _num_experts(config: dict[str, Any]) -> int:
+    return int(config.get("num_experts") or config["num_local_experts"])
+
+
+def _write_sizes(writer: Any, config: dict[str, Any]) -> None:
+    import gguf
+
+    rope = config.get("rope_parameters") or config
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    writer.add_expert_count(_num_experts(config))
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+
+
+def _write_tokens(writer: Any, config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
+    """Byte-level BPE: tokens by id, their types, merges, special ids."""
+    import gguf
+
+    text = {i: t for t, i in tokenizer["model"]["vocab"].items()}
+    special = {t["id"]: t["content"] for t in tokenizer["added_tokens"]}
+    tokens, kinds = [], []
+    for i in range(config["vocab_size"]):
+        known = special.get(i) or text.get(i)
+        tokens.append(known if known is not None else f"<unused{i}>")
+        kind = gguf.TokenType.CONTROL if i in special else gguf.TokenType.NORMAL
+        kinds.append(kind if known is not None else gguf.TokenType.UNUSED)
+    merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_add_bos_token(False)
+
+
+_LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate": "ffn_gate_inp",
+}
+
+
+def _write_tensors(writer: Any, config: dict[str, Any], weights: Path) -> None:
+    """Names of the checkpoint -> names of GGUF; the experts of a layer are stacked."""
+    import ml_dtypes  # gives numpy its bfloat16
+    import numpy as np
+    from safetensors import safe_open
+
+    assert ml_dtypes.bfloat16
+    with safe_open(weights, "np") as file:
+
+        def tensor(name: str) -> Any:
+            return file.get_tensor(name).astype(np.float32)
+
+        writer.add_tensor("token_embd.weight", tensor("model.embed_tokens.weight"))
+        writer.add_tensor("output_norm.weight", tensor("model.norm.weight"))
+        writer.add_tensor("output.weight", tensor("lm_head.weight"))
+        for layer in range(config["num_hidden_layers"]):
+            source, block = f"model.layers.{layer}.", f"blk.{layer}."
+            for theirs, ours in _LAYER.items():
+                writer.add_tensor(f"{block}{ours}.weight", tensor(f"{source}{theirs}.weight"))
+            for part in ("gate", "up", "down"):
+                names = [f"{source}mlp.experts.{e}.{part}_proj.weight" for e in range(_num_experts(config))]
+                writer.add_tensor(f"{block}ffn_{part}_exps.weight", np.stack([tensor(n) for n in names]))
+
+
+if __name__ == "__main__":
+    main()
