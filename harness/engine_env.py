@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import shlex
 import shutil
 import subprocess
@@ -30,13 +31,7 @@ CAUSES = (
     (("No space left on device", "Disk quota exceeded"), "the disk is full", "free some space"),
     (("CERTIFICATE_VERIFY_FAILED",), "a TLS certificate was refused", "set PIP_CERT to your CA bundle"),
     (
-        (
-            "NewConnectionError",
-            "NameResolutionError",
-            "ConnectTimeoutError",
-            "ReadTimeoutError",
-            "ProxyError",
-        ),
+        ("Retry(total=0", "ReadTimeoutError: "),
         "the package index could not be reached",
         "check the network, or set PIP_INDEX_URL to a mirror",
     ),
@@ -50,7 +45,6 @@ CAUSES = (
         "a pinned package has no wheel for this machine's Python",
         "use Python 3.11 on Linux x86-64",
     ),
-    (("No module named pip",), "this Python has no pip", f"run `{sys.executable} -m ensurepip`"),
     (("Permission denied", "Read-only file system"), "the folder cannot be written", "make it writable"),
 )
 
@@ -108,7 +102,7 @@ def _build(env: Path, root: Path, on_line: OnLine, lock_fd: int) -> None:
 
 def _install_commands(env: Path, root: Path) -> list[Command]:
     requirements = _requirements(env.name, root)
-    pip = [sys.executable, "-m", "pip", "--python", str(_python(env)), "install"]
+    pip = [str(_python(env)), str(_pip()), "install"]
     flags = ["--no-deps", "--no-compile", "--only-binary=:all:"]
     quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
     return [
@@ -116,6 +110,19 @@ def _install_commands(env: Path, root: Path) -> list[Command]:
         [*pip, *flags, *quiet, "-r", str(requirements)],
         *(["cp", "-R", f"{shim}/.", str(_site_packages(env))] for shim in _shims(requirements, root)),
     ]
+
+
+def _pip() -> Path:
+    """This Python's pip, which another Python can run as a folder.
+
+    `pip --python` starts a second process, which outlives a killed first one and does not inherit the lock.
+    """
+    spec = importlib.util.find_spec("pip")
+    if spec is None or spec.origin is None:
+        raise MachineError(
+            f"{sys.executable} has no pip; run `{sys.executable} -m ensurepip` and then again."
+        )
+    return Path(spec.origin).parent
 
 
 def _run(command: Command, cwd: Path, tell: OnLine, lock_fd: int) -> int:
