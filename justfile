@@ -34,6 +34,18 @@ load *words: setup
 compare *words: setup
     @{{ python }} -m harness compare "$@"
 
+# What a routing log tells (bench ... moe_log=LAYER writes one): moe FILE ... [against=FILE] [out=FOLDER]
+moe *words: setup
+    @{{ python }} -m harness moe "$@"
+
+# Check and time expert-parallel dispatch/combine: ep-check backend=torch-gloo|torch-nccl|mori|deep_ep [ranks=N]
+ep-check *words: setup
+    @{{ python }} -m harness ep-check "$@"
+
+# First wrong step of a VLLM_MORI_TRACE log, or a MORI-VIZ trace per phase and rank: trace FILE
+trace *words: setup
+    @{{ python }} -m harness trace "$@"
+
 # Build an image of docker/: image NAME [KEY=VALUE ...]
 image *words: setup
     @{{ python }} -m harness image "$@"

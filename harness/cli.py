@@ -85,6 +85,16 @@ def doctor() -> None:
     diagnosis.run(Console())
 
 
+@app.command("ep-check")
+def ep_check(words: Words = None) -> None:
+    """Check and time expert-parallel dispatch/combine: ep-check backend=NAME [ranks=N] [key=value ...]"""
+    from harness.moe import verbs
+
+    text, status = verbs.ep_check(words or [])
+    print(text)
+    sys.exit(status)
+
+
 @app.command()
 def image(words: Words = None) -> None:
     """Build an image of docker/: image NAME [KEY=VALUE ...]; without a name, list them"""
@@ -105,6 +115,14 @@ def load(words: Words = None) -> None:
             "load needs url=http://host:port, the base URL of a running OpenAI-compatible server."
         )
     bench(["attach", *given])
+
+
+@app.command()
+def moe(words: Words = None) -> None:
+    """What a routing log tells: moe FILE ... [against=FILE] [out=FOLDER] [ep=8,16]"""
+    from harness.moe import verbs
+
+    print(verbs.moe(words or []))
 
 
 @app.command()
@@ -137,6 +155,14 @@ def serve(variant: str, model: Annotated[str, typer.Argument()] = "", words: Wor
     from harness import foreground
 
     foreground.serve(variant, model, words or [])
+
+
+@app.command()
+def trace(words: Words = None) -> None:
+    """Find the first wrong step of a VLLM_MORI_TRACE log, or sum up a MORI-VIZ trace: trace FILE [ranks=8]"""
+    from harness.moe import verbs
+
+    print(verbs.trace_file(words or []))
 
 
 @app.command()

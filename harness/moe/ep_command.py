@@ -29,7 +29,7 @@ def run(settings: Mapping[str, str], python: str = "") -> tuple[str, int]:
     """
     given = dict(settings)
     backend = given.pop("backend", "torch-gloo")
-    ranks = _number(given.pop("ranks", "8"), "ranks")
+    ranks = number(given.pop("ranks", "8"), "ranks")
     python = given.pop("python", "") or python or _interpreter()
     if backend not in BACKENDS:
         raise InputError(f"Unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
@@ -64,15 +64,15 @@ def command(python: str, backend: str, ranks: int, settings: Mapping[str, str]) 
 
 def mori_config(settings: Mapping[str, str], ranks: int, environ: Mapping[str, str]) -> ep_rules.EpConfig:
     """The MORI configuration these settings amount to, for the rules."""
-    tokens = [_number(part, "tokens") for part in settings.get("tokens", "8192").split(",") if part]
+    tokens = [number(part, "tokens") for part in settings.get("tokens", "8192").split(",") if part]
     fp8 = settings.get("dispatch_dtype") == "fp8"
-    hidden = _number(settings.get("hidden", "7168"), "hidden")
+    hidden = number(settings.get("hidden", "7168"), "hidden")
     return ep_rules.EpConfig(
         world_size=ranks,
         gpus_per_node=ranks,
         hidden=hidden,
-        num_experts=_number(settings.get("experts", "256"), "experts"),
-        top_k=_number(settings.get("top_k", "8"), "top_k"),
+        num_experts=number(settings.get("experts", "256"), "experts"),
+        top_k=number(settings.get("top_k", "8"), "top_k"),
         max_tokens_per_rank=max(tokens, default=1),
         scale_dim=hidden // 128 if fp8 else 0,
         heap=environ.get("MORI_SHMEM_HEAP_SIZE", "") or "64G",
@@ -93,6 +93,31 @@ def as_text(result: dict[str, Any], output: str) -> str:
         ]
         lines += [f"note: {words}" for words in reference_tables.MISQUOTES[:2]]
     return "\n".join(lines)
+
+
+def table(file: str) -> str:
+    """A bench's output file as a table, with published figures below each line that has any."""
+    lines = [f"{file}:"]
+    for timing in bench_output.read(Path(file)):
+        lines += [_timing(timing), *(_reference(row) for row in reference_tables.nearest(timing))]
+    return "\n".join(lines)
+
+
+def _timing(timing: KernelTiming) -> str:
+    latency = f"{timing.latency_us:.1f} us" if timing.latency_us is not None else "-"
+    gbps = f"{timing.gbps:.2f} GB/s" if timing.gbps is not None else "-"
+    rdma = f", RDMA {timing.rdma_gbps:.2f} GB/s" if timing.rdma_gbps is not None else ""
+    return (
+        f"EP{timing.world_size:<3}{timing.tokens:>8} tokens {timing.kernel:<9}{latency:>12}{gbps:>14}{rdma}  "
+        f"{timing.source} {timing.dtype} {timing.note}".rstrip()
+    )
+
+
+def number(text: str, name: str) -> int:
+    """A positive whole number. Raises InputError."""
+    if not str(text).isdigit() or int(text) < 1:
+        raise InputError(f"{name}={text!r} is no positive whole number.")
+    return int(text)
 
 
 def _reference(row: KernelTiming) -> str:
@@ -144,9 +169,3 @@ def _interpreter() -> str:
         if python.exists():
             return str(python)
     return "python3"
-
-
-def _number(text: str, name: str) -> int:
-    if not str(text).isdigit() or int(text) < 1:
-        raise InputError(f"{name}={text!r} is no positive whole number.")
-    return int(text)
