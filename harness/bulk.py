@@ -7,110 +7,96 @@ goes the exact way, byte by byte. The tests hold both ways against each other.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import msgspec
 
 from harness.answer import Chunk, decode_chunks
 
-DONE = b"data: [DONE]\n\n"
 _EVENT_END = b"\n\n\r\n"
-_BETWEEN = b"\n\ndata: "
-_HEX = frozenset(b"0123456789abcdefABCDEF")
-_MAX_SIZES = 65536
+_DONE = b"e\r\ndata: [DONE]"
+_HEAD_LEN = 11
+_HEAD = re.compile(rb"([1-9a-fA-F][0-9a-fA-F]{1,2})\r\ndata: ")
+_SHORT = 258
+"""Pieces below have two hexadecimal digits of size before them, pieces above three; none has 258 bytes."""
 
 
-class _Sizes(dict[bytes, int]):
-    """Chunk-size line -> size; -1 for a line that is not plain hexadecimal."""
+class _Lengths(dict[bytes, int]):
+    """First bytes of a chunk (size line, "data: ") -> its length up to the blank line, or -1."""
 
-    def __missing__(self, line: bytes) -> int:
-        if len(self) > _MAX_SIZES:
+    def __missing__(self, head: bytes) -> int:
+        if len(self) > 65536:
             self.clear()
-        plain = 0 < len(line) <= 8 and _HEX.issuperset(line)
-        size = self[line] = int(line, 16) if plain else -1
-        return size
+        found = _HEAD.match(head)
+        length = int(found[1], 16) + len(found[1]) if found else -1
+        self[head] = length
+        return length
 
 
-_SIZES = _Sizes()
+_LENGTHS = _Lengths()
 
 
-class Batch:
+class Batch(NamedTuple):
     """The whole events at the front of a batch of reads."""
 
-    __slots__ = ("chunks", "saw_done", "size", "stamps")
-
-    def __init__(self, chunks: list[Chunk], stamps: Sequence[int], size: int, saw_done: bool) -> None:
-        self.chunks = chunks
-        self.stamps = stamps
-        self.size = size
-        """Bytes of the batch that are dealt with."""
-        self.saw_done = saw_done
+    chunks: list[Chunk]
+    stamps: Sequence[int]
+    """Arrival of each chunk, ns."""
+    size: int
+    """Bytes of the batch that are dealt with."""
+    saw_done: bool
 
 
 def read_batch(reads: Sequence[bytes], stamps: Sequence[int]) -> Batch | None:
-    """Reads that begin where a chunk begins; None when they are not of the plain kind."""
+    """Reads that begin where an HTTP chunk begins; None when they are not of the plain kind."""
     raw = b"".join(reads)
-    size = raw.rfind(_EVENT_END) + len(_EVENT_END)
-    if size < len(_EVENT_END):
+    pieces = raw.split(_EVENT_END)
+    size = len(raw) - len(pieces.pop())
+    saw_done = bool(pieces) and pieces[-1] == _DONE
+    if saw_done:
+        pieces.pop()
+    if not pieces:
         return None
-    parts = raw[:size].split(b"\r\n")
-    size_lines, events = parts[:-1:2], parts[1::2]
-    lengths = list(map(len, events))
-    if list(map(_SIZES.__getitem__, size_lines)) != lengths:
+    lengths = list(map(len, pieces))
+    if list(map(_LENGTHS.__getitem__, [piece[:_HEAD_LEN] for piece in pieces])) != lengths:
         return None
-    saw_done = events[-1] == DONE
-    if raw.count(_EVENT_END, 0, size) != len(events):
-        return None
-    chunks = _decode(events[:-1] if saw_done else events)
-    if chunks is None:
-        return None
-    ends = list(accumulate(map(len, parts[:-1])))[1::2]
-    stamps = _stamp(ends, reads, stamps)
-    return Batch(chunks, stamps, size, saw_done)
-
-
-def _decode(events: list[bytes]) -> list[Chunk] | None:
-    """Chunks of events that are each "data: ", one line of JSON, and a blank line.
-
-    The caller has seen as many chunk ends behind blank lines as there are events, so that no event runs
-    over two chunks.
-    """
-    num = len(events)
-    if not num:
-        return []
-    body = b"".join(events)
-    plain = (
-        body.startswith(b"data: ")
-        and body.count(b"\n") == 2 * num
-        and body.count(_BETWEEN) == num - 1
-        and b"\r" not in body
-    )
-    if not plain:
+    lines = b",".join(_lines(pieces, lengths))
+    if b"\n" in lines or b"\r" in lines:
         return None
     try:
-        chunks = decode_chunks(b"[%b]" % body[6:-2].replace(_BETWEEN, b","))
+        chunks = decode_chunks(b"[%b]" % lines)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return chunks if len(chunks) == num else None
+    if len(chunks) != len(pieces):
+        return None
+    return Batch(chunks, _stamp(lengths, reads, stamps), size, saw_done)
 
 
-def _stamp(ends: list[int], reads: Sequence[bytes], stamps: Sequence[int]) -> Sequence[int]:
-    """Stamp of the read in which each event's blank line ended.
+def _lines(pieces: list[bytes], lengths: list[int]) -> list[bytes]:
+    """The JSON of each piece."""
+    if max(lengths) < _SHORT:
+        return [piece[10:] for piece in pieces]
+    if min(lengths) > _SHORT:
+        return [piece[11:] for piece in pieces]
+    return [piece[10:] if len(piece) < _SHORT else piece[11:] for piece in pieces]
 
-    `ends[i]` is where event i ends when line ends of the chunk framing are left out: 4 bytes an event.
-    """
-    num = len(ends)
-    at = [end + 4 * i + 2 for i, end in enumerate(ends)]
-    reached = list(accumulate(map(len, reads)))
+
+def _stamp(lengths: list[int], reads: Sequence[bytes], stamps: Sequence[int]) -> Sequence[int]:
+    """Stamp of the read in which each event's blank line ended: 2 bytes behind its piece."""
+    num = len(lengths)
+    sizes = [length + 4 for length in lengths]
+    if list(map(len, reads[:num])) == sizes:
+        return stamps[:num]
+    ready = [end - 2 for end in accumulate(sizes)]
     found: list[int] = []
     seen = 0
-    for end, stamp in zip(reached, stamps, strict=True):
-        now = bisect_right(at, end, seen)
-        if now != seen:
+    for end, stamp in zip(accumulate(map(len, reads)), stamps, strict=True):
+        now = bisect_right(ready, end, seen)
+        if now > seen:
             found += [stamp] * (now - seen)
             seen = now
-            if seen == num:
-                break
     return found

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import pacing
 from harness.alarm import Alarm
+from harness.backlog import Backlog
 from harness.body import Target, payload
 from harness.connection import Connection
 from harness.conversation import chains, check, spoken
@@ -81,7 +82,8 @@ class Dispatch:
         """Everything that can be done before the clock runs. Raises InputError."""
         self._loop = asyncio.get_running_loop()
         self._done = self._loop.create_future()
-        self._pool = Pool(self._loop, self._target)
+        self._backlog = Backlog(self._loop)
+        self._pool = Pool(self._loop, self._target, lambda r: self._backlog.add(r.catch_up))
         self._alarm = Alarm(self._loop, self._on_alarm)
         for request in self._requests:
             check(request)
@@ -196,9 +198,18 @@ class Dispatch:
         self._finish(turn, connection.response)
 
     def _finish(self, turn: Turn, response: Response) -> None:
+        """Free the turn's place at once; parse and record it when no read is waiting."""
         self._in_flight.discard(turn)
         ended_well = turn.connection is not None and not response.error_kind
         done_ns = turn.connection.last_ns if turn.connection and ended_well else monotonic_ns()
+        if not self._stopping:
+            self._pump()
+        self._backlog.add(lambda: self._conclude(turn, response, done_ns))
+
+    def _conclude(self, turn: Turn, response: Response, done_ns: int) -> None:
+        while not response.done and response.num_deferred:
+            response.catch_up()
+        response.fail("protocol", "the answer does not end where its last bytes said so")
         self._left -= 1
         if not self._stopping:
             self._queue_next_turn(turn, response)
@@ -276,5 +287,6 @@ class Dispatch:
                 response.fail("cancelled", why)
                 turn.sent_ns = monotonic_ns()
                 self._finish(turn, response)
+        self._backlog.drain()
         if not self._done.done():
             self._done.set_result(False)

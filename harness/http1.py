@@ -16,7 +16,7 @@ class FramingError(ValueError):
 class Head:
     """Status line and headers (names in lower case, the last of equals wins)."""
 
-    __slots__ = ("headers", "keep_alive", "status")
+    __slots__ = ("events", "headers", "keep_alive", "status")
 
     def __init__(self, raw: bytes) -> None:
         lines = raw.decode("latin-1").split("\r\n")
@@ -30,6 +30,9 @@ class Head:
             if not colon:
                 raise FramingError(f"not a header: {line[:80]!r}")
             self.headers[name.lower()] = value.strip()
+        kind = self.headers.get("content-type", "")
+        self.events = self.status == 200 and "text/event-stream" in kind
+        """The body is a stream of events."""
         connection = self.headers.get("connection", "").lower()
         self.keep_alive = "close" not in connection and (version != "HTTP/1.0" or "keep-alive" in connection)
 
@@ -49,6 +52,20 @@ class Head:
         if not text.isascii() or not text.isdigit():
             raise FramingError(f"content-length is {text[:40]!r}")
         return int(text)
+
+
+_heads: dict[bytes, Head] = {}
+_HEADS_KEPT = 256
+
+
+def read_head(raw: bytes) -> Head:
+    """Head of these bytes (without the blank line); servers repeat theirs, so it is remembered."""
+    head = _heads.get(raw)
+    if head is None:
+        if len(_heads) >= _HEADS_KEPT:
+            _heads.clear()
+        head = _heads[raw] = Head(raw)
+    return head
 
 
 class BodyParser:

@@ -10,6 +10,7 @@ from time import monotonic_ns
 
 from harness.body import Target, url_parts
 from harness.connection import Connection
+from harness.response import Response
 
 IDLE_LIMIT_NS = 4_000_000_000
 """Servers close idle connections (uvicorn after 5 s): one older than this is not trusted with a request."""
@@ -20,9 +21,12 @@ _CONNECT_TIMEOUT_S = 30.0
 class Pool:
     """Idle connections to one server."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, target: Target) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, target: Target, on_batch: Callable[[Response], None]
+    ) -> None:
         parts = url_parts(target)
         self._loop = loop
+        self._on_batch = on_batch
         self._host = str(parts.hostname)
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -35,7 +39,7 @@ class Pool:
         """A new open connection. Raises OSError (refused, unreachable, timed out, bad certificate)."""
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             _, connection = await self._loop.create_connection(
-                lambda: Connection(self._forget), self._host, self._port, ssl=self._tls
+                lambda: Connection(self._forget, self._on_batch), self._host, self._port, ssl=self._tls
             )
         self.num_opened += 1
         return connection

@@ -6,11 +6,12 @@ batches. An event's time is the stamp of the read that completed it, however the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from harness.answer import Answer, NotAChunk
 from harness.bulk import read_batch
-from harness.http1 import MAX_HEAD_BYTES, BodyParser, FramingError, Head
+from harness.http1 import MAX_HEAD_BYTES, BodyParser, FramingError, Head, read_head
 from harness.schema import ErrorKind
 from harness.sse import EventParser, EventTooLong
 
@@ -23,7 +24,18 @@ _QUICK_FROM = 3
 class Response:
     """Parser of one answer. `done` turns True at its end; then `error_kind` and `error` are final."""
 
-    __slots__ = ("_body", "_events", "_head_bytes", "_plain", "answer", "done", "error", "error_kind", "head")
+    __slots__ = (
+        "_body",
+        "_deferred",
+        "_events",
+        "_head_bytes",
+        "_plain",
+        "answer",
+        "done",
+        "error",
+        "error_kind",
+        "head",
+    )
 
     def __init__(self) -> None:
         self.answer = Answer()
@@ -35,6 +47,7 @@ class Response:
         self._body: BodyParser | None = None
         self._events: EventParser | None = None
         self._plain: list[bytes] = []
+        self._deferred: deque[tuple[Sequence[bytes], Sequence[int]]] = deque()
 
     @property
     def started(self) -> bool:
@@ -59,9 +72,34 @@ class Response:
         return self.head is None or not self.head.chunked
 
     def feed(self, reads: Sequence[bytes], stamps: Sequence[int]) -> None:
-        """Take reads in order, each with its arrival time in ns."""
+        """Take reads in order, each with its arrival time in ns; deferred ones go first."""
+        while self._deferred:
+            self.catch_up()
+        self._feed(reads, stamps)
+
+    def _feed(self, reads: Sequence[bytes], stamps: Sequence[int]) -> None:
+        if self._body is None:
+            self._feed_exactly(reads[:1], stamps[:1])
+            reads, stamps = reads[1:], stamps[1:]
         if len(reads) > _QUICK_FROM and self._at_event:
             reads, stamps = self._feed_batch(reads, stamps)
+        self._feed_exactly(reads, stamps)
+
+    def defer(self, reads: Sequence[bytes], stamps: Sequence[int]) -> None:
+        """Keep reads to be fed by catch_up()."""
+        self._deferred.append((reads, stamps))
+
+    @property
+    def num_deferred(self) -> int:
+        """Batches that wait for catch_up()."""
+        return len(self._deferred)
+
+    def catch_up(self) -> None:
+        """Feed the oldest deferred reads, if there are any."""
+        if self._deferred:
+            self._feed(*self._deferred.popleft())
+
+    def _feed_exactly(self, reads: Sequence[bytes], stamps: Sequence[int]) -> None:
         for data, stamp in zip(reads, stamps, strict=True):
             if self.done:
                 return
@@ -124,13 +162,13 @@ class Response:
                 if len(raw) > MAX_HEAD_BYTES or not b"HTTP/1.".startswith(raw[:7]):
                     raise FramingError(f"not an HTTP/1.1 answer: {raw[:80]!r}")
                 return b""
-            head = Head(raw)
+            head = read_head(raw)
             if head.status >= 200:
                 break
             self._head_bytes = rest
         self.head = head
         self._body = BodyParser(chunked=head.chunked, length=None if head.chunked else head.length)
-        if head.status == 200 and "text/event-stream" in head.headers.get("content-type", ""):
+        if head.events:
             self._events = EventParser()
         return rest
 
@@ -182,6 +220,8 @@ class Response:
 
     def fail(self, kind: ErrorKind, why: str) -> None:
         """End the answer with a labelled error; what arrived so far stays."""
+        while self._deferred:
+            self.catch_up()
         if not self.done:
             self.error_kind, self.error = kind, why
             self.done = True
