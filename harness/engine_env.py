@@ -1,7 +1,8 @@
 """The Python environments that CPU engines run in: `.engines/<env>/`, from `engines/<env>.requirements.txt`.
 
-A requirements file is a complete freeze, so pip resolves nothing. Its comments may hold one directive:
-`# shim: DIR` copies the content of DIR into site-packages after pip has finished.
+A requirements file is a complete freeze, so pip resolves nothing. Its comments may hold two directives:
+`# shim: DIR` copies the content of DIR into site-packages after pip has finished; `# pip: resolve` lets pip
+find the dependencies (the file then pins only what defines the engine).
 """
 
 from __future__ import annotations
@@ -75,6 +76,22 @@ def ensure(env_name: str, root: Path, on_line: OnLine) -> Path:
     return _python(env)
 
 
+def adopt(env_name: str, root: Path, python: str, python_path: str) -> Path:
+    """Make the environment a name for a Python that already holds the engine: a host without network.
+
+    `python_path` is put before PYTHONPATH. From then on ensure() takes it as built, until the requirements
+    change. Raises InputError if no such environment is described.
+    """
+    env, fingerprint = _env_dir(env_name, root), _fingerprint(env_name, root)
+    script = _python(env)
+    script.parent.mkdir(parents=True, exist_ok=True)
+    path = f"{python_path}${{PYTHONPATH:+:$PYTHONPATH}}"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec {shlex.quote(python)} "$@"\n')
+    script.chmod(0o755)
+    (env / STAMP).write_text(fingerprint)
+    return script
+
+
 def _build(env: Path, root: Path, on_line: OnLine, lock_fd: int) -> None:
     (env / STAMP).unlink(
         missing_ok=True
@@ -103,7 +120,8 @@ def _build(env: Path, root: Path, on_line: OnLine, lock_fd: int) -> None:
 def _install_commands(env: Path, root: Path) -> list[Command]:
     requirements = _requirements(env.name, root)
     pip = [str(_python(env)), str(_pip()), "install"]
-    flags = ["--no-deps", "--no-compile", "--only-binary=:all:"]
+    resolve = "# pip: resolve" in requirements.read_text(encoding="utf-8").splitlines()
+    flags = [*([] if resolve else ["--no-deps"]), "--no-compile", "--only-binary=:all:"]
     quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
     return [
         [sys.executable, "-m", "venv", "--without-pip", str(env)],

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
+from harness import scale
 from harness.errors import InputError
 from harness.schema import Noun, Variant
 
@@ -67,7 +68,10 @@ def variants() -> dict[str, Variant]:
 
 
 def variant(name: str) -> Variant:
-    """One variant. Raises InputError that lists what exists."""
+    """One variant; NAME-x2 is NAME's layout on two GPUs. Raises InputError that lists what exists."""
+    parsed = scale.parse(name)
+    if parsed and name not in variants() and parsed[0] in variants():
+        return scale.scaled(variants()[parsed[0]], parsed[1])
     return lookup(name, variants(), "variant")
 
 
