@@ -171,7 +171,9 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherNam
     return Deployment(
         model=model,
         launcher=launcher,
-        model_path=container.weights(model)[0] if contained else relative(model.path) or model.hf_id,
+        model_path=container.weights(model)[0]
+        if contained
+        else relative(model.path) or model.hf_id or model.alias,
         served_model_name=model.alias,
         host="127.0.0.1",
         port=_PLAN_PORT,
@@ -179,7 +181,7 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherNam
         extra_args=recipe.args,
         extra_env={k: _own(v) for k, v in recipe.env.items()},
         url=recipe.url,
-        root=container.REPOSITORY if contained else str(registry.ROOT),
+        root=container.REPOSITORY if contained else ".",
     )
 
 
