@@ -20,7 +20,8 @@ from harness.moe import plugin
 from harness.schema import Deployment, Load, Request
 
 CONCURRENCY, OUTPUT_LEN, NUM_PROMPTS, BURSTS = 16, 64, 128, 3
-CONDITIONS = ("absent", "off", "one-layer", "all-layers", "dummy")
+CONDITIONS = ("absent", "off", "one-layer", "all-layers", "dummy", "warm-up")
+ARGS = {"dummy": ("--load-format", "dummy"), "warm-up": ("--no-enforce-eager",)}
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def life(condition: str, turn: int, out: Path) -> list[float]:
         served_model_name="tiny-moe",
         port=server.free_port(),
         python=str(registry.ROOT / ".engines" / variant.environment / "bin" / "python"),
-        extra_args=("--load-format", "dummy") if condition.startswith("dummy") else (),
+        extra_args=ARGS.get(condition, ()),
         extra_env=environment(condition, turn, out),
         root=str(registry.ROOT),
     )

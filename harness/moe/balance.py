@@ -126,7 +126,10 @@ def drift(log: RoutingLog, layer: int, windows: int = 20) -> NDArray[np.float64]
     return np.asarray(shares)
 
 
-def distinct_rows(log: RoutingLog, layer: int) -> tuple[int, int]:
-    """(different expert sets, tokens) of a layer: few sets over many tokens means repeated input."""
+def commonest_set(log: RoutingLog, layer: int) -> tuple[tuple[int, ...], float]:
+    """The expert set chosen most often at a layer, and its share of the tokens; ((), 0.0) without tokens."""
     experts = np.sort(log.experts[log.layer == layer], axis=1)
-    return len(np.unique(experts, axis=0)), len(experts)
+    if not len(experts):
+        return (), 0.0
+    sets, counts = np.unique(experts, axis=0, return_counts=True)
+    return tuple(sets[counts.argmax()].tolist()), float(counts.max() / len(experts))

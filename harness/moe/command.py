@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,9 @@ from harness.escape import plain
 from harness.moe import balance, distance, plots, routing_log
 from harness.moe.routing_log import RoutingLog
 from harness.schema import LayerBalance, RoutingDistance, RoutingReport
+
+
+_REPEATED = 0.25
 
 
 def run(files: Sequence[str], against: Sequence[str] = (), out: str = "", ep_sizes: str = "") -> str:
@@ -110,17 +113,15 @@ def _distance(item: RoutingDistance) -> str:
     )
 
 
-def _repetition(log: RoutingLog) -> tuple[str, ...]:
-    """Prompts made of one repeated token route alike; that is the input's skew, not the model's."""
-    first = log.layers[0]
-    rows = log.where(log.prefill)
-    sets, tokens = balance.distinct_rows(rows, first)
-    if tokens < 100 or sets > 0.02 * tokens:
-        return ()
-    return (
-        f"layer {first} shows only {sets} different expert sets in {tokens} prefill tokens: "
-        "the prompts repeat tokens (padding?), so the skew is the input's",
-    )
+def _repetition(log: RoutingLog) -> Iterator[str]:
+    """One token repeated (padding, profiling passes) routes one way; that skew is the input's."""
+    for layer in log.layers:
+        experts, share = balance.commonest_set(log, layer)
+        if share >= _REPEATED:
+            yield (
+                f"layer {layer}: {share:.0%} of the tokens chose exactly the experts {list(experts)}: "
+                "one token is repeated (padding, warm-up, a degenerate prompt), the skew is the input's"
+            )
 
 
 def _sizes(text: str) -> tuple[int, ...]:

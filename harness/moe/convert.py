@@ -1,8 +1,8 @@
 """Other engines' routing records in the project's own form.
 
 SGLang's recorder: per_token and per_pass files hold expert ids per token ("records"), stat files only counts
-per step, layer and expert ("logical_count"). Engines that return routed experts with each response (vLLM, SGLang)
-are read from the responses.
+per step, layer and expert ("logical_count"). Engines that return routed experts with each response are read
+from the responses.
 """
 
 from __future__ import annotations

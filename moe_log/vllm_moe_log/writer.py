@@ -6,7 +6,6 @@ import atexit
 import json
 import queue
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from vllm_moe_log.block import Block, to_binary, to_text
 
 _IDLE_S = 0.1
-_BUSY_S = 1.0
+_COUNT_EVERY = 1000
 Ready = Callable[[], Block]
 """Waits until a block's arrays are on the host, then returns it."""
 
@@ -27,9 +26,9 @@ class Writer:
         self._queue: queue.Queue[Ready | None] = queue.Queue(maxsize=queue_blocks)
         self._counts: dict[str, int] = {}
         self._written_counts: dict[str, int] = {}
-        self._file = path.open("ab")
+        # Unbuffered: what was written survives the kill that ends many a worker.
+        self._file = path.open("ab", buffering=0)
         self._line({"type": "header", "format": 1, **header})
-        self._file.flush()
         self._thread = threading.Thread(target=self._drain, name="moe-log", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -56,23 +55,20 @@ class Writer:
         self._file.close()
 
     def _drain(self) -> None:
-        flushed_at = time.monotonic()
         while True:
-            # An idle engine's log is complete on disk, a busy one's but for a second: workers get killed.
-            wait_s = max(0.0, min(_IDLE_S, flushed_at + _BUSY_S - time.monotonic()))
             try:
-                ready = self._queue.get(timeout=wait_s)
+                ready = self._queue.get(timeout=_IDLE_S)
             except queue.Empty:
                 self._counts_line()
-                self._file.flush()
-                flushed_at = time.monotonic()
                 continue
             if ready is None:
                 return
             block = ready()
+            self._file.write(self._encode(block))
             self.count("blocks", 1)
             self.count("tokens", len(block.experts))
-            self._file.write(self._encode(block))
+            if self._counts["blocks"] % _COUNT_EVERY == 0:
+                self._counts_line()
 
     def _counts_line(self) -> None:
         if self._counts != self._written_counts:
