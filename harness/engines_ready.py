@@ -22,14 +22,19 @@ def ensure(planned: Planned, on_line: Callable[[str], None]) -> None:
         engine_env.ensure(name, registry.ROOT, on_line)
 
 
-def ensure_all(planned: tuple[Planned, ...], on_line: Callable[[str], None]) -> tuple[Planned, ...]:
+def ensure_all(
+    planned: tuple[Planned, ...], oracle: Planned | None, on_line: Callable[[str], None]
+) -> tuple[tuple[Planned, ...], Planned | None]:
     """Make the environments of all variants, two at a time; a variant whose environment fails is skipped."""
-    wanted = {p.variant.environment: p for p in planned if p.variant.environment and not p.skip}
+    everything = (*planned, oracle) if oracle else planned
+    wanted = {p.variant.environment: p for p in everything if p.variant.environment and not p.skip}
     with ThreadPoolExecutor(max_workers=2) as pool:
         failed = dict(zip(wanted, pool.map(lambda p: _why_not(p, on_line), wanted.values()), strict=True))
-    return tuple(
-        msgspec.structs.replace(p, skip=p.skip or failed.get(p.variant.environment, "")) for p in planned
-    )
+
+    def marked(chosen: Planned) -> Planned:
+        return msgspec.structs.replace(chosen, skip=chosen.skip or failed.get(chosen.variant.environment, ""))
+
+    return tuple(marked(p) for p in planned), marked(oracle) if oracle else None
 
 
 def _why_not(planned: Planned, on_line: Callable[[str], None]) -> str:

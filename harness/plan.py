@@ -152,6 +152,7 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
         PlannedTrial(workload=w, load=load, skip=_too_long(variant, model, w))
         for w in recipe.workloads
         for load in recipe.loads
+        if not w.loads or load.label in w.loads
     )
     return Planned(
         variant=variant,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
 from harness import (
     attestation,
+    calibration,
     compare,
     engines_ready,
     environment,
@@ -17,6 +19,7 @@ from harness import (
     plan,
     publish,
     server,
+    stopping,
     store,
     verification,
 )
@@ -36,12 +39,13 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
     plan.refuse(planned)
     oracle = plan.reference(recipe, machine)
     begin(run, recipe, planned)
-    progress.begin(run.name, recipe.repeats * sum(len(p.trials) for p in planned))
+    progress.begin(run.name, max(recipe.repeats, 1) * sum(len(p.trials) for p in planned))
     interrupted: BaseException | None = None
     try:
         with interruptible():
-            planned = engines_ready.ensure_all(planned, progress.note)
-            for chosen, restart in visits(planned, recipe.repeats):
+            planned, oracle = engines_ready.ensure_all(planned, oracle, progress.stage)
+            begun = time.monotonic()
+            for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
                 visit(Bench(recipe=recipe, run=run, planned=chosen, restart=restart, progress=progress))
             verification.replay_run(run, oracle, progress)
     except KeyboardInterrupt as stop:
@@ -65,9 +69,23 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     store.write(run / "environment.json", environment.probe(used.values(), images))
 
 
-def visits(planned: tuple[Planned, ...], repeats: int) -> Iterator[tuple[Planned, int]]:
+def rounds(recipe: Recipe, run: Path, progress: Progress, begun: float) -> Iterator[int]:
+    """Restart numbers 1, 2 ...: `repeats` of them, or until stopping.enough() where repeats is 0 (auto)."""
+    if recipe.repeats:
+        yield from range(1, recipe.repeats + 1)
+        return
+    budget_s = float(recipe.options.get("budget_s") or 0)
+    reason, restart = "", 0
+    while not reason:
+        restart += 1
+        yield restart
+        reason = stopping.enough(compare.compare(run), restart, time.monotonic() - begun, budget_s)
+    progress.note(f"repeats=auto: {reason}")
+
+
+def visits(planned: tuple[Planned, ...], restarts: Iterable[int]) -> Iterator[tuple[Planned, int]]:
     """(variant, restart) in interleaved order A B, B A, A B ...: slow drift of the host hits all alike."""
-    for restart in range(1, repeats + 1):
+    for restart in restarts:
         ordered = planned if restart % 2 else tuple(reversed(planned))
         for chosen in ordered:
             yield chosen, restart
@@ -93,6 +111,7 @@ def _serve_trials(bench: Bench, pending: list[Trial]) -> list[Trial]:
     chosen = plan.at_port(bench.planned, server.free_port()) if bench.own_server else bench.planned
     store.write(folder / "launch.json", plan.redacted(chosen.launch))
     log_path = folder / "server.log"
+    store.write(folder / "calibration.json", calibration.calibrate())
     try:
         with server.serving(chosen.launch, log_path, bench.run.name, bench.progress.stage) as running:
             attested = attestation.attest(bench.effective(running.evidence()), chosen.variant)

@@ -246,6 +246,8 @@ class WorkloadSpec(Noun):
     num_prompts: int = 50
     seed: int = 0
     params: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    loads: tuple[str, ...] = ()
+    """Labels of the recipe's loads it is fired at (c64, 10rps ...); () = all of them."""
 
     @property
     def label(self) -> str:
@@ -367,7 +369,7 @@ class Recipe(Noun):
     workloads: tuple[WorkloadSpec, ...] = ()
     loads: tuple[Load, ...] = ()
     repeats: int = 1
-    """Server restarts per variant, in interleaved order A B B A ..."""
+    """Server restarts per variant, in interleaved order A B B A ...; 0 = auto, until intervals are tight."""
     reference: str = ""
     """Variant whose fp32 or no-EP output is the oracle; "" = none."""
     baseline: str = ""
@@ -441,15 +443,15 @@ class Workload(Noun):
 
 
 class Distribution(Noun):
-    """Summary of one latency, seconds."""
+    """Summary of one latency, seconds; None = a foreign result does not say."""
 
     count: int
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    max: float
+    mean: float | None
+    p50: float | None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
 
 
 class Metrics(Noun):
@@ -551,6 +553,10 @@ class Row(Noun):
     """Of the median restart."""
     output_throughput: Interval | None = None
     agreement: Agreement | None = None
+    energy: Energy | None = None
+    """Of the median restart; None where no accelerator showed its power."""
+    cost_per_million_tokens: float | None = None
+    """Price of 1e6 output tokens, where the recipe gives a price per accelerator and hour."""
     attested: bool = False
     invalid: str = ""
     """Why it is not ranked, "" when it is."""
