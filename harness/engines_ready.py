@@ -19,7 +19,7 @@ def ensure(planned: Planned, on_line: Callable[[str], None]) -> None:
     """
     name = planned.variant.environment
     if planned.launch.launcher == "process" and name and planned.deployment.python.startswith(".engines/"):
-        engine_env.ensure(name, registry.ROOT, on_line)
+        engine_env.ensure(name, registry.ROOT, lambda line: on_line(f"installing {name}: {line}"))
 
 
 def ensure_all(
