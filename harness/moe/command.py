@@ -13,7 +13,6 @@ from harness.moe import balance, distance, plots, routing_log
 from harness.moe.routing_log import RoutingLog
 from harness.schema import LayerBalance, RoutingDistance, RoutingReport
 
-
 _REPEATED = 0.25
 
 
