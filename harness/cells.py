@@ -84,9 +84,9 @@ def latency(values: Distribution | None) -> str:
     return f"{milliseconds(values.p50)}/{milliseconds(values.p99)}" if values else "-"
 
 
-def milliseconds(seconds: float) -> str:
-    """Milliseconds with three significant digits, never in scientific notation."""
-    return number(seconds * 1e3)
+def milliseconds(seconds: float | None) -> str:
+    """Milliseconds with three significant digits, never in scientific notation; - for None."""
+    return "-" if seconds is None else number(seconds * 1e3)
 
 
 def number(value: float) -> str:

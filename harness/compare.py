@@ -5,45 +5,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from harness import agreement, collector, fairness, intervals, metrics, registry, store
+from harness import agreement, calibration, energy, fairness, intervals, registry, store
 from harness.agreement import JudgeSettings
-from harness.conformance import Conformance, broken
+from harness.conformance import broken
 from harness.errors import InputError, StoreError
+from harness.measured import Measured, calibrations, load
 from harness.schema import (
     Agreement,
-    Attestation,
     Comparison,
     Difference,
     Effective,
+    Interval,
     Launch,
-    Metrics,
     Recipe,
-    RequestRecord,
     Row,
-    Score,
-    TrialResult,
 )
-
-
-class Measured(NamedTuple):
-    """One trial as stored."""
-
-    folder: Path
-    result: TrialResult
-    metrics: Metrics | None
-    """None when no request was sent."""
-    records: list[RequestRecord]
-    """For checks of the output: all of them, or an even sample where there are very many."""
-    notes: tuple[str, ...]
-    """Defects of the files, a sentence each."""
-    scores: list[Score]
-    attestation: Attestation | None
-    launch: Launch | None
-    conformance: Conformance | None
 
 
 def compare(run: Path) -> Comparison:
@@ -53,7 +32,7 @@ def compare(run: Path) -> Comparison:
     groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     for path in sorted(run.glob("*/r*/*/trial.json")):
         try:
-            measured = load(path.parent, recipe.slo)
+            measured = load(path.parent, recipe)
         except StoreError as error:
             notes.append(error.message)
             continue
@@ -67,28 +46,7 @@ def compare(run: Path) -> Comparison:
         rows=rows,
         contrasts=contrasts,
         differences=_differences(groups),
-        notes=tuple(notes),
-    )
-
-
-def load(folder: Path, slo: dict[str, float]) -> Measured:
-    """One trial's files. Raises StoreError for those that cannot be read."""
-    requests = folder / "requests.jsonl"
-    collected = collector.collect(requests) if requests.exists() else None
-    visit = folder.parent
-    attested, launch = visit / "attestation.json", visit / "launch.json"
-    points = visit / "conformance.json"
-    scores = folder / "scores.jsonl"
-    return Measured(
-        folder=folder,
-        result=store.read(folder / "trial.json", TrialResult),
-        metrics=metrics.summarize(collected.columns, slo) if collected and collected.summary.num else None,
-        records=collected.sample() if collected else [],
-        notes=collected.notes if collected else (),
-        scores=list(store.read_lines(scores, Score)) if scores.exists() else [],
-        attestation=store.read(attested, Attestation) if attested.exists() else None,
-        launch=store.read(launch, Launch) if launch.exists() else None,
-        conformance=store.read(points, Conformance) if points.exists() else None,
+        notes=(*notes, *calibration.drift(calibrations(run))),
     )
 
 
@@ -116,15 +74,18 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
             metrics=last.metrics,
             labels=launch.labels if launch else (),
         )
-    per_restart = [t.metrics for t in done if t.metrics]
-    rates = [m.output_throughput for m in per_restart]
+    per_restart = sorted((t for t in done if t.metrics), key=_rate)
+    rate = intervals.interval([_rate(t) for t in per_restart])
+    median = per_restart[len(per_restart) // 2]
     return Row(
         variant=variant,
         scenario=scenario,
         status="done",
         num_gpus=launch.num_gpus if launch else 0,
-        metrics=_median(per_restart),
-        output_throughput=intervals.interval(rates),
+        metrics=median.metrics,
+        output_throughput=rate,
+        energy=median.energy,
+        cost_per_million_tokens=_cost(recipe, launch, rate),
         agreement=_agreement(done, groups, recipe),
         attested=all(t.attestation and t.attestation.valid for t in done),
         invalid=_invalid(done),
@@ -139,8 +100,16 @@ def _notes(trial: Measured) -> tuple[str, ...]:
     return (*trial.result.notes, *trial.notes, *broken(points))
 
 
-def _median(found: list[Metrics]) -> Metrics:
-    return sorted(found, key=lambda m: m.output_throughput)[len(found) // 2]
+def _rate(trial: Measured) -> float:
+    return trial.metrics.output_throughput if trial.metrics else 0.0
+
+
+def _cost(recipe: Recipe, launch: Launch | None, rate: Interval) -> float | None:
+    """`price` in the recipe's options is per accelerator (per host where none is used) and hour."""
+    price = recipe.options.get("price")
+    if not isinstance(price, int | float):
+        return None
+    return energy.cost_per_million_tokens(price, max(1, launch.num_gpus if launch else 1), rate.mean)
 
 
 def _invalid(done: list[Measured]) -> str:

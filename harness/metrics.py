@@ -30,7 +30,8 @@ def summarize(table: Columns, slo: Mapping[str, float]) -> Metrics:
     Raises InputError for another key in `slo`.
     """
     ok = table.ok
-    window_s = _window_s(table)
+    start, end = window(table)
+    window_s = end - start
     per_s = 1.0 / window_s if window_s > 0 else 0.0
     completed = int(ok.sum())
     num_input, num_output = int(table.input_len[ok].sum()), int(table.output_len[ok].sum())
@@ -70,10 +71,11 @@ def distribution(values: NDArray[np.floating]) -> Distribution | None:
     )
 
 
-def _window_s(table: Columns) -> float:
+def window(table: Columns) -> tuple[float, float]:
+    """First sent and last content of the successful requests, seconds; (0, 0) when there are none."""
     ends = table.last_at_s[table.ok]
     ends = ends[np.isfinite(ends)]
-    return float(ends.max() - table.sent_at_s[table.ok].min()) if ends.size else 0.0
+    return (float(table.sent_at_s[table.ok].min()), float(ends.max())) if ends.size else (0.0, 0.0)
 
 
 def _good(table: Columns, slo: Mapping[str, float]) -> NDArray[np.bool_]:

@@ -86,6 +86,9 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
         "slo": {k[4:]: _number(k, pairs.pop(k), float) for k in list(pairs) if k.startswith("slo.")},
         "options": {k: _scalar(pairs.pop(k)) for k in list(pairs) if k in OPTION_KEYS},
     }
+    if pairs.get("repeats") == "auto":
+        pairs.pop("repeats")
+        fields["repeats"] = 0
     for key, kind in _RECIPE_KEYS.items():
         if key in pairs:
             value = pairs.pop(key)
