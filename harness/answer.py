@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -166,6 +167,25 @@ class Answer:
                 self._take_finish(choice.finish_reason)
         if content:
             self.content_ns.append(stamp)
+
+    def add_all(self, chunks: Sequence[Chunk], stamps: Sequence[int]) -> None:
+        """add() for many: completion chunks of one choice, nearly all there are, without the call."""
+        texts, ids, content = self.texts.append, self.ids.extend, self.content_ns.append
+        for chunk, stamp in zip(chunks, stamps, strict=True):
+            choices = chunk.choices
+            if choices is None or len(choices) != 1 or chunk.usage or chunk.error or chunk.object == "error":
+                self.add(chunk, stamp)
+                continue
+            choice = choices[0]
+            if choice.finish_reason or choice.delta or choice.logprobs or choice.message:
+                self.add(chunk, stamp)
+                continue
+            if choice.text:
+                texts(choice.text)
+            if choice.token_ids:
+                ids(choice.token_ids)
+            if choice.text or choice.token_ids:
+                content(stamp)
 
     def _take_chat(self, choice: Choice) -> bool:
         """True when the delta or message carries generated content."""

@@ -46,8 +46,8 @@ class Batch(NamedTuple):
     chunks: list[Chunk]
     stamps: Sequence[int]
     """Arrival of each chunk, ns."""
-    size: int
-    """Bytes of the batch that are dealt with."""
+    size_left: int
+    """Bytes at the end of the batch that belong to no whole event."""
     saw_done: bool
 
 
@@ -55,7 +55,7 @@ def read_batch(reads: Sequence[bytes], stamps: Sequence[int]) -> Batch | None:
     """Reads that begin where an HTTP chunk begins; None when they are not of the plain kind."""
     raw = b"".join(reads)
     pieces = raw.split(_EVENT_END)
-    size = len(raw) - len(pieces.pop())
+    size_left = len(pieces.pop())
     saw_done = bool(pieces) and pieces[-1] == _DONE
     if saw_done:
         pieces.pop()
@@ -73,7 +73,7 @@ def read_batch(reads: Sequence[bytes], stamps: Sequence[int]) -> Batch | None:
         return None
     if len(chunks) != len(pieces):
         return None
-    return Batch(chunks, _stamp(lengths, reads, stamps), size, saw_done)
+    return Batch(chunks, _stamp(lengths, reads, stamps), size_left, saw_done)
 
 
 def _lines(pieces: list[bytes], lengths: list[int]) -> list[bytes]:

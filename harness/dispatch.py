@@ -225,7 +225,10 @@ class Dispatch:
         if following is None:
             return
         if response.error_kind:
-            self._drop_turns(following)
+            self._drop_turns(following, "an earlier turn of its conversation failed")
+            return
+        if self._requests[following].prompt_token_ids is not None and not response.answer.ids:
+            self._drop_turns(following, "the engine gave no token ids of the answer that it should carry")
             return
         self._history[following] = before + spoken(self._requests[turn.index], response.answer)
         now = monotonic_ns() - self._start_ns
@@ -236,7 +239,7 @@ class Dispatch:
         else:
             self._ready.appendleft(Turn(following, now))
 
-    def _drop_turns(self, index: int | None) -> None:
+    def _drop_turns(self, index: int | None, why: str) -> None:
         while index is not None:
             request = self._requests[index]
             self._left -= 1
@@ -245,7 +248,7 @@ class Dispatch:
                     request_id=request.request_id,
                     due_at_s=request.due_at_s,
                     error_kind="cancelled",
-                    error="an earlier turn of its conversation failed",
+                    error=why,
                 )
             )
             index = self._next_turn.get(index)

@@ -17,8 +17,10 @@ from harness.sse import EventParser, EventTooLong
 
 MAX_KEPT_BODY = 16 * 1024 * 1024
 _SHOWN = 2000
+_LAST = b"\r\n\r\n"
 _QUICK_FROM = 3
-"""Fewer reads than this are not worth the quick way."""
+_QUICK_BYTES = 1024
+"""Fewer reads than this, of fewer bytes, are not worth the quick way."""
 
 
 class Response:
@@ -29,7 +31,10 @@ class Response:
         "_deferred",
         "_events",
         "_head_bytes",
+        "_held",
+        "_held_stamps",
         "_plain",
+        "_plain_size",
         "answer",
         "done",
         "error",
@@ -47,6 +52,9 @@ class Response:
         self._body: BodyParser | None = None
         self._events: EventParser | None = None
         self._plain: list[bytes] = []
+        self._plain_size = 0
+        self._held: list[bytes] = []
+        self._held_stamps: list[int] = []
         self._deferred: deque[tuple[Sequence[bytes], Sequence[int]]] = deque()
 
     @property
@@ -78,11 +86,22 @@ class Response:
         self._feed(reads, stamps)
 
     def _feed(self, reads: Sequence[bytes], stamps: Sequence[int]) -> None:
+        if self._held:
+            reads, stamps = [*self._held, *reads], [*self._held_stamps, *stamps]
+            self._held = []
         if self._body is None:
-            self._feed_exactly(reads[:1], stamps[:1])
-            reads, stamps = reads[1:], stamps[1:]
-        if len(reads) > _QUICK_FROM and self._at_event:
+            reads, stamps = self._feed_head(reads, stamps)
+        if reads and self._at_event and (len(reads) > _QUICK_FROM or len(reads[0]) > _QUICK_BYTES):
             reads, stamps = self._feed_batch(reads, stamps)
+            if reads and not reads[-1].endswith(_LAST):
+                # Part of an event: what follows goes the quick way too if it is fed together with it.
+                self._held, self._held_stamps = list(reads), list(stamps)
+                return
+        self._feed_exactly(reads, stamps)
+
+    def _feed_held(self) -> None:
+        reads, stamps = self._held, self._held_stamps
+        self._held = []
         self._feed_exactly(reads, stamps)
 
     def defer(self, reads: Sequence[bytes], stamps: Sequence[int]) -> None:
@@ -115,40 +134,54 @@ class Response:
             return False
         return self._body.clean and not self._body.done and self._events.clean
 
+    def _feed_head(
+        self, reads: Sequence[bytes], stamps: Sequence[int]
+    ) -> tuple[Sequence[bytes], Sequence[int]]:
+        """Take reads up to the end of the head; returns what is left, or nothing when it has not come."""
+        for index, data in enumerate(reads):
+            try:
+                rest = self._take_head(data)
+            except FramingError as bad:
+                self.fail("protocol", str(bad))
+                return (), ()
+            if self._body is not None:
+                left = [rest, *reads[index + 1 :]]
+                return (
+                    (left[1:], stamps[index + 1 :]) if self._at_event and not rest else (left, stamps[index:])
+                )
+        return (), ()
+
     def _feed_batch(
         self, reads: Sequence[bytes], stamps: Sequence[int]
     ) -> tuple[Sequence[bytes], Sequence[int]]:
-        """Take the front of the reads the quick way; returns what is left for the exact way."""
+        """Take the front of the reads the quick way; returns what is left."""
         batch = read_batch(reads, stamps)
         if batch is None:
-            return reads, stamps
+            self._feed_exactly(reads, stamps)
+            return (), ()
         if self._events is not None:
             self._events.skip_start()
-        add = self.answer.add
-        for chunk, stamp in zip(batch.chunks, batch.stamps, strict=False):
-            add(chunk, stamp)
+        self.answer.add_all(batch.chunks, batch.stamps)
         self.answer.saw_done = self.answer.saw_done or batch.saw_done
-        passed, index = 0, 0
-        while index < len(reads) and passed + len(reads[index]) <= batch.size:
-            passed += len(reads[index])
-            index += 1
+        left, index = batch.size_left, len(reads)
+        while left > 0:
+            index -= 1
+            left -= len(reads[index])
         rest = list(reads[index:])
-        if rest:
-            rest[0] = rest[0][batch.size - passed :]
+        if left < 0:
+            rest[0] = rest[0][-left:]
         return rest, stamps[index:]
 
     def _feed_read(self, data: bytes, stamp: int) -> None:
-        if self._body is None:
-            data = self._take_head(data)
-        if self._body is None:
-            return
+        assert self._body is not None
         body = self._body.feed(data)
         if self._events is not None:
             for kind, event in self._events.feed(body):
                 self.answer.add_event(kind, event, stamp)
         elif body:
             self._plain.append(body)
-            if sum(map(len, self._plain)) > MAX_KEPT_BODY:
+            self._plain_size += len(body)
+            if self._plain_size > MAX_KEPT_BODY:
                 raise FramingError(f"a body beyond {MAX_KEPT_BODY} bytes")
         if self._body.done:
             self._finish(stamp)
@@ -200,6 +233,9 @@ class Response:
 
     def close(self, stamp: int, cause: str) -> None:
         """The connection ended. `cause`: "" for an orderly end, else the operating system's words."""
+        while self._deferred:
+            self.catch_up()
+        self._feed_held()
         if self.done:
             return
         if cause:
@@ -222,6 +258,8 @@ class Response:
         """End the answer with a labelled error; what arrived so far stays."""
         while self._deferred:
             self.catch_up()
+        if self._held:
+            self._feed_held()
         if not self.done:
             self.error_kind, self.error = kind, why
             self.done = True
