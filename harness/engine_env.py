@@ -121,7 +121,9 @@ def _install_commands(env: Path, root: Path) -> list[Command]:
     requirements = _requirements(env.name, root)
     pip = [str(_python(env)), str(_pip()), "install"]
     resolve = "# pip: resolve" in requirements.read_text(encoding="utf-8").splitlines()
-    flags = [*([] if resolve else ["--no-deps"]), "--no-compile", "--only-binary=:all:"]
+    # pip run as a folder also sees its own site-packages: without --ignore-installed it would leave out what
+    # the harness happens to have in the same version.
+    flags = ["--ignore-installed", *([] if resolve else ["--no-deps"]), "--no-compile", "--only-binary=:all:"]
     quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
     return [
         [sys.executable, "-m", "venv", "--without-pip", str(env)],
