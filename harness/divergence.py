@@ -17,13 +17,18 @@ from harness.schema import Interval, Score
 
 Array = npt.NDArray[np.float64]
 
-NEAR_TIE_NATS = 0.2
-"""Divergences of honest bf16 engines sit where the reference's own top two are closer than this."""
+OUTLIER_SIGMAS = 15.0
+"""A token is an outlier beyond this multiple of the output's own noise (median |dlogprob|): noise that is
+everywhere, like quantisation, moves the median along; a fault that hits some tokens only does not."""
+MIN_OUTLIER_NATS = 0.05
+"""In single precision the noise is so low that a mere rounding step would be an outlier."""
 CAP_NATS = 10.0
 """One impossible token must not outweigh a thousand others."""
 NUM_RESAMPLES = 2000
 
-STATISTICS = ("mismatch_share", "gross_share", "mean_margin", "mean_abs_dlogprob")
+STATISTICS = ("mean_abs_dlogprob", "outlier_share", "mismatch_share", "gross_share", "mean_margin")
+"""Mean |engine's logprob - reference's|; share of tokens where it is an outlier; share of tokens that are not
+the reference's choice; share where the reference prefers another by an outlier's margin; mean margin."""
 
 
 class Tokens(NamedTuple):
@@ -66,18 +71,31 @@ def _abs_dlogprob(score: Score) -> Sequence[float]:
     return [abs(e - r) for e, r in zip(emitted, score.logprob, strict=True)]
 
 
-def sums(tokens: Tokens) -> dict[str, Array]:
+def noise(tokens: Tokens) -> float | None:
+    """Median |dlogprob|, nats: what ordinary tokens are off by. None without logprobs."""
+    known = tokens.abs_dlogprob[~np.isnan(tokens.abs_dlogprob)]
+    return float(np.median(known)) if len(known) else None
+
+
+def outlier_nats(noise_nats: float) -> float:
+    """From where on a difference is an outlier under this noise."""
+    return max(OUTLIER_SIGMAS * noise_nats, MIN_OUTLIER_NATS)
+
+
+def sums(tokens: Tokens, outlier: float) -> dict[str, Array]:
     """Per statistic an array [2, requests]: sums over each request's tokens, then the token counts.
 
-    A statistic that no token has (logprobs not given) is left out, as is a request without tokens.
+    `outlier`: nats. A statistic that no token has (logprobs not given) is left out, as is a request without
+    tokens.
     """
     known = ~np.isnan(tokens.abs_dlogprob)
     every = np.ones(len(tokens.margin))
     columns = {
-        "mismatch_share": (tokens.margin > 0.0, every),
-        "gross_share": (tokens.margin > NEAR_TIE_NATS, every),
-        "mean_margin": (tokens.margin, every),
         "mean_abs_dlogprob": (np.where(known, tokens.abs_dlogprob, 0.0), known),
+        "outlier_share": (np.where(known, tokens.abs_dlogprob > outlier, 0.0), known),
+        "mismatch_share": (tokens.margin > 0.0, every),
+        "gross_share": (tokens.margin > outlier, every),
+        "mean_margin": (tokens.margin, every),
     }
     result = {}
     for name, pair in columns.items():

@@ -14,11 +14,13 @@ from harness.schema import RequestRecord, Score
 
 
 class Fault(NamedTuple):
-    """A share of the tokens from a position on is garbage; logprobs are off `noise` x as much."""
+    """A share of the tokens from a position on is garbage; logprobs are off `noise` x as much as they should,
+    and those of a share `struck` of the tokens by 0.3 nats."""
 
     share: float = 0.0
     first: int = 0
     noise: float = 1.0
+    struck: float = 0.0
 
 
 HEALTHY = Fault()
@@ -34,6 +36,7 @@ def scores(seed: int, fault: Fault = HEALTHY, num: int = 16, length: int = 64) -
         margin = np.where(garbage, draw.exponential(3.0, length) + 0.3, np.where(near_tie, 0.03, 0.0))
         logprob = -draw.exponential(1.0, length) - margin
         dlogprob = draw.normal(0, 0.014 * fault.noise, length) + np.where(garbage, 1.0, 0.0)
+        dlogprob += np.where(draw.random(length) < 0.005 + fault.struck, 0.3, 0.0)
         result.append(
             Score(
                 request_id=f"r{i}",
@@ -84,10 +87,18 @@ def test_a_late_collapse_is_placed() -> None:
     assert agreement.first_bad_position == 512
 
 
-def test_a_wrong_logprob_alone_fails() -> None:
-    agreement = judge(scores(1, Fault(noise=5.0)), (), scores(2))
+def test_logprobs_off_everywhere_pass_as_far_as_quantisation_goes() -> None:
+    assert judge(scores(1, Fault(noise=4.0), length=256), (), scores(2, length=256)).verdict == "PASS"
+    agreement = judge(scores(1, Fault(noise=10.0), length=256), (), scores(2, length=256))
     assert agreement.verdict == "FAIL"
     assert agreement.reason.startswith("mean_abs_dlogprob")
+
+
+def test_logprobs_off_at_some_tokens_fail_though_the_mean_hardly_moves() -> None:
+    agreement = judge(scores(1, Fault(struck=0.02), length=256), (), scores(2, length=256))
+    assert agreement.verdict == "FAIL"
+    assert agreement.reason.startswith("outlier_share")
+    assert agreement.statistics["mean_abs_dlogprob"].mean < 2 * agreement.floor["mean_abs_dlogprob"]
 
 
 def test_a_finer_floor_is_not_held_against_a_coarser_dtype() -> None:

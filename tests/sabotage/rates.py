@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from harness import divergence, store
-from harness.agreement import judge
+from harness.agreement import DEFAULT_FLOORS, NOISE, NOISE_CAP, judge
 from harness.schema import RequestRecord, Score
 
 BUDGETS = ((8, 64), (4, 256), (8, 256), (20, 256), (40, 256), (80, 256))
@@ -70,8 +70,10 @@ def cell(found: Counter[str]) -> str:
 
 
 def statistics(found: Sequence[Score]) -> str:
-    """The four statistics, pooled."""
-    sums = divergence.sums(divergence.tokens_of(found))
+    """The five statistics, pooled; outliers as agreement.judge counts them without a measured floor."""
+    tokens = divergence.tokens_of(found)
+    noise = min(divergence.noise(tokens) or 0.0, NOISE_CAP * DEFAULT_FLOORS["bfloat16"][NOISE])
+    sums = divergence.sums(tokens, divergence.outlier_nats(noise))
     return " | ".join(
         f"{divergence.pooled(sums[n]):.2g}" if n in sums else "-" for n in divergence.STATISTICS
     )
