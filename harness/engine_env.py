@@ -84,6 +84,7 @@ def adopt(env_name: str, root: Path, python: str, python_path: str) -> Path:
     """
     env, fingerprint = _env_dir(env_name, root), _fingerprint(env_name, root)
     script = _python(env)
+    _remove(env)  # bin/python may be a link: writing through it would overwrite the system's Python
     script.parent.mkdir(parents=True, exist_ok=True)
     path = f"{python_path}${{PYTHONPATH:+:$PYTHONPATH}}"
     script.write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec {shlex.quote(python)} "$@"\n')
@@ -93,10 +94,7 @@ def adopt(env_name: str, root: Path, python: str, python_path: str) -> Path:
 
 
 def _build(env: Path, root: Path, on_line: OnLine, lock_fd: int) -> None:
-    (env / STAMP).unlink(
-        missing_ok=True
-    )  # first, so that a half-deleted environment is never taken for a whole one
-    shutil.rmtree(env, ignore_errors=True)
+    _remove(env)
     with _log(env).open("w", encoding="utf-8", buffering=1) as log:
 
         def tell(line: str) -> None:
@@ -117,13 +115,16 @@ def _build(env: Path, root: Path, on_line: OnLine, lock_fd: int) -> None:
         )
 
 
+def _remove(env: Path) -> None:
+    (env / STAMP).unlink(missing_ok=True)  # first: a half-deleted environment must not pass for a whole one
+    shutil.rmtree(env, ignore_errors=True)
+
+
 def _install_commands(env: Path, root: Path) -> list[Command]:
     requirements = _requirements(env.name, root)
     pip = [str(_python(env)), str(_pip()), "install"]
     resolve = "# pip: resolve" in requirements.read_text(encoding="utf-8").splitlines()
-    # pip run as a folder also sees its own site-packages: without --ignore-installed it would leave out what
-    # the harness happens to have in the same version.
-    flags = ["--ignore-installed", *([] if resolve else ["--no-deps"]), "--no-compile", "--only-binary=:all:"]
+    flags = [*([] if resolve else ["--no-deps"]), "--no-compile", "--only-binary=:all:"]
     quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
     return [
         [sys.executable, "-m", "venv", "--without-pip", str(env)],
@@ -133,16 +134,16 @@ def _install_commands(env: Path, root: Path) -> list[Command]:
 
 
 def _pip() -> Path:
-    """This Python's pip, which another Python can run as a folder.
+    """The script by which another Python runs this Python's pip, seeing only its own packages.
 
-    `pip --python` starts a second process, which outlives a killed first one and does not inherit the lock.
+    `pip --python` runs it too, but as a second process, which outlives a killed first one without the lock.
     """
     spec = importlib.util.find_spec("pip")
     if spec is None or spec.origin is None:
         raise MachineError(
             f"{sys.executable} has no pip; run `{sys.executable} -m ensurepip` and then again."
         )
-    return Path(spec.origin).parent
+    return Path(spec.origin).with_name("__pip-runner__.py")
 
 
 def _run(command: Command, cwd: Path, tell: OnLine, lock_fd: int) -> int:

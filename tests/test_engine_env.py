@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,26 @@ from harness import engine_env
 from harness.errors import InputError, MachineError
 
 REQUIREMENTS = "# shim: engines/shims/tiny\n--no-index\n./tiny-1.0-py3-none-any.whl\n"
-METADATA = "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    with zipfile.ZipFile(tmp_path / "tiny-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("tiny.py", "ANSWER = 42\n")
-        wheel.writestr("tiny-1.0.dist-info/METADATA", METADATA)
-        wheel.writestr("tiny-1.0.dist-info/WHEEL", WHEEL)
-        wheel.writestr("tiny-1.0.dist-info/RECORD", "")
+    write_wheel(tmp_path, "tiny", "1.0", "ANSWER = 42\n")
     shim = tmp_path / "engines" / "shims" / "tiny" / "stand_in" / "__init__.py"
     shim.parent.mkdir(parents=True)
     shim.write_text("PLACE = 'shim'\n")
     describe(tmp_path, REQUIREMENTS)
     return tmp_path
+
+
+def write_wheel(root: Path, name: str, release: str, code: str) -> None:
+    with zipfile.ZipFile(root / f"{name}-{release}-py3-none-any.whl", "w") as wheel:
+        info = f"{name}-{release}.dist-info"
+        wheel.writestr(f"{name}.py", code)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\n")
+        wheel.writestr(f"{info}/WHEEL", WHEEL)
+        wheel.writestr(f"{info}/RECORD", "")
 
 
 def describe(root: Path, requirements: str) -> None:
@@ -97,6 +102,28 @@ def test_two_at_once_build_once(root: Path) -> None:
         outputs = list(pool.map(lambda _: build(root), range(2)))
     lines = [line for output in outputs for line in output]
     assert sum("Successfully installed" in line for line in lines) == 1
+
+
+def test_what_the_harness_has_is_installed_too(root: Path) -> None:
+    """An engine's environment stands alone: nothing counts as installed because this Python has it."""
+    write_wheel(root, "msgspec", version("msgspec"), "ANSWER = 43\n")
+    describe(root, f"--no-index\n./msgspec-{version('msgspec')}-py3-none-any.whl\n")
+    python = engine_env.ensure("tiny", root, print)
+    assert (
+        subprocess.check_output([python, "-c", "import msgspec; print(msgspec.ANSWER)"], text=True) == "43\n"
+    )
+
+
+def test_adopting_replaces_a_built_environment(root: Path) -> None:
+    build(root)
+    (root / "elsewhere").mkdir()
+    (root / "elsewhere" / "engine.py").write_text("ANSWER = 44\n")
+    interpreter = Path(sys.executable).resolve()
+    size = interpreter.stat().st_size
+    python = engine_env.adopt("tiny", root, str(interpreter), str(root / "elsewhere"))
+    assert interpreter.stat().st_size == size, "the environment's python was a link to this one"
+    assert subprocess.check_output([python, "-c", "import engine; print(engine.ANSWER)"], text=True) == "44\n"
+    assert build(root) == []
 
 
 def test_unknown_environment_names_the_known_ones(root: Path) -> None:
