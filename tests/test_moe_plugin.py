@@ -1,0 +1,178 @@
+"""The vLLM plugin: flags, attribution of rows, the bounded queue, its packaging; and on real vLLM."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import random
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import client, engine_env, models, registry, server
+from harness.errors import InputError
+from harness.moe import balance, plugin, routing_log
+from harness.schema import Deployment, Load, Request, RequestRecord
+from tests import moe_logs
+from tests.moe_logs import Block, Layout, Span, Writer, flags, step
+
+
+def test_flags(tmp_path: Path) -> None:
+    path = str(tmp_path / "log.jsonl")
+    assert flags.parse({"VLLM_LOG_MOE": path}).layers == frozenset({0})
+    assert flags.parse({"VLLM_LOG_MOE": path, "VLLM_LOG_LAYER": "all"}).layers is None
+    found = flags.parse({"VLLM_LOG_MOE": path, "VLLM_LOG_LAYER": "0,12", "VLLM_NUM_MOE_LAYERS": "24"})
+    assert found.layers == {0, 12} and found.num_moe_layers == 24
+    assert found.wants(12) and not found.wants(1)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"VLLM_LOG_MOE": "log.txt"}, "suffix picks the format"),
+        ({"VLLM_LOG_MOE": "/nowhere/log.jsonl"}, "does not exist"),
+        ({"VLLM_LOG_MOE": "log.jsonl", "VLLM_LOG_LAYER": "first"}, "one layer, a list"),
+        ({"VLLM_LOG_MOE": "log.jsonl", "VLLM_NUM_MOE_LAYERS": "many"}, "no whole number"),
+    ],
+)
+def test_flags_that_do_not_parse(given: dict[str, str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        flags.parse(given)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_tokens", "layout", "rows"),
+    [
+        (10, 10, Layout(), (0, 10, 0)),
+        (16, 10, Layout(), (0, 10, 0)),  # padded for a CUDA graph
+        (30, 10, Layout(tokens_per_dp=(12, 10, 8), dp_rank=1), (12, 10, 0)),
+        (10, 10, Layout(tokens_per_dp=(12, 10, 8), dp_rank=1), (0, 10, 0)),
+        (3, 10, Layout(tp_size=4, tp_rank=1), (0, 3, 3)),
+        (3, 10, Layout(tp_size=4, tp_rank=3), (0, 1, 9)),
+        (14, 6, Layout(tokens_per_dp=(7, 6), shard_sizes=(4, 4, 3, 3), dp_rank=1), (8, 6, 0)),
+        (7, 10, Layout(tp_size=2), None),
+    ],
+)
+def test_own_rows(num_rows: int, num_tokens: int, layout: Layout, rows: tuple[int, int, int] | None) -> None:
+    assert step.own_rows(num_rows, num_tokens, layout) == rows
+
+
+def test_spans_are_cut_at_the_shard() -> None:
+    spans = (Span("a", 0, 4, 4), Span("b", 7, 1, 5), Span("c", 0, 5, 9))
+    assert step.cut(spans, 3, 3) == (Span("a", 3, 1, 4), Span("b", 7, 1, 5), Span("c", 0, 1, 9))
+    assert step.cut(spans, 0, 10) == spans
+
+
+def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
+    path, gate = tmp_path / "log.jsonl", threading.Event()
+    block = moe_logs.block(1, 0, [("a", 0, 2, 2)], [[0, 1], [2, 3]])
+    writer = Writer(path, {"engine": "test", "num_experts": 8}, queue_blocks=2)
+
+    def ready() -> Block:
+        gate.wait(10)
+        return block
+
+    for _ in range(10):
+        writer.put(ready, 2)  # returns at once though nothing can be written
+    gate.set()
+    writer.close()
+    counts = [json.loads(line) for line in path.read_text().splitlines() if '"count"' in line][-1]
+    assert counts["blocks"] + counts["dropped_blocks"] == 10
+    assert counts["dropped_tokens"] == 2 * counts["dropped_blocks"] >= 12
+    assert routing_log.read([str(path)]).counts["dropped_tokens"] == counts["dropped_tokens"]
+
+
+def test_the_folder_is_its_own_distribution() -> None:
+    """Mounted or on PYTHONPATH it is found without an installation, by the entry point pip would make."""
+    project = tomllib.loads((moe_logs.ROOT / "moe_log" / "pyproject.toml").read_text())["project"]
+    found = next(iter(importlib.metadata.distributions(path=[str(moe_logs.ROOT / "moe_log")])))
+    assert found.metadata["Name"] == project["name"] and found.version == project["version"]
+    entries = {entry.name: entry.value for entry in found.entry_points}
+    assert entries == project["entry-points"]["vllm.general_plugins"]
+
+
+def test_without_flags_nothing_is_imported() -> None:
+    code = "import sys, vllm_moe_log as p; p.register(); print([m for m in sys.modules if 'moe_log' in m])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": plugin.FOLDER},
+        cwd=moe_logs.ROOT,
+        capture_output=True,
+    )
+    assert done.stdout.decode().strip() == "['vllm_moe_log']", done.stderr
+
+
+def test_environment_of_a_deployment() -> None:
+    found = plugin.environment(12, "/out/moe.moelog", "/repo", "/other")
+    assert found == {
+        "PYTHONPATH": "/repo/moe_log:/other",
+        "VLLM_LOG_MOE": "/out/moe.moelog",
+        "VLLM_LOG_LAYER": "12",
+    }
+    assert plugin.environment(True, "m.jsonl")["VLLM_LOG_LAYER"] == "all"
+    for layer, path in (("first", "m.jsonl"), ("0", "m.txt")):
+        with pytest.raises(InputError):
+            plugin.environment(layer, path)
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[RequestRecord]]]:
+    """A log of real vLLM serving 24 requests at concurrency 16, every layer, and what was asked."""
+    folder = tmp_path_factory.mktemp("moe")
+    path = folder / "moe.jsonl"
+    variant, model = registry.variant("vllm-cpu"), models.with_config(models.resolve("tiny-moe"))
+    deployment = Deployment(
+        model=model,
+        launcher="process",
+        model_path=model.path,
+        served_model_name=model.alias,
+        port=server.free_port(),
+        python=str(engine_env.ensure(variant.environment, registry.ROOT, lambda _: None)),
+        extra_env=plugin.environment("all", str(path), str(registry.ROOT)),
+        root=str(registry.ROOT),
+    )
+    launch = registry.engine("vllm").launch(deployment, variant)
+    draw = random.Random(0)
+    requests = [
+        Request(
+            request_id=f"q{i}",
+            prompt_token_ids=tuple(draw.randrange(10, 1000) for _ in range(20 + i)),
+            max_tokens=8,
+        )
+        for i in range(24)
+    ]
+    records: list[RequestRecord] = []
+    with server.serving(launch, folder / "server.log", "test") as running:
+        target = client.Target(base_url=running.launch.base_url, model=model.alias)
+        client.fire(target, requests, Load(max_concurrency=16), records.append)
+    yield path, records
+
+
+@pytest.mark.engine
+def test_real_vllm_logs_every_token_once(logged: tuple[Path, list[RequestRecord]]) -> None:
+    """Each request: its prompt and all but the last output token, at consecutive positions, everywhere."""
+    path, records = logged
+    log = routing_log.read([str(path)])
+    assert log.layers == (0, 1, 2, 3) and log.num_experts == 16 and log.top_k == 4
+    assert not any(log.counts[name] for name in ("dropped_tokens", "unseen_steps", "unattributed_rows"))
+    for record in records:
+        number = next(i for i, name in enumerate(log.request_ids) if f"-{record.request_id}-" in name)
+        mine = log.where(log.request == number)
+        for layer in log.layers:
+            positions = sorted(mine.position[mine.layer == layer].tolist())
+            assert positions == list(range(record.prompt_len + record.output_len - 1))
+        assert int(mine.prefill.sum()) == 4 * record.prompt_len
+
+
+@pytest.mark.engine
+def test_real_routing_is_a_top_4_choice(logged: tuple[Path, list[RequestRecord]]) -> None:
+    log = routing_log.read([str(logged[0])])
+    assert log.experts.min() >= 0 and log.experts.max() < 16
+    assert all(len(set(row)) == 4 for row in log.experts.tolist())
+    assert abs(log.weights.sum(axis=1) - 1).max() < 0.02  # the model renormalises its top-k
+    assert all(balance.layer_balance(log, layer, "all").unused_experts == 0 for layer in log.layers)
