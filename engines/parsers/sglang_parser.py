@@ -11,7 +11,17 @@ import json
 import sys
 
 
+def _let_models_be_registered_twice() -> None:
+    """Another version's package may bring models that this environment's transformers has already."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    mapping = type(CONFIG_MAPPING)
+    register = mapping.register
+    mapping.register = lambda self, key, value, exist_ok=False: register(self, key, value, exist_ok=True)
+
+
 def _parser():  # type: ignore[no-untyped-def]
+    _let_models_be_registered_twice()
     from sglang.srt.server_args import ServerArgs
 
     parser = argparse.ArgumentParser(prog="sglang")
