@@ -834,6 +834,33 @@ class Energy(Noun):
     """Why the figures must not be published, "" when they may."""
 
 
+# --- results of other tools --------------------------------------------------------------------
+
+
+class Imported(Noun):
+    """One measurement made by another tool, in this harness's terms."""
+
+    tool: str
+    file: str
+    """Name of the file it came from."""
+    variant: str
+    scenario: str
+    """Shape and load: 1000-2000@c8."""
+    metrics: Metrics
+    """Latencies that the tool defines otherwise are mapped, or left out."""
+    tool_version: str = ""
+    """"" = its files do not say."""
+    model: str = ""
+    date: str = ""
+    num_gpus: int = 0
+    """0 = its files do not say."""
+    incomparable: str = ""
+    """Why its throughput must not be compared with others, "" when it may."""
+    caveats: tuple[str, ...] = ()
+    records: tuple[RequestRecord, ...] = ()
+    """Where the file holds single requests: the metrics are then recomputed from these."""
+
+
 # --- the experiment log ------------------------------------------------------------------------
 
 

@@ -1,0 +1,134 @@
+"""A folder of foreign result files as the origin's table: a row per shape, tokens/s per variant, gap in percent.
+
+Files named <variant>-<in>-<out>-<tag>.json or <variant>-sharegpt-<tag>.json carry variant, shape and tag in
+their name; others take them from their content.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from harness import importers
+from harness.cells import number
+from harness.errors import InputError
+from harness.escape import plain
+from harness.schema import Imported
+
+_NAME = re.compile(r"(?P<variant>.+?)-(?P<shape>\d+-\d+|sharegpt)(?:-(?P<tag>.+))?\.jsonl?")
+
+
+def named(found: Imported) -> Imported:
+    """The measurement with variant and shape from its file's name, where the name says them."""
+    match = _NAME.fullmatch(found.file)
+    if not match:
+        return found
+    load = found.scenario.partition("@")[2]
+    tag = f"-{match['tag']}" if match["tag"] else ""
+    return msgspec.structs.replace(found, variant=match["variant"] + tag, scenario=f"{match['shape']}@{load}")
+
+
+def read(paths: Sequence[Path]) -> tuple[list[Imported], list[str]]:
+    """Measurements of files and of folders' *.json and *.jsonl, and a sentence per file that was left out.
+
+    A tag that all files share is dropped from the variants. Raises InputError when nothing can be read.
+    """
+    files = [f for p in paths for f in (sorted(p.rglob("*.json*")) if p.is_dir() else [p])]
+    found: list[Imported] = []
+    problems: list[str] = []
+    for file in files:
+        try:
+            found += [named(one) for one in importers.read(file)]
+        except InputError as error:
+            problems.append(error.message)
+    if not found:
+        where = ", ".join(map(str, paths))
+        raise InputError(f"Nothing in {where} can be imported. {' '.join(problems[:3])}".rstrip())
+    return _without_common_tag(_numbered(found)), problems
+
+
+def gap_table(found: Sequence[Imported], baseline: str = "") -> Table:
+    """Output tokens/s per shape and variant; the gap against `baseline` (the first variant by default)."""
+    variants = list(dict.fromkeys(one.variant for one in found))
+    baseline = baseline or variants[0]
+    if baseline not in variants:
+        raise InputError(f"There is no variant {baseline!r} here; there are: {', '.join(variants)}.")
+    order = [baseline, *(v for v in variants if v != baseline)]
+    view = Table(box=box.SIMPLE_HEAD, padding=0, title=f"output tok/s; gap against {plain(baseline)}")
+    view.add_column("shape")
+    for variant in order:
+        view.add_column(plain(variant), justify="right", overflow="fold")
+        if variant != baseline:
+            view.add_column("gap", justify="right")
+    by_cell = {(one.scenario, one.variant): one for one in found}
+    for scenario in sorted({one.scenario for one in found}, key=_shape_order):
+        view.add_row(Text(plain(scenario)), *_row(scenario, order, by_cell))
+    return view
+
+
+def remarks(found: Sequence[Imported]) -> list[str]:
+    """Why a figure is not compared, and what is left out, one line per file and reason."""
+    lines = [f"{o.file}: {text}" for o in found for text in (o.incomparable, *o.caveats) if text]
+    models = {o.model for o in found if o.model}
+    if len(models) > 1:
+        lines.insert(
+            0, f"these files are of different models ({', '.join(sorted(models))}); gaps mean nothing"
+        )
+    return list(dict.fromkeys(lines))
+
+
+def _row(scenario: str, order: list[str], by_cell: dict[tuple[str, str], Imported]) -> list[Text]:
+    base = by_cell.get((scenario, order[0]))
+    cells = []
+    for variant in order:
+        one = by_cell.get((scenario, variant))
+        rate = one.metrics.output_throughput if one else 0.0
+        struck = bool(one and one.incomparable)
+        cells.append(Text(number(rate) if rate else "-", style="strike dim" if struck else ""))
+        if variant != order[0]:
+            cells.append(Text(_gap(base, one)))
+    return cells
+
+
+def _gap(base: Imported | None, one: Imported | None) -> str:
+    if not base or not one or base.incomparable or one.incomparable:
+        return "-"
+    if not base.metrics.output_throughput or not one.metrics.output_throughput:
+        return "-"
+    return f"{one.metrics.output_throughput / base.metrics.output_throughput - 1:+.1%}"
+
+
+def _shape_order(scenario: str) -> tuple[int, int, str]:
+    """Numeric shapes by length, then the others by name."""
+    match = re.match(r"(\d+)-(\d+)@", scenario)
+    return (0, int(match[1]) * 1_000_000 + int(match[2]), scenario) if match else (1, 0, scenario)
+
+
+def _numbered(found: list[Imported]) -> list[Imported]:
+    """Several measurements of the same name are told apart by a number."""
+    seen: Counter[tuple[str, str]] = Counter()
+    result = []
+    for one in found:
+        key = (one.variant, one.scenario)
+        seen[key] += 1
+        suffix = f"#{seen[key]}" if seen[key] > 1 else ""
+        result.append(msgspec.structs.replace(one, variant=one.variant + suffix))
+    return result
+
+
+def _without_common_tag(found: list[Imported]) -> list[Imported]:
+    tags = {m["tag"] for m in (_NAME.fullmatch(one.file) for one in found) if m}
+    unnamed = any(not _NAME.fullmatch(one.file) for one in found)
+    if unnamed or len(tags) != 1 or not (tag := tags.pop()):
+        return found
+    return [
+        msgspec.structs.replace(one, variant=re.sub(f"-{re.escape(tag)}(?=$|#)", "", one.variant))
+        for one in found
+    ]
