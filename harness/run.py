@@ -114,7 +114,9 @@ def _serve_trials(bench: Bench, pending: list[Trial]) -> list[Trial]:
     store.write(folder / "calibration.json", calibration.calibrate())
     try:
         with server.serving(chosen.launch, log_path, bench.run.name, bench.progress.stage) as running:
-            attested = attestation.attest(bench.effective(running.evidence()), chosen.variant)
+            evidence = running.evidence()
+            store.write(folder / "evidence.json", server.storable(evidence))
+            attested = attestation.attest(bench.effective(evidence), chosen.variant)
             store.write(folder / "attestation.json", attested)
             bench.progress.stage(f"{chosen.variant.name}: pre-flight")
             verification.preflight(folder, running)

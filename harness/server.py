@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import requests
 
 from harness import launchers, signatures
-from harness.command import by_hand
+from harness.command import by_hand, is_secret, redacted_argv
 from harness.errors import LaunchError
 from harness.launchers import Server
 from harness.schema import Evidence, Launch
@@ -21,6 +23,10 @@ _QUIET_S = 300.0
 """Log silence after which a start counts as hung, unless the last line announced a long step."""
 _PROGRESS_QUIET_S = 1800.0
 _TAIL_LINES = 25
+_ENGINE_VARIABLE = re.compile(
+    r"(VLLM|SGLANG|SGL|TRTLLM|TLLM|NCCL|RCCL|MORI|AITER|DEEPEP|NVSHMEM|CUDA|HIP|HSA|ROCM|TORCH|OMP|HF_HUB)_|MOCK_"
+)
+"""Variables of an engine's environment that say how it runs."""
 
 
 class Running:
@@ -62,6 +68,25 @@ class Running:
             cmdline=cmdline,
             environ=environ,
         )
+
+
+def storable(evidence: Evidence) -> Evidence:
+    """The evidence as it may be kept: the log is a file of its own, secrets and foreign variables are out."""
+    ours = {k: v for k, v in evidence.environ.items() if _ENGINE_VARIABLE.match(k) and not is_secret(k)}
+    return msgspec.structs.replace(
+        evidence,
+        log=(),
+        environ=ours,
+        cmdline=redacted_argv(evidence.cmdline),
+        server_info=_public(evidence.server_info),
+    )
+
+
+def _public(value: Any) -> Any:
+    """The same, values of secret names replaced, at any depth."""
+    if isinstance(value, dict):
+        return {k: "***" if is_secret(str(k)) and v else _public(v) for k, v in value.items()}
+    return [_public(v) for v in value] if isinstance(value, list) else value
 
 
 @contextlib.contextmanager
