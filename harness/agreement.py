@@ -145,9 +145,10 @@ def judge(
 def _floor(floor_scores: Sequence[Score], settings: JudgeSettings) -> _Floor:
     """The measured floor; the dtype's default where none was measured or it cannot stand for the variant."""
     tokens = divergence.tokens_of(floor_scores)
-    default = DEFAULT_FLOORS.get(settings.dtype, DEFAULT_FLOORS["bfloat16"])
+    dtype = settings.dtype if settings.dtype in DEFAULT_FLOORS else "bfloat16"
+    default = DEFAULT_FLOORS[dtype]
     if len(tokens.margin) < MIN_TOKENS:
-        return _Floor(default, f"default for {settings.dtype}, not measured on this model", {})
+        return _Floor(default, f"default for {dtype}, not measured on this model", {})
     own_noise = divergence.noise(tokens)
     noise = default[NOISE] if own_noise is None else own_noise
     sums = divergence.sums(tokens, divergence.outlier_nats(noise))
@@ -155,7 +156,7 @@ def _floor(floor_scores: Sequence[Score], settings: JudgeSettings) -> _Floor:
     measured[NOISE] = noise
     if settings.dtype != settings.floor_dtype:
         raised = {n: max(v, default[n]) for n, v in measured.items()}
-        source = f"default for {settings.dtype}; the reference's own output is {settings.floor_dtype}"
+        source = f"default for {dtype}; the reference's own output is {settings.floor_dtype or 'unknown'}"
         return _Floor({**default, **raised}, source, {})
     source = f"measured in this run on {len(tokens.margin)} tokens of the reference's own output"
     return _Floor({**default, **measured}, source, sums)
@@ -238,7 +239,9 @@ def _bad_requests(scores: Sequence[Score], outlier: float, floor: _Floor) -> lis
 
 def _symptoms(records: Sequence[RequestRecord], healthy: Sequence[RequestRecord]) -> list[str]:
     """Symptoms in the text that are faults: NaN always, others where healthy output shows fewer."""
-    nan = sum(any(s.kind == textcheck.NAN for s in textcheck.symptoms(r)) for r in records)
+    nan = sum(
+        "is NaN" in r.error or any(s.kind == textcheck.NAN for s in textcheck.symptoms(r)) for r in records
+    )
     found = [f"{nan} of {len(records)} outputs have logprobs that are not numbers"] if nan else []
     return found + list(textcheck.excess(records, healthy))
 

@@ -128,7 +128,8 @@ def _agreement(
     if not scores:
         return None
     trial = done[0].result.trial
-    floor_name = scores[0].reference
+    # Held against itself, the reference could not fail: it gets its dtype's default floor.
+    floor_name = scores[0].reference if scores[0].reference != trial.variant else ""
     floor = groups.get((floor_name, trial.scenario), [])
     settings = JudgeSettings(dtype=_dtype(done), floor_dtype=_dtype(floor) or _dtype(done), seed=recipe.seed)
     records = [r for t in done for r in t.records]

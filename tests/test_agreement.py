@@ -108,6 +108,11 @@ def test_a_finer_floor_is_not_held_against_a_coarser_dtype() -> None:
     assert agreement.floor_source == "default for bfloat16; the reference's own output is float32"
 
 
+def test_an_unknown_dtype_is_judged_as_bfloat16() -> None:
+    agreement = judge(scores(1), (), settings=JudgeSettings(dtype="", floor_dtype=""))
+    assert agreement.floor_source == "default for bfloat16, not measured on this model"
+
+
 def test_too_few_tokens_cannot_tell() -> None:
     agreement = judge(scores(1, num=3, length=8), ())
     assert agreement.verdict == "CANNOT TELL"
@@ -154,6 +159,8 @@ def test_text_that_collapses_more_often_than_the_references_own_fails_without_an
 def test_logprobs_that_are_no_numbers_fail() -> None:
     record = RequestRecord(request_id="r0", text="fine", output_len=1, output_logprobs=(float("nan"),))
     assert judge(scores(1), [record]).verdict == "FAIL"
+    refused = RequestRecord(request_id="r0", error_kind="engine", error="a logprob is NaN")
+    assert judge(scores(1), [refused]).reason == "1 of 1 outputs have logprobs that are not numbers"
 
 
 def test_retokenised_output_is_not_failed_on_its_margins() -> None:
