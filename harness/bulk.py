@@ -89,12 +89,13 @@ def _stamp(lengths: list[int], reads: Sequence[bytes], stamps: Sequence[int]) ->
     """Stamp of the read in which each event's blank line ended: 2 bytes behind its piece."""
     num = len(lengths)
     sizes = [length + 4 for length in lengths]
-    if list(map(len, reads[:num])) == sizes:
+    arrived = list(map(len, reads))
+    if arrived[: num - 1] == sizes[:-1] and num <= len(reads) and arrived[num - 1] >= sizes[-1] - 2:
         return stamps[:num]
     ready = [end - 2 for end in accumulate(sizes)]
     found: list[int] = []
     seen = 0
-    for end, stamp in zip(accumulate(map(len, reads)), stamps, strict=True):
+    for end, stamp in zip(accumulate(arrived), stamps, strict=True):
         now = bisect_right(ready, end, seen)
         if now > seen:
             found += [stamp] * (now - seen)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from time import monotonic_ns
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ import msgspec
 import uvloop
 
 from harness.alarm import Alarm
+from harness.errors import MachineError
 from harness.schema import Noun
 
 Fault = Literal[
@@ -302,36 +304,59 @@ def _break(stream: _Stream) -> None:
         peer.write(_http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
 
-async def _serve(script: Script, pipe: Pipe) -> None:
+async def _serve(script: Script) -> None:
+    """Print the port, serve until standard input closes."""
     loop = asyncio.get_running_loop()
     clock = _Clock(loop)
     server = await loop.create_server(lambda: _Peer(clock, script), "127.0.0.1", 0, backlog=4096)
-    pipe.send(server.sockets[0].getsockname()[1])
+    print(server.sockets[0].getsockname()[1], flush=True)
     closed = asyncio.Event()
-    loop.add_reader(pipe.fileno(), closed.set)
+    loop.add_reader(sys.stdin.fileno(), closed.set)
     await closed.wait()
-    loop.remove_reader(pipe.fileno())
+    loop.remove_reader(sys.stdin.fileno())
     server.close()
 
 
-def _main(script: Script, pipe: Pipe) -> None:
+def main() -> None:
+    """`python -m harness.known_server SCRIPT_JSON`."""
+    script = msgspec.json.decode(sys.argv[1], type=Script)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(script, pipe))
+        runner.run(_serve(script))
 
 
 @contextmanager
 def running(script: Script | None = None) -> Iterator[str]:
-    """Base URL of a known server in a process of its own, ended on leaving (or when this process ends)."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_main, args=(script or Script(), theirs), daemon=True)
-    process.start()
-    theirs.close()
+    """Base URL of a known server in a process of its own, which ends on leaving or with this process.
+
+    Raises MachineError when it does not start.
+    """
+    root = str(Path(__file__).resolve().parent.parent)
+    words = msgspec.json.encode(script or Script()).decode()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.known_server", words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", "")))),
+        },
+        start_new_session=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
     try:
-        yield f"http://127.0.0.1:{ours.recv()}"
+        port = process.stdout.readline().strip()
+        if not port:
+            raise MachineError("the known-timing server did not start: see its message above")
+        yield f"http://127.0.0.1:{int(port)}"
     finally:
-        ours.close()
-        process.join(5)
-        if process.is_alive():
+        process.stdin.close()
+        process.stdout.close()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
             process.kill()
-            process.join()
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Goodput search: the largest request rate at which an SLO is met, in few trials, with its interval.
+
+The rate is doubled (or halved) until one trial meets the SLO and one does not, then the gap is halved on a
+logarithmic scale until it is narrower than `precision`. The answer is the last rate that met it; the truth
+lies between that and the first that did not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from harness.errors import InputError
+from harness.schema import Noun, RequestRecord
+
+LIMITS = ("ttft_s", "tpot_s", "e2el_s")
+
+
+class SearchPlan(Noun):
+    """Where to begin and when to stop."""
+
+    start_rate: float
+    """Requests/s of the first trial."""
+    attained_share: float = 0.99
+    """Share of all requests, failed ones included, that must meet every limit."""
+    precision: float = 0.1
+    """Stop when (first rate that failed / last that passed) - 1 is below this."""
+    max_trials: int = 10
+    min_rate: float = 0.01
+    max_rate: float = 10_000.0
+
+
+class Probe(Noun):
+    """One trial of the search."""
+
+    rate: float
+    attained: float
+    """Share of requests that met every limit."""
+    passed: bool
+
+
+class SearchResult(Noun):
+    """The largest passing rate and what is known around it."""
+
+    rate: float
+    """Largest rate that passed; 0 when none did."""
+    low: float
+    high: float
+    """The true limit lies in low .. high; inf when even max_rate passed."""
+    probes: tuple[Probe, ...]
+    reason: str
+    """Why the search stopped."""
+
+
+def attained(records: Sequence[RequestRecord], slo: Mapping[str, float]) -> float:
+    """Share of requests that succeeded within every limit; waiting before the send counts towards TTFT.
+
+    Raises InputError for a limit that is none of LIMITS.
+    """
+    if unknown := set(slo) - set(LIMITS):
+        raise InputError(
+            f"slo names {', '.join(sorted(unknown))}, but limits exist on {', '.join(LIMITS)} only"
+        )
+    return sum(_meets(r, slo) for r in records) / len(records) if records else 0.0
+
+
+def _meets(record: RequestRecord, slo: Mapping[str, float]) -> bool:
+    if record.error:
+        return False
+    for name, limit in slo.items():
+        value: float | None = getattr(record, name)
+        waited = 0.0 if name == "tpot_s" else max(0.0, record.schedule_delay_s)
+        if value is not None and value + waited > limit:
+            return False
+    return True
+
+
+def search(measure: Callable[[float], float], plan: SearchPlan) -> SearchResult:
+    """`measure(rate)` fires one trial and returns attained(). Rates are requests/s."""
+    if plan.start_rate <= 0 or plan.precision <= 0:
+        raise InputError("a goodput search needs a start rate and a precision above 0")
+    probes: list[Probe] = []
+    low, high = 0.0, math.inf
+    rate = plan.start_rate
+    reason = "the number of trials is used up"
+    for _ in range(plan.max_trials):
+        share = measure(rate)
+        probe = Probe(rate=rate, attained=share, passed=share >= plan.attained_share)
+        probes.append(probe)
+        low, high = (max(low, rate), high) if probe.passed else (low, min(high, rate))
+        following = _next_rate(low, high, plan)
+        if following is None:
+            reason = _why(low, high, plan)
+            break
+        rate = following
+    return SearchResult(rate=low, low=low, high=high, probes=tuple(probes), reason=reason)
+
+
+def _next_rate(low: float, high: float, plan: SearchPlan) -> float | None:
+    if low == 0.0:
+        return high / 2 if high / 2 >= plan.min_rate else None
+    if math.isinf(high):
+        return low * 2 if low * 2 <= plan.max_rate else None
+    return math.sqrt(low * high) if high / low - 1 > plan.precision else None
+
+
+def _why(low: float, high: float, plan: SearchPlan) -> str:
+    if low == 0.0:
+        return f"even {high:g} requests/s does not meet the SLO"
+    if math.isinf(high):
+        return f"even {low:g} requests/s meets the SLO"
+    return f"known within {plan.precision:.0%}"

@@ -1,0 +1,30 @@
+"""The error budget: fields that hold, and saturation that is said."""
+
+from __future__ import annotations
+
+from harness import selfcheck
+from harness.window import ClientStats
+
+
+def test_budget_of_a_small_load() -> None:
+    budget = selfcheck.run(None, 4)
+    assert budget.num_failed == 0 and 0 < budget.cpu_share < 1 and budget.tokens_per_s > 100
+    assert budget.ttft_error_p50_s < 0.02 and 0 <= budget.icl_error_p50_s < 0.01
+    assert "TTFT" in budget.words and "CPU" in budget.words
+
+
+def test_open_loop_states_lateness() -> None:
+    budget = selfcheck.run(50, None)
+    assert 0 < budget.late_p50_s < 0.02 and budget.load.request_rate == 50
+
+
+def stats(cpu_s: float, late_s: float) -> ClientStats:
+    return ClientStats(
+        started_at="", duration_s=10, cpu_s=cpu_s, num_in_flight_max=1, num_connections=1, late_p99_s=late_s
+    )
+
+
+def test_client_bound_says_why() -> None:
+    assert selfcheck.client_bound(stats(1, 0.001)) == ""
+    assert "90%" in selfcheck.client_bound(stats(9, 0.001))
+    assert "50 ms late" in selfcheck.client_bound(stats(1, 0.05))

@@ -1,0 +1,136 @@
+"""Shards: cut by index, merged exactly, whoever runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import client, known_server, pacing
+from harness.errors import InputError
+from harness.known_server import Script
+from harness.schema import Load, Request, RequestRecord
+from harness.shard import Job, load_share, merge, num_shares, read_job, share, write_job
+
+ROOT = Path(__file__).parent.parent
+
+
+def made(sessions: list[str]) -> list[Request]:
+    return [
+        Request(request_id=f"r{i}", prompt_token_ids=(i, 2), max_tokens=4, session=s)
+        for i, s in enumerate(sessions)
+    ]
+
+
+@given(st.lists(st.sampled_from(["", "", "a", "b", "c"]), max_size=40), st.integers(1, 7))
+def test_shares_part_the_schedule_and_keep_conversations_whole(sessions: list[str], count: int) -> None:
+    requests = made(sessions)
+    shares = [share(requests, i, count) for i in range(count)]
+    assert sorted(r.request_id for s in shares for r in s) == sorted(r.request_id for r in requests)
+    for name in set(sessions) - {""}:
+        assert sum(any(r.session == name for r in s) for s in shares) == 1
+    for s in shares:
+        assert list(s) == sorted(s, key=lambda r: int(r.request_id[1:]))
+
+
+@given(st.integers(1, 500), st.integers(1, 16))
+def test_concurrency_is_parted_exactly(limit: int, wanted: int) -> None:
+    load = Load(max_concurrency=limit)
+    count = num_shares(load, made([""] * 1000), wanted)
+    parts = [load_share(load, i, count).max_concurrency for i in range(count)]
+    assert sum(p or 0 for p in parts) == limit and all(parts)
+
+
+def test_merge_is_in_schedule_order_and_refuses_what_does_not_fit() -> None:
+    requests = made([""] * 5)
+    records = [RequestRecord(request_id=r.request_id) for r in requests]
+    assert merge([records[3:], records[:3]], requests) == records
+    with pytest.raises(InputError, match="in two of them"):
+        merge([records, records[:1]], requests)
+    with pytest.raises(InputError, match="not in the schedule"):
+        merge([records], requests[:4])
+    with pytest.raises(InputError, match="1 of 5"):
+        merge([records[:4]], requests)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with known_server.running(Script(first_token_s=0.01, token_s=0.002)) as base_url:
+        yield base_url
+
+
+def test_workers_give_the_records_one_process_gives(url: str) -> None:
+    load = Load(request_rate=100, arrival="constant")
+    due = pacing.due_times(load, 30, 0)
+    requests = [msgspec.structs.replace(r, due_at_s=due[i]) for i, r in enumerate(made([""] * 30))]
+    merged: dict[int, list[RequestRecord]] = {}
+    for workers in (1, 3):
+        records: list[RequestRecord] = []
+        target = client.Target(base_url=url, model="m", num_workers=workers)
+        stats = client.fire(target, requests, load, records.append)
+        assert stats.num_workers == workers and stats.cpu_s > 0
+        merged[workers] = merge([records], requests)
+    for one, three in zip(merged[1], merged[3], strict=True):
+        assert (one.request_id, one.due_at_s, one.output_token_ids) == (
+            three.request_id,
+            three.due_at_s,
+            three.output_token_ids,
+        )
+        assert not one.error and not three.error
+    late = sorted(r.sent_at_s - r.due_at_s for r in merged[3])
+    assert late[0] >= 0 and late[15] < 0.01
+
+
+def test_processes_that_share_nothing_but_a_job_file(url: str, tmp_path: Path) -> None:
+    requests = tuple(made(["", "a", "", "a", "", ""]))
+    job = Job(target=client.Target(base_url=url, model="m"), load=Load(max_concurrency=4), requests=requests)
+    write_job(tmp_path / "job", job)
+    assert read_job(tmp_path / "job") == job
+    start = str(time.time() + 2)
+    words = [sys.executable, "-m", "harness.shard", str(tmp_path / "job"), "--start", start]
+    processes = [
+        subprocess.Popen(
+            [*words, "--out", str(tmp_path / f"{i}.jsonl")],
+            cwd=ROOT,
+            env={"SLURM_PROCID": str(i), "SLURM_NTASKS": "2"},
+            stdout=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=30)[0] for process in processes]
+    assert all(json.loads(out)["num_in_flight_max"] <= 2 for out in outputs)
+    decode = msgspec.json.Decoder(RequestRecord).decode
+    shares = [[decode(x) for x in (tmp_path / f"{i}.jsonl").read_bytes().splitlines()] for i in range(2)]
+    records = merge(shares, requests)
+    assert len(records) == 6 and not any(r.error for r in records)
+    assert records[1].done_at_s <= records[3].sent_at_s
+
+
+def test_a_bad_job_file_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_job(tmp_path / "none")
+    (tmp_path / "bad").write_bytes(b"{}")
+    with pytest.raises(InputError, match="not a job file"):
+        read_job(tmp_path / "bad")
+
+
+def test_a_live_thread_moves_the_client_to_a_process_of_its_own(url: str) -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        records: list[RequestRecord] = []
+        client.fire(client.Target(base_url=url, model="m"), made([""] * 3), Load(), records.append)
+    finally:
+        done.set()
+        thread.join()
+    assert [r.error for r in records] == [""] * 3
