@@ -1,4 +1,4 @@
-"""`import FILE...`: foreign measurements become a run of this harness, unproven and unverified as they are."""
+"""`import FILE...`: foreign measurements as a run of this harness, unproven and unverified as they are."""
 
 from __future__ import annotations
 

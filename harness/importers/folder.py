@@ -1,4 +1,4 @@
-"""A folder of foreign result files as the origin's table: a row per shape, tokens/s per variant, gap in percent.
+"""A folder of foreign result files as the origin's table: a row per shape, tokens/s per variant, gap in %.
 
 Files named <variant>-<in>-<out>-<tag>.json or <variant>-sharegpt-<tag>.json carry variant, shape and tag in
 their name; others take them from their content.
