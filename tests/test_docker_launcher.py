@@ -22,7 +22,7 @@ from harness import clean, engine_env, models, plan, registry, server
 from harness.command import by_hand
 from harness.errors import LaunchError, MachineError
 from harness.launchers import container, docker
-from harness.launchers.docker_engine import connect, how_to_get, refused
+from harness.launchers.docker_engine import connect, how_to_get, image_digest, refused
 from harness.schema import Launch, Model, Recipe, Variant
 from tests.containers import HOST_IMAGE, PYTHON, SERVER, engine_client, host_mounts
 
@@ -409,6 +409,7 @@ def check_host_config(attrs: dict[str, Any], launch: Launch) -> None:
     }
     assert [*attrs["Config"]["Entrypoint"], *attrs["Config"]["Cmd"]] == list(launch.argv)
     assert host["Privileged"] is launch.privileged
+    assert attrs["Config"]["Healthcheck"] == {"Test": ["NONE"]}
     if launch.accelerator == "rocm":
         assert [d["PathOnHost"] for d in host["Devices"]] == ["/dev/kfd", "/dev/dri"]
         assert "video" in host["GroupAdd"] and "seccomp=unconfined" in host["SecurityOpt"]
@@ -450,6 +451,12 @@ def test_the_engine_understands_the_settings(engine: Any, accelerator: str) -> N
         check_host_config(created.attrs, launch)
     finally:
         created.remove(force=True)
+
+
+@pytest.mark.docker
+def test_an_image_is_known_by_its_digest(engine: Any) -> None:
+    assert image_digest(HOST_IMAGE) == engine.images.get(HOST_IMAGE).id
+    assert image_digest("serving-harness/no-such:1") == ""
 
 
 # --- leftovers ---------------------------------------------------------------------------------
