@@ -69,9 +69,12 @@ def read_head(raw: bytes) -> Head:
 
 
 class BodyParser:
-    """Unwraps one body. `done` turns True at its end; bytes after that are left in `excess`."""
+    """Unwraps one body. `done` turns True at its end; bytes after that are left in `excess`.
 
-    __slots__ = ("_chunked", "_in_trailer", "_left", "_line", "_need_crlf", "done", "excess")
+    `error` says what broke the framing; the bytes before it are still given.
+    """
+
+    __slots__ = ("_chunked", "_in_trailer", "_left", "_line", "_need_crlf", "done", "error", "excess")
 
     def __init__(self, *, chunked: bool, length: int | None) -> None:
         self._chunked = chunked
@@ -81,6 +84,7 @@ class BodyParser:
         self._in_trailer = False
         self.done = not chunked and length == 0
         self.excess = b""
+        self.error = ""
 
     @property
     def clean(self) -> bool:
@@ -93,7 +97,7 @@ class BodyParser:
         return not self._chunked and self._left < 0
 
     def feed(self, data: bytes) -> bytes:
-        """Body bytes among `data`. Raises FramingError."""
+        """Body bytes among `data`."""
         if self.done:
             self.excess += data
             return b""
@@ -110,7 +114,7 @@ class BodyParser:
     def _feed_chunks(self, data: bytes) -> bytes:
         parts: list[bytes] = []
         at = 0
-        while at < len(data) and not self.done:
+        while at < len(data) and not self.done and not self.error:
             if self._left:
                 part = data[at : at + self._left]
                 parts.append(part)
@@ -123,7 +127,7 @@ class BodyParser:
                 self._line += data[at:]
                 at = len(data)
                 if len(self._line) > MAX_HEAD_BYTES:
-                    raise FramingError("a chunk-size line without end")
+                    self.error = "a chunk-size line without end"
                 break
             self._end_line(self._line + data[at:end])
             self._line = b""
@@ -136,13 +140,14 @@ class BodyParser:
             line = line[:-1]
         if self._need_crlf:
             if line:
-                raise FramingError(f"chunk longer than its size: {line[:40]!r}")
+                self.error = f"chunk longer than its size: {line[:40]!r}"
             self._need_crlf = False
         elif self._in_trailer:
             self.done = not line
         else:
             size = line.partition(b";")[0].strip()
             if not size or len(size) > 12 or not _HEX.issuperset(size):
-                raise FramingError(f"not a chunk size: {line[:40]!r}")
+                self.error = f"not a chunk size: {line[:40]!r}"
+                return
             self._left = int(size, 16)
             self._in_trailer = self._left == 0

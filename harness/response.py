@@ -88,7 +88,7 @@ class Response:
     def _feed(self, reads: Sequence[bytes], stamps: Sequence[int]) -> None:
         if self._held:
             reads, stamps = [*self._held, *reads], [*self._held_stamps, *stamps]
-            self._held = []
+            self._held, self._held_stamps = [], []
         if self._body is None:
             reads, stamps = self._feed_head(reads, stamps)
         if reads and self._at_event and (len(reads) > _QUICK_FROM or len(reads[0]) > _QUICK_BYTES):
@@ -101,7 +101,7 @@ class Response:
 
     def _feed_held(self) -> None:
         reads, stamps = self._held, self._held_stamps
-        self._held = []
+        self._held, self._held_stamps = [], []
         self._feed_exactly(reads, stamps)
 
     def defer(self, reads: Sequence[bytes], stamps: Sequence[int]) -> None:
@@ -183,6 +183,8 @@ class Response:
             self._plain_size += len(body)
             if self._plain_size > MAX_KEPT_BODY:
                 raise FramingError(f"a body beyond {MAX_KEPT_BODY} bytes")
+        if self._body.error:
+            raise FramingError(self._body.error)
         if self._body.done:
             self._finish(stamp)
 
