@@ -7,6 +7,7 @@ from pathlib import Path
 from harness import (
     client,
     conformance,
+    known_answers,
     models,
     plan,
     registry,
@@ -54,7 +55,7 @@ def _replay(run: Path, oracle: Planned, samples: dict[Path, list[Sample]], progr
     with server.serving(launch, folder / "server.log", run.name, progress.stage):
         for number, (trial, chosen_samples) in enumerate(samples.items(), start=1):
             progress.stage(f"replay {number}/{len(samples)}: {trial.parent.parent.name} {trial.name}")
-            refused = tokenizer_identity.difference(model_of(trial), chosen.model)
+            refused = tokenizer_identity.difference(model_of(trial.parent), chosen.model)
             if refused:
                 keep(trial, replay.unscored(chosen_samples, refused, options.reference))
                 continue
@@ -82,8 +83,25 @@ def preflight(visit: Path, running: server.Running) -> None:
         model=running.launch.served_model_name,
         extras=dict(getattr(engine, "EXTRAS", {})),
     )
-    points = conformance.preflight(target)
+    points = (*conformance.preflight(target), *known(target, model_of(visit)))
     store.write(visit / "conformance.json", conformance.Conformance(points=points))
+
+
+def known(target: client.Target, model: Model) -> tuple[conformance.Point, ...]:
+    """Whether it gives the greedy answers recorded beside the model's weights; () where none are."""
+    answers = known_answers.load(model.path) if model.path else ()
+    if not answers:
+        return ()
+    wrong = [r for r in known_answers.ask(target, answers) if not r.held]
+    found = f"{len(wrong)} of {len(answers)} wrong"
+    return (
+        conformance.Point(
+            name="known greedy answers",
+            held=not wrong,
+            found=f"{found}, first: {wrong[0].found}" if wrong else found,
+            consequence="this engine computes this model wrongly, or runs another one",
+        ),
+    )
 
 
 def trial_folders(run: Path) -> list[Path]:
@@ -101,7 +119,7 @@ def samples_of(run: Path, folder: Path) -> list[Sample]:
     if not path.exists():
         return []
     prompts = {r.request_id: r for r in store.read_lines(path, Request)}
-    vocabulary = Vocabulary(model_of(folder).path)
+    vocabulary = Vocabulary(model_of(folder.parent).path)
     return [
         retokenise.sample(prompts[record.request_id], record, vocabulary)
         for record in store.records(folder)
@@ -109,9 +127,9 @@ def samples_of(run: Path, folder: Path) -> list[Sample]:
     ]
 
 
-def model_of(folder: Path) -> Model:
-    """The model a trial ran, by its served name; one without files here when that name is no alias."""
-    name = store.read(folder.parent / "launch.json", Launch).served_model_name
+def model_of(visit: Path) -> Model:
+    """The model of a server life, by its served name; one without files here when that is no alias."""
+    name = store.read(visit / "launch.json", Launch).served_model_name
     try:
         return models.resolve(name)
     except HarnessError:

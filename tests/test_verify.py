@@ -56,7 +56,7 @@ def test_another_reference_is_asked_and_the_old_scores_are_kept(finished: Desk) 
 
 
 def test_a_reference_that_dies_half_way_leaves_cannot_tell_with_the_cause(finished: Desk) -> None:
-    again = finished.run("verify", RUN, "--reference", "mock-dies-early")
+    again = finished.run("verify", RUN, "--reference", "mock-dies")
     assert again.returncode == 4, again.stderr
     comparison = store.read(finished.results / RUN / "comparison.json", Comparison)
     reasons = [r.agreement.reason for r in comparison.rows if r.agreement]

@@ -44,7 +44,7 @@ def following(ids: list[int]) -> int:
 
 
 class Mock:
-    """Counts requests and misbehaves as its environment says."""
+    """Counts verified requests and replays; misbehaves as its environment says."""
 
     def __init__(self) -> None:
         self.seen = 0
@@ -56,7 +56,7 @@ class Mock:
         """POST /v1/completions."""
         body = await request.json()
         prompt = body["prompt"] if isinstance(body["prompt"], list) else [1, 2, 3]
-        self.seen += 1
+        self.seen += bool(body.get("logprobs") or body.get("prompt_logprobs"))
         if self.die_at and self.seen == self.die_at:
             print("RuntimeError: scripted death", flush=True)
             os._exit(3)
@@ -84,7 +84,11 @@ class Mock:
             ids.append(token)
             choice: dict[str, Any] = {"index": 0, "text": f" {token}", "token_ids": [token]}
             if body.get("logprobs"):
-                choice["logprobs"] = {"token_logprobs": [-0.105], "tokens": [f" {token}"], "top_logprobs": [{}]}
+                choice["logprobs"] = {
+                    "token_logprobs": [-0.105],
+                    "tokens": [f" {token}"],
+                    "top_logprobs": [{}],
+                }
             choice["finish_reason"] = "length" if index == body["max_tokens"] - 1 else None
             await answer.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
         usage = {"prompt_tokens": len(prompt), "completion_tokens": body["max_tokens"]}
