@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 from rich import box
@@ -145,9 +145,12 @@ def _shown(value: Scalar) -> str:
     return "not shown" if value is None else str(value)
 
 
-def _machine(environment: Environment) -> str:
+def machine_facts(environment: Environment | None) -> list[tuple[str, str]]:
+    """What the run was made on, by name."""
+    if environment is None:
+        return []
     gpus = [f"{gpu.name}, {gpu.memory_gb:.0f} GB, driver {gpu.driver or '?'}" for gpu in environment.gpus]
-    facts: Sequence[tuple[str, str]] = (
+    facts = (
         ("started", environment.started_at),
         ("commit", environment.harness_commit + (" + uncommitted changes" * environment.harness_dirty)),
         ("CPU", f"{environment.cpu_model}, {environment.num_cpus} cores, {environment.memory_gb:.0f} GB"),
@@ -157,19 +160,27 @@ def _machine(environment: Environment) -> str:
         ("weights", "; ".join(f"{name} {digest[:16]}" for name, digest in environment.weights.items())),
         ("images", "; ".join(f"{name} {digest}" for name, digest in environment.image_digests.items())),
     )
-    return "\n".join(f"- {name}: {md(value)}" for name, value in facts if value)
+    return [(name, value) for name, value in facts if value]
+
+
+def commands(comparison: Comparison, environment: Environment | None) -> str:
+    """What to type to get this run again."""
+    lines = [f"git checkout {environment.harness_commit}"] if environment else []
+    return "\n".join([*lines, f"just bench recipe=results/{comparison.run_id}/recipe.toml"])
+
+
+def _machine(environment: Environment) -> str:
+    return "\n".join(f"- {name}: {md(value)}" for name, value in machine_facts(environment))
 
 
 def _reproduction(comparison: Comparison, environment: Environment | None, recipe: Recipe | None) -> str:
-    commit = environment.harness_commit if environment else ""
-    commands = [f"git checkout {commit}"] if commit else []
-    commands.append(f"just bench recipe=results/{comparison.run_id}/recipe.toml")
-    words = "```\n" + "\n".join(commands) + "\n```"
+    words = f"```\n{commands(comparison, environment)}\n```"
     if environment and environment.harness_dirty:
         words += (
             "\n\nThe working tree had uncommitted changes: the commit alone may not give the same numbers."
         )
     if recipe:
-        words += f"\n\nSeed {recipe.seed}, {recipe.repeats} restart(s) per variant, "
+        repeats = recipe.repeats or "auto"
+        words += f"\n\nSeed {recipe.seed}, {repeats} restart(s) per variant, "
         words += f"{recipe.warmup} warm-up requests per trial."
     return words
