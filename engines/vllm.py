@@ -155,6 +155,8 @@ _MANAGERS = {
     "AgRs": "allgather_reducescatter",
     "NixlEP": "nixl_ep",
     "MoonEP": "moonep",
+    "FlashInferNVLinkOneSided": "flashinfer_nvlink_one_sided",
+    "FlashInferNVLinkTwoSided": "flashinfer_nvlink_two_sided",
 }
 
 _COUNTERS = {
@@ -196,7 +198,7 @@ def _experts(found: Findings, log: tuple[str, ...], config: dict[str, Any]) -> N
         found.take("expert_parallel_size", int(ranks[1]), ranks.string)
     elif started and dig(config, "parallel_config.enable_expert_parallel") is not True:
         found.take("expert_parallel_size", 1, "no line 'Expert parallelism is enabled' in the log")
-    manager = search(r"Using (\w+?)(?:All2All)?Manager all2all manager", log)
+    manager = search(r"Using (\w+) all2all manager", log)
     if manager:
         found.take("all2all", _manager(manager[1], config), manager.string)
     elif started:
@@ -206,7 +208,9 @@ def _experts(found: Findings, log: tuple[str, ...], config: dict[str, Any]) -> N
 
 
 def _manager(name: str, config: dict[str, Any]) -> str:
-    known = _MANAGERS.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    """Canonical name of a manager's class; vLLM on a CPU prints the backend's own name instead."""
+    name = name.removesuffix("Manager").removesuffix("All2All")
+    known = _MANAGERS.get(name, name.lower())
     low_latency = dig(config, "parallel_config.all2all_backend") == "mori_low_latency"
     return "mori_ll" if known == "mori" and low_latency else known
 

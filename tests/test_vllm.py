@@ -96,6 +96,8 @@ def test_expert_parallelism_asked_for_but_not_logged_is_unproven() -> None:
         ("DeepEPHTAll2AllManager", "deepep_high_throughput", "deepep_ht"),
         ("DeepEPLLAll2AllManager", "deepep_low_latency", "deepep_ll"),
         ("AgRsAll2AllManager", "allgather_reducescatter", "allgather_reducescatter"),
+        ("allgather_reducescatter", "allgather_reducescatter", "allgather_reducescatter"),
+        ("FlashInferNVLinkOneSidedManager", "flashinfer_nvlink_one_sided", "flashinfer_nvlink_one_sided"),
     ],
 )
 def test_all2all_is_named_after_the_manager_that_was_built(manager: str, configured: str, name: str) -> None:
