@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import sys
+from typing import Any
 
 
 def _let_models_be_registered_twice() -> None:
@@ -20,7 +21,7 @@ def _let_models_be_registered_twice() -> None:
     mapping.register = lambda self, key, value, exist_ok=False: register(self, key, value, exist_ok=True)
 
 
-def _parser():  # type: ignore[no-untyped-def]
+def _parser() -> Any:
     _let_models_be_registered_twice()
     from sglang.srt.server_args import ServerArgs
 

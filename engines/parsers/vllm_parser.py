@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+from typing import Any
 
 
 def _claim_a_device() -> None:
@@ -21,7 +22,7 @@ def _claim_a_device() -> None:
         vllm.platforms.current_platform = CpuPlatform()
 
 
-def _parser():  # type: ignore[no-untyped-def]
+def _parser() -> Any:
     from vllm.entrypoints.cli.serve import cmd_init
 
     try:
