@@ -30,9 +30,29 @@ plan *words: setup
 load *words: setup
     @{{ python }} -m harness load "$@"
 
-# Recompute table and comparison from stored records: compare [RUN ...]
+# Recompute from stored records: compare [RUN ...]; other tools' files: compare FOLDER [baseline=VARIANT]
 compare *words: setup
     @{{ python }} -m harness compare "$@"
+
+# Write report.md and report.html of a run again: report [RUN]
+report *words: setup
+    @{{ python }} -m harness report "$@"
+
+# The experiment log: log [show ID | note ID TEXT | check | TEXT | variant= model= verdict= num=]
+log *words: setup
+    @{{ python }} -m harness log "$@"
+
+# Run a log entry again from its own recipe and say how far the result is: replay ID
+replay entry: setup
+    @{{ python }} -m harness replay "$@"
+
+# Results of vLLM, SGLang, guidellm, aiperf, InferenceX in this harness's terms: import FILE ...
+import *files: setup
+    @{{ python }} -m harness import "$@"
+
+# A run's trials in another tool's format: export [RUN] [--format vllm-bench] [--out FOLDER]
+export *words: setup
+    @{{ python }} -m harness export "$@"
 
 # What a routing log tells (bench ... moe_log=LAYER writes one): moe FILE ... [against=FILE] [out=FOLDER]
 moe *words: setup

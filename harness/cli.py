@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,10 +64,17 @@ def clean() -> None:
 
 @app.command()
 def compare(runs: Words = None) -> None:
-    """Recompute table and comparison from stored records: compare [RUN ...]; the newest run by default"""
+    """Recompute from stored records: compare [RUN ...], or other tools' files: compare FOLDER [baseline=X]"""
     from harness import compare as comparing
     from harness import publish, store
+    from harness.importers import folder as foreign
 
+    if foreign.is_foreign(runs or []):
+        table, remarks = foreign.run(runs or [])
+        Console().print(table)
+        for line in remarks:
+            Console().print(escape(line), highlight=False, soft_wrap=True)
+        return
     folders = [store.find_run(name) for name in runs or [""]]
     comparing.same_model(folders)
     found = []
@@ -96,6 +104,22 @@ def ep_check(words: Words = None) -> None:
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument()] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; by default export/ of the run.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format")] = "vllm-bench",
+) -> None:
+    """Write a run's trials in another tool's format: export [RUN] [--format vllm-bench] [--out FOLDER]"""
+    from harness import exporters, store
+
+    folder = store.find_run(run)
+    for path in exporters.export(folder, out or folder / "export", form):
+        print(path)
+
+
+@app.command()
 def image(words: Words = None) -> None:
     """Build an image of docker/: image NAME [KEY=VALUE ...]; without a name, list them"""
     from harness import images
@@ -104,6 +128,17 @@ def image(words: Words = None) -> None:
         images.run(words[0], words[1:], lambda line: print(line, flush=True))
     else:
         print("\n".join(images.names()))
+
+
+@app.command("import")
+def import_files(files: Annotated[list[Path], typer.Argument()]) -> None:
+    """Read results of vLLM, SGLang, guidellm, aiperf, InferenceX in this harness's terms: import FILE ..."""
+    from harness import store
+    from harness.importers import adoption
+
+    folder = store.run_folder(store.new_run_id("import"))
+    _show(adoption.adopt(files, folder))
+    Console().print(f"\nKept in {folder}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -115,6 +150,15 @@ def load(words: Words = None) -> None:
             "load needs url=http://host:port, the base URL of a running OpenAI-compatible server."
         )
     bench(["attach", *given])
+
+
+@app.command()
+def log(words: Words = None) -> None:
+    """The experiment log: log [show ID | note ID TEXT | check | TEXT | variant= model= verdict= num=]"""
+    from harness import logbook, publish, store
+
+    text = logbook.run(publish.log_path(), store.results_root(), words or [])
+    Console().print(escape(text), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -147,6 +191,33 @@ def plan(
         sys.stdout.write(planning.as_json(planned).decode() + "\n")
         return
     Console().print(escape(planning.as_text(planned)), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def replay(entry: str) -> None:
+    """Run a log entry again from its own recipe, and say how far the result is from the old: replay ID"""
+    from harness import feasible, logbook, publish, run, store
+    from harness import log as experiment_log
+    from harness.progress import Progress
+
+    old = experiment_log.find(publish.log_path(), entry)
+    folder = store.run_folder(store.new_run_id(f"replay-{old.run_id}"))
+    with Progress() as progress:
+        comparison = run.bench(logbook.recipe_of(old), feasible.probe(), folder, progress)
+    _show(comparison)
+    for line in logbook.distance(old.facts, comparison) if old.facts else []:
+        Console().print(escape(line), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument()] = "") -> None:
+    """Write report.md and report.html of a run again: report [RUN]"""
+    from harness import compare as comparing
+    from harness import publish, store
+
+    folder = store.find_run(run)
+    publish.publish(folder, comparing.compare(folder), to_log=False)
+    Console().print(f"{folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""A comparison leaves the program: comparison.json, report.md, and one entry in EXPERIMENT_LOG.md."""
+"""A comparison leaves the program: comparison.json, report.md, report.html, an entry in the log."""
 
 from __future__ import annotations
 
@@ -22,3 +22,16 @@ def publish(run: Path, comparison: Comparison, *, to_log: bool) -> None:
     store.write_text(run / "report.md", report.markdown(comparison, environment, recipe))
     if to_log:
         log.append(log_path(), log.entry(comparison, environment, recipe, bundle=bundle.digest(run)))
+    page(run, comparison, environment, recipe)
+
+
+def page(run: Path, comparison: Comparison, environment: Environment | None, recipe: Recipe) -> Path:
+    """Write report.html. Raises StoreError when it cannot be written."""
+    from harness import (
+        report_html,
+        report_sections,
+    )  # matplotlib: half a second that other verbs need not pay
+
+    sections = report_sections.sections(run, comparison, recipe, log.entries(log_path()))
+    store.write_text(run / "report.html", report_html.document(comparison, environment, sections))
+    return run / "report.html"

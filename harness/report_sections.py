@@ -57,7 +57,7 @@ def sections(
         Section("Latencies", plots=_each(scenarios, trials, _distributions)),
         Section(
             "Over time",
-            "By the time a request was sent: median, with a band from p10 to p90; the engine's own figures beneath.",
+            "By the time a request was sent: median, with a band from p10 to p90; engine figures beneath.",
             plots=_each(scenarios, trials, _timelines),
         ),
         _agreement(scenarios, trials, comparison),

@@ -54,6 +54,20 @@ def read(paths: Sequence[Path]) -> tuple[list[Imported], list[str]]:
     return _without_common_tag(_numbered(found)), problems
 
 
+def is_foreign(words: Sequence[str]) -> bool:
+    """Whether `compare` was given folders or files of other tools, not runs of this harness."""
+    paths = [Path(word) for word in words if not word.startswith("baseline=")]
+    return bool(paths) and all(p.exists() and not (p / "recipe.toml").exists() for p in paths)
+
+
+def run(words: Sequence[str]) -> tuple[Table, list[str]]:
+    """`compare FOLDER ... [baseline=VARIANT]`: the table, and what must be said under it."""
+    paths = [Path(word) for word in words if not word.startswith("baseline=")]
+    baseline = next((w.partition("=")[2] for w in words if w.startswith("baseline=")), "")
+    found, problems = read(paths)
+    return gap_table(found, baseline), [*remarks(found), *problems]
+
+
 def gap_table(found: Sequence[Imported], baseline: str = "") -> Table:
     """Output tokens/s per shape and variant; the gap against `baseline` (the first variant by default)."""
     variants = list(dict.fromkeys(one.variant for one in found))
