@@ -93,6 +93,8 @@ def failures(rows: Iterable[Row]) -> list[str]:
             lines.append(f"{name} is not ranked: {row.invalid}")
         if row.agreement and row.agreement.verdict == "FAIL":
             lines.append(f"{name} answers wrongly: {row.agreement.reason or 'no cause recorded'}")
+        if row.agreement and row.agreement.verdict == "CANNOT TELL":
+            lines.append(f"{name} cannot be judged: {row.agreement.reason or 'no cause recorded'}")
         if row.agreement:
             lines += [f"{name} raised an alarm: {alarm}" for alarm in row.agreement.alarms]
         if row.metrics and row.metrics.failed:
