@@ -7,12 +7,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import store
+from harness import store, verification
+from harness.client import Target
+from harness.conformance import Conformance
+from harness.known_answers import KnownAnswer
 from harness.registry import ROOT
 from harness.retokenise import sample
 from harness.schema import Comparison, Model, Request, RequestRecord, Score
 from harness.tokenizer_identity import difference
 from harness.tokens import Vocabulary
+from tests.completions_server import Flaws, serving
 from tests.test_run import Desk
 
 RUN = "20260101-000000-verify"
@@ -138,3 +142,28 @@ def test_without_a_tokenizer_an_output_without_ids_is_a_problem(tmp_path: Path) 
     request = Request(request_id="r", max_tokens=9, prompt_token_ids=(5, 6))
     found = sample(request, RequestRecord(request_id="r", text="hi"), Vocabulary(tmp_path))
     assert "tokenizer.json" in found.problem
+
+
+def test_the_pre_flight_of_every_server_life_is_kept(finished: Desk) -> None:
+    for variant in ("mock", "mock-wrong"):
+        kept = store.read(finished.results / RUN / variant / "r1" / "conformance.json", Conformance)
+        assert [p.name for p in kept.points][:2] == [
+            "completions with token-id prompts",
+            "usage.prompt_tokens is exact",
+        ]
+    comparison = store.read(finished.results / RUN / "comparison.json", Comparison)
+    notes = [note for row in comparison.rows for note in row.notes]
+    assert any(note.startswith("stream equals whole answer: differ from character 0") for note in notes)
+
+
+def test_known_answers_are_a_point_where_the_weights_have_them(tmp_path: Path) -> None:
+    answer = KnownAnswer(prompt_token_ids=(5, 6), output_token_ids=(7, 8, 9, 10))
+    (tmp_path / "known_answers.json").write_bytes(msgspec.json.encode((answer,)))
+    model = Model(alias="m", path=str(tmp_path))
+    with serving() as url:
+        (right,) = verification.known(Target(base_url=url, model="m"), model)
+        assert verification.known(Target(base_url=url, model="m"), Model(alias="remote")) == ()
+    with serving(Flaws(unstable=True)) as url:
+        (wrong,) = verification.known(Target(base_url=url, model="m"), model)
+    assert (right.held, right.found) == (True, "0 of 1 wrong")
+    assert not wrong.held and wrong.found.startswith("1 of 1 wrong, first: ids (8, 9")
