@@ -21,9 +21,6 @@ ENFORCED: dict[str, Any] = {
 }
 """Options of every launch; they win over a variant's own."""
 
-METRICS_PATH = "/prometheus/metrics"
-"""/metrics is a JSON list of iterations, drained by whoever reads it."""
-
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
     """Options go into one file: whether the command line or the file wins changed between versions.
@@ -57,6 +54,8 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         port=deployment.port,
         url=deployment.url,
         served_model_name=deployment.served_model_name,
+        # /metrics is a JSON list of iterations, drained by whoever reads it.
+        metrics_path="/prometheus/metrics",
         ready_timeout_s=3600.0,
     )
 
@@ -168,5 +167,5 @@ def _literal(word: str) -> Any:
 
 
 def counters(metrics: str) -> dict[str, float]:
-    """The engine's own counters under canonical names; {} unless the text is that of METRICS_PATH."""
+    """The engine's own counters under canonical names; {} unless the text is Prometheus's."""
     return find_counters(metrics, _COUNTERS)

@@ -141,6 +141,8 @@ class Launch(Noun):
     """Base URL, when it is not http://host:port (attach)."""
     served_model_name: str = ""
     ready_path: str = "/health"
+    metrics_path: str = "/metrics"
+    """Where the engine serves Prometheus text."""
     ready_timeout_s: float = 1800.0
     stop_grace_s: float = 30.0
     labels: tuple[str, ...] = ()

@@ -64,7 +64,7 @@ class Running:
             server_info=info,
             version=_get_json(base + "/version"),
             models=_get_json(base + "/v1/models"),
-            metrics=_get_text(base + "/metrics"),
+            metrics=_get_text(base + self.launch.metrics_path),
             cmdline=cmdline,
             environ=environ,
         )

@@ -235,7 +235,7 @@ def counters(bench: Bench, running: Running) -> dict[str, float]:
     if parse is None:
         return {}
     try:
-        text = http.get(running.launch.base_url + "/metrics", timeout=30).text
+        text = http.get(running.launch.base_url + running.launch.metrics_path, timeout=30).text
     except http.RequestException:
         return {}
     return dict(parse(text))
