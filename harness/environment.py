@@ -32,7 +32,7 @@ def probe(models: Iterable[Model] = (), images: Iterable[str] = ()) -> Environme
         weights |= {f"{model.alias}/{name}": digest for name, digest in hash_weights(model).items()}
     return Environment(
         started_at=now(),
-        harness_commit=git("rev-parse", "HEAD"),
+        harness_commit=git("rev-parse", "HEAD") or os.environ.get("HARNESS_COMMIT", ""),
         harness_dirty=bool(git("status", "--porcelain", "--untracked-files=no")),
         hostname_hash=hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12],
         os=_os_name(),
