@@ -71,8 +71,8 @@ def points(
         for index, group in enumerate(groups):
             colour = COLOURS[index % len(COLOURS)]
             plot.plot(group.x, group.y, color=colour, marker="o", markersize=4, label=short(group.name))
-        plot.set_xlim(left=0)
-        plot.set_ylim(bottom=0)
+        plot.set_xlim(0, 1.1 * max(float(group.x.max()) for group in groups))
+        plot.set_ylim(0, 1.1 * max(float(group.y.max()) for group in groups))
 
     return picture(title, axes, draw, legend=True)
 
