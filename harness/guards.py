@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
 
-from harness.dialect import since
+from harness.dialect import is_branch, since
 from harness.errors import ModelError
 from harness.schema import Launch, Model, Variant
 
@@ -26,7 +27,7 @@ def check(
     Raises ModelError when a mixture-of-experts model would run on dummy weights or simulated routing:
     random gates spread tokens as no trained router does, so its speed says nothing.
     """
-    fakes = tuple(_fakes(launch))
+    fakes = tuple(_fakes(launch, _environment(launch)))
     if fakes and model.moe is not None and not allow_dummy:
         raise ModelError(
             f"{variant.name} would run {model.alias} with {', '.join(fakes)}, but it is a mixture of "
@@ -37,14 +38,19 @@ def check(
     return warnings(variant, launch, model), (DUMMY_LABEL,) if fakes else ()
 
 
-def _fakes(launch: Launch) -> Iterator[str]:
+def _environment(launch: Launch) -> dict[str, str]:
+    """What the engine will see: a process inherits this shell's variables, a container does not."""
+    return {**os.environ, **launch.env} if launch.launcher == "process" else launch.env
+
+
+def _fakes(launch: Launch, environment: Mapping[str, str]) -> Iterator[str]:
     """Every spelling of dummy weights or simulated routing in arguments, environment and option files."""
     for flag, value in _flags(launch.argv):
         if flag in _DUMMY_FLAGS and value.lower() == _DUMMY_FLAGS[flag]:
             yield f"{flag} {value}"
         if flag in ("--set", "-O") and re.fullmatch(r"load_format\s*[=:]\s*dummy", value):
             yield f"{flag} {value}"
-    for name, value in launch.env.items():
+    for name, value in environment.items():
         if _SIMULATION_ENV.fullmatch(name) and value.lower() not in _OFF:
             yield f"{name}={value}"
     for path, content in launch.files.items():
@@ -93,9 +99,16 @@ def _uses_mori(flags: Flags) -> bool:
 def _all2all_without_data_parallelism(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
     return (
         variant.engine == "vllm"
+        and not is_branch(variant.version)
         and "--all2all-backend" in flags
-        and int(flags.get("--data-parallel-size") or flags.get("-dp") or 1) < 2
+        and _size(flags, "--data-parallel-size", "-dp") < 2
     )
+
+
+def _size(flags: Flags, *names: str) -> int:
+    """A parallel size of the command line; 1 where it is not said, or is no number (parsers say so)."""
+    said = next((flags[name] for name in names if name in flags), "1")
+    return int(said) if said.isdigit() else 1
 
 
 def _aiter_mask_before_028(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
@@ -103,6 +116,7 @@ def _aiter_mask_before_028(variant: Variant, flags: Flags, launch: Launch, model
         variant.engine == "vllm"
         and launch.env.get("VLLM_ROCM_USE_AITER") == "1"
         and variant.parallel.expert > 1
+        and not is_branch(variant.version)
         and not since(variant.version, "0.28")
     )
 
@@ -112,12 +126,13 @@ def _fp8_kv_on_old_rocm(variant: Variant, flags: Flags, launch: Launch, model: M
         variant.engine == "vllm"
         and variant.accelerator == "rocm"
         and flags.get("--kv-cache-dtype", "").startswith("fp8")
+        and not is_branch(variant.version)
         and not since(variant.version, "0.32")
     )
 
 
 def _compile_with_dp_attention(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
-    attention_dp = "--enable-dp-attention" in flags or int(flags.get("--attn-dp-size") or 1) > 1
+    attention_dp = "--enable-dp-attention" in flags or _size(flags, "--attn-dp-size") > 1
     return variant.engine == "sglang" and attention_dp and "--enable-torch-compile" in flags
 
 

@@ -60,6 +60,13 @@ def test_honest_launches_pass_unlabelled(launch: Launch) -> None:
     assert guards.check(PLAIN, launch, MOE) == ((), ())
 
 
+def test_fake_routing_of_the_shell_reaches_processes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGLANG_SIMULATE_UNIFORM_EXPERTS", "1")
+    assert guards.check(PLAIN, HONEST["nothing"], MOE)[1] == ()
+    with pytest.raises(ModelError, match="SGLANG_SIMULATE_UNIFORM_EXPERTS=1"):
+        guards.check(PLAIN, msgspec.structs.replace(HONEST["nothing"], launcher="process"), MOE)
+
+
 @pytest.mark.parametrize("name", [v.name for v in registry.variants().values() if v.image])
 def test_no_variant_ships_with_fakes(name: str) -> None:
     variant = registry.variant(name)
@@ -82,7 +89,8 @@ def _warn(name: str, model: Model = MOE, version: str = "", **changes: object) -
         ),
         (lambda: _warn("vllm-mori", version="0.27.1"), "expert mask"),
         (lambda: _warn("vllm-mori", version="0.31.0"), "about 64 GiB"),
-        (lambda: _warn("vllm-mori-fork"), "flag is inert"),
+        (lambda: _warn("vllm-ep", extra_args=("--all2all-backend=mori_high_throughput",)), "flag is inert"),
+        (lambda: _warn("vllm-mori-fork"), "combines with the wrong routing tensor"),
         (
             lambda: _warn("sglang-dp", extra_args=("--enable-torch-compile",)),
             "torch compile and DP attention",
