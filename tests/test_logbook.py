@@ -1,0 +1,128 @@
+"""The verbs on the log: filters, notes, checking results, and how far a replay is from its entry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness import bundle, history, log, logbook
+from harness.errors import InputError
+from harness.schema import Comparison, Environment, Interval
+from tests.examples import COMPARISON, ENVIRONMENT, RECIPE
+
+
+def entry(run_id: str, date: str, digest: str = "", **changes: object) -> str:
+    comparison: Comparison = msgspec.structs.replace(COMPARISON, run_id=run_id, **changes)
+    environment: Environment = msgspec.structs.replace(ENVIRONMENT, started_at=date, image_digests={})
+    return log.entry(comparison, environment, RECIPE, bundle=digest)
+
+
+def healthy(factor: float = 1.0) -> tuple[object, ...]:
+    """The example's healthy rows, throughput times `factor`."""
+    rows = [row for row in COMPARISON.rows if row.output_throughput and row.agreement]
+    return tuple(
+        msgspec.structs.replace(r, output_throughput=_times(r.output_throughput, factor)) for r in rows[:2]
+    )
+
+
+def _times(rate: Interval | None, factor: float) -> Interval | None:
+    return rate and Interval(
+        mean=rate.mean * factor, low=rate.low * factor, high=rate.high * factor, num=rate.num
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "LOG.md"
+    log.append(found, entry("20261120-a", "2026-11-20T00:00:00Z"))
+    log.append(found, entry("20261121-b", "2026-11-21T00:00:00Z", rows=healthy()))
+    return found
+
+
+def test_list_is_newest_first_and_filters(path: Path, tmp_path: Path) -> None:
+    def ids(*words: str) -> list[str]:
+        text = logbook.run(path, tmp_path, words)
+        return [line.split()[0] for line in text.splitlines() if line.startswith("2026")]
+
+    assert ids() == ids("list") == ["20261121-b", "20261120-a"]
+    assert ids("verdict=fail") == ["20261120-a"]
+    assert ids("variant=engine-wrong", "model=tiny") == ["20261120-a"]
+    assert ids("num=1") == ["20261121-b"] and "1 older entries" in logbook.run(path, tmp_path, ["num=1"])
+    assert "no such entry" in logbook.run(path, tmp_path, ["model=other"])
+    for wrong in ("colour=red", "num=x"):
+        with pytest.raises(InputError):
+            logbook.run(path, tmp_path, [wrong])
+
+
+def test_show_and_note(path: Path, tmp_path: Path) -> None:
+    before = path.read_bytes()
+    logbook.run(path, tmp_path, ["note", "20261120-a", "fans", "were", "off"])
+    logbook.run(path, tmp_path, ["a note on the log as a whole"])
+    assert path.read_bytes().startswith(before)
+    shown = logbook.run(path, tmp_path, ["show", "20261120"])
+    assert "## 2026-11-20T00:00:00Z 20261120-a" in shown
+    assert f"by {logbook.author()}:\nfans were off" in shown
+    assert "fans were off" in logbook.run(path, tmp_path, ["list"])
+    assert "20261121-b" in logbook.run(path, tmp_path, ["show"])
+    with pytest.raises(InputError, match="names no entry"):
+        logbook.run(path, tmp_path, ["show", "nothing"])
+
+
+def test_check_finds_missing_and_changed_results(path: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    records = results / "20261122-c" / "v" / "requests.jsonl"
+    records.parent.mkdir(parents=True)
+    records.write_text("{}\n")
+    digest = bundle.digest(results / "20261122-c")
+    log.append(path, entry("20261122-c", "2026-11-22T00:00:00Z", digest))
+    found = logbook.check(path, results)
+    assert [line.split(":")[0] for line in found] == ["20261120-a", "20261121-b"]
+    assert "without a hash" in found[0]
+    records.write_text('{"changed": 1}\n')
+    assert "20261122-c: its results changed" in logbook.check(path, results)[-1]
+    records.unlink()
+    records.parent.rmdir()
+    records.parent.parent.rmdir()
+    assert "missing" in logbook.check(path, results)[-1]
+
+
+def test_a_resumed_run_is_judged_by_its_newest_entry(tmp_path: Path) -> None:
+    path, results = tmp_path / "LOG.md", tmp_path / "results"
+    (results / "r").mkdir(parents=True)
+    log.append(path, entry("r", "2026-11-22T00:00:00Z", "0" * 64))
+    log.append(path, entry("r", "2026-11-22T01:00:00Z", bundle.digest(results / "r")))
+    assert logbook.check(path, results) == []
+
+
+def test_replay_says_how_far_it_is(path: Path) -> None:
+    old = log.find(path, "20261121-b")
+    assert logbook.recipe_of(old).variants == RECIPE.variants
+    assert old.facts is not None
+    now = msgspec.structs.replace(COMPARISON, rows=healthy(1.2)[:1])
+    lines = logbook.distance(old.facts, now)
+    assert lines[0] == "engine-b at 1000-2000@c8: 1000 then, 1200 output tok/s now (+20.0%, intervals apart)"
+    assert lines[1] == "engine-a at 1000-2000@c8: not measured again"
+    noise = logbook.distance(old.facts, msgspec.structs.replace(COMPARISON, rows=healthy(1.01)))
+    assert "within noise" in noise[0]
+
+
+def test_replay_refuses_other_images(tmp_path: Path) -> None:
+    path = tmp_path / "LOG.md"
+    log.append(path, log.entry(COMPARISON, ENVIRONMENT, RECIPE))
+    with pytest.raises(InputError, match=r"example/image:1 is .* used sha256:cdcd.*docker pull"):
+        logbook.recipe_of(log.find(path, "last"))
+
+
+def test_history_marks_what_got_slower(path: Path) -> None:
+    question, model = RECIPE.question, RECIPE.model
+    assert history.regressions(history.of(log.entries(path), question, model)) == []
+    log.append(path, entry("20261122-c", "2026-11-22T00:00:00Z", rows=healthy(0.7)))
+    past = history.of(log.entries(path), question, model)
+    assert past.dates == ["2026-11-20T00:00:00Z", "2026-11-21T00:00:00Z", "2026-11-22T00:00:00Z"]
+    lines = history.regressions(past)
+    assert lines[0] == ("engine-b at 1000-2000@c8: 30% slower than in 20261121-b (intervals do not overlap)")
+    names = {curve.name: list(curve.x) for curve in history.curves(past, "1000-2000@c8")}
+    assert names == {"engine-b": [0, 1, 2], "engine-a": [0, 1, 2]}
+    assert history.of(log.entries(path), "another question", model).facts == ()
