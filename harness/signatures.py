@@ -10,7 +10,7 @@ from harness.registry import ROOT, convert, read_toml
 from harness.schema import Cause, Signature
 
 _EXCEPTION = re.compile(r"(?:^|[\s\])])([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b(?:: .*)?)$")
-_NOISE = re.compile(r"FutureWarning|DeprecationWarning|UserWarning")
+_NOISE = re.compile(r"\w+Warning\b|CancelledError|KeyboardInterrupt|SystemExit")
 _LONGEST_LINE = 400
 
 
@@ -68,11 +68,13 @@ def _cause(signature: Signature, line: str) -> Cause:
 
 def _hidden(lines: Sequence[str]) -> Cause | None:
     """The last line of the first traceback: what no signature knows, but what a wrapper refers to."""
+    wrappers = [re.compile(s.pattern) for s in signatures() if s.wrapper]
     in_traceback = False
     for line in lines:
         in_traceback = in_traceback or "Traceback (most recent call last)" in line
         exception = _EXCEPTION.search(line.rstrip())
-        if in_traceback and exception and not _NOISE.search(line):
+        told = _NOISE.search(line) or any(p.search(line) for p in wrappers)
+        if in_traceback and exception and not told:
             return Cause(
                 name="exception",
                 cause=f"the engine raised {exception[1][:_LONGEST_LINE]}",

@@ -62,6 +62,18 @@ def test_unknown_exception_is_taken_from_the_first_traceback() -> None:
     assert cause.line.endswith("KeyError: 'lm_head.weight'")
 
 
+def test_stopping_is_no_cause() -> None:
+    """What vLLM 0.32.0 prints when it is stopped in mid-flight: only the wrapper is left."""
+    log = [
+        TRACE,
+        "asyncio.exceptions.CancelledError",
+        TRACE,
+        "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above).",
+    ]
+    cause = signatures.first_cause(log)
+    assert cause and cause.name == "wrapper"
+
+
 def test_healthy_and_harmless_logs_have_no_cause() -> None:
     log = [
         "WARNING Port 5555 is already in use, trying port 5556",
