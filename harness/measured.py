@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from harness import collector, energy, metrics, store, telemetry
+from harness import collector, energy, metrics, steady, store, telemetry
 from harness.collector import Collected
 from harness.conformance import Conformance
 from harness.errors import StoreError
@@ -56,7 +56,7 @@ def load(folder: Path, recipe: Recipe) -> Measured:
         if collected and collected.summary.num
         else None,
         records=collected.sample() if collected else [],
-        notes=collected.notes if collected else (),
+        notes=_notes(result, collected) if collected else (),
         energy=_energy(folder, collected, launch),
         scores=list(store.read_lines(scores, Score)) if scores.exists() else [],
         attestation=_maybe(visit / "attestation.json", Attestation),
@@ -75,6 +75,11 @@ def calibrations(run: Path) -> dict[str, Calibration]:
         except StoreError:
             continue
     return found
+
+
+def _notes(result: TrialResult, collected: Collected) -> tuple[str, ...]:
+    saturated = steady.saturation(collected.columns, result.trial.load)
+    return (*collected.notes, saturated) if saturated else collected.notes
 
 
 def _maybe(path: Path, kind: type[N]) -> N | None:

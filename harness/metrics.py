@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import steady
 from harness.columns import Columns, columns
 from harness.errors import InputError
 from harness.schema import Distribution, Metrics, RequestRecord
@@ -32,6 +33,7 @@ def summarize(table: Columns, slo: Mapping[str, float]) -> Metrics:
     ok = table.ok
     start, end = window(table)
     window_s = end - start
+    plateau = steady.steady(table)
     per_s = 1.0 / window_s if window_s > 0 else 0.0
     completed = int(ok.sum())
     num_input, num_output = int(table.input_len[ok].sum()), int(table.output_len[ok].sum())
@@ -45,6 +47,8 @@ def summarize(table: Columns, slo: Mapping[str, float]) -> Metrics:
         output_throughput=num_output * per_s,
         total_token_throughput=(num_input + num_output) * per_s,
         request_goodput=int(_good(table, slo).sum()) * per_s if slo else None,
+        steady_window_s=plateau.end_s - plateau.start_s if plateau else None,
+        steady_output_throughput=plateau.output_throughput if plateau else None,
         ttft_s=distribution(table.ttft_s[ok]),
         tpot_s=distribution(table.tpot_s[ok]),
         icl_s=distribution(table.icl_s),

@@ -469,6 +469,10 @@ class Metrics(Noun):
     output_throughput: float
     total_token_throughput: float
     request_goodput: float | None = None
+    steady_window_s: float | None = None
+    """Part of the window in which at least 90 % of the most requests were in flight; None = too short."""
+    steady_output_throughput: float | None = None
+    """Output tokens/s within it: what ramps at both ends do not dilute."""
     ttft_s: Distribution | None = None
     tpot_s: Distribution | None = None
     icl_s: Distribution | None = None
