@@ -68,7 +68,7 @@ def test_stopping_is_no_cause() -> None:
         TRACE,
         "asyncio.exceptions.CancelledError",
         TRACE,
-        "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above).",
+        "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.",
     ]
     cause = signatures.first_cause(log)
     assert cause and cause.name == "wrapper"
