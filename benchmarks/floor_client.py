@@ -51,8 +51,12 @@ async def run(port: int, concurrency: int, num_requests: int, max_tokens: int) -
     loop = asyncio.get_running_loop()
     Floor.num_left = Floor.num_requests = num_requests
     Floor.finished = loop.create_future()
-    body = json.dumps({"prompt": list(range(16)), "max_tokens": max_tokens, "stream": True}, separators=(",", ":"))
-    Floor.request = f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    body = json.dumps(
+        {"prompt": list(range(16)), "max_tokens": max_tokens, "stream": True}, separators=(",", ":")
+    )
+    Floor.request = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
     made = [(await loop.create_connection(Floor, "127.0.0.1", port))[1] for _ in range(concurrency)]
     gc.freeze()
     gc.disable()
@@ -62,7 +66,9 @@ async def run(port: int, concurrency: int, num_requests: int, max_tokens: int) -
     await Floor.finished
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(json.dumps({"cpu_s": cpu, "wall_s": perf_counter() - begun, "num_tokens": num_requests * max_tokens}))
+    print(
+        json.dumps({"cpu_s": cpu, "wall_s": perf_counter() - begun, "num_tokens": num_requests * max_tokens})
+    )
 
 
 if __name__ == "__main__":

@@ -102,9 +102,9 @@ def run(count: int, seed: int = 0) -> dict[str, object]:
     slowest, began = 0.0, time.monotonic()
     for _ in range(count):
         reads = split(draw, spoil(draw))
-        start = time.perf_counter()
+        start = time.process_time()
         one_by_one, batched = parse(reads, closed=True), parse(reads, batched=True, closed=True)
-        took = time.perf_counter() - start
+        took = time.process_time() - start
         slowest = max(slowest, took)
         result = outcome(one_by_one)
         assert took < _SLOW_S, reads

@@ -5,7 +5,8 @@
  * Streams OpenAI completion chunks in vLLM's shape, one token a chunk, one write a token. The text of a
  * token is its send time in ns on CLOCK_MONOTONIC; the first also carries the time the request was read:
  * " <received>:<sent>". GAP_US 0: one token for every stream in turn, as fast as the sockets take them.
- * On exit prints, to standard error, requests, tokens and how late its own sends were (us, p50 p99 max).
+ * Usage is sent when the request asks for it. On exit prints one JSON line to standard error: requests,
+ * tokens, how late its own sends were (us: p50, p99, max), and when each request was read (ns).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,7 +28,7 @@
 #define LATENESS_BINS 100000
 
 typedef struct {
-    int fd, chat, num_tokens, num_sent, active;
+    int fd, chat, usage, num_tokens, num_sent, active;
     long long received, due;
     char *input;
     size_t input_len;
@@ -39,6 +40,7 @@ static Connection connections[MAX_CONNECTIONS];
 static int heap[MAX_CONNECTIONS], heap_len;
 static long long first_ns, gap_ns, num_requests, num_tokens_sent;
 static unsigned lateness[LATENESS_BINS];
+static long long *arrivals;
 static int epoll_fd, timer_fd;
 
 static long long now_ns(void) {
@@ -133,11 +135,13 @@ static void send_token(int fd) {
             last ? "\"length\"" : "null", c->num_sent);
     size_t len = chunk(out, event);
     if (last) {
-        sprintf(event, "data: {\"id\":\"cmpl-b07b367a8b167141\",\"object\":\"%s\",\"created\":1795221831,"
+        if (c->usage) {
+            sprintf(event, "data: {\"id\":\"cmpl-b07b367a8b167141\",\"object\":\"%s\",\"created\":1795221831,"
             "\"model\":\"known\",\"choices\":[],\"usage\":{\"prompt_tokens\":16,\"total_tokens\":%d,"
             "\"completion_tokens\":%d}}\n\n", c->chat ? "chat.completion.chunk" : "text_completion",
             16 + c->num_sent, c->num_sent);
-        len += chunk(out + len, event);
+            len += chunk(out + len, event);
+        }
         len += chunk(out + len, "data: [DONE]\n\n");
         len += sprintf(out + len, "0\r\n\r\n");
         c->active = 0;
@@ -160,6 +164,7 @@ static void answer(int fd, char *head, char *body) {
     if (!asked) asked = strstr(body, "\"max_completion_tokens\":");
     c->num_tokens = asked ? atoi(strchr(asked, ':') + 1) : 16;
     c->chat = strstr(head, "/chat/") != NULL;
+    c->usage = strstr(body, "\"include_usage\":true") || strstr(body, "\"include_usage\": true");
     if (!strstr(body, "\"stream\":true") && !strstr(body, "\"stream\": true")) {
         const char *text = c->chat
             ? "{\"id\":\"x\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"known\",\"choices\":[{\"index\":0,"
@@ -172,8 +177,9 @@ static void answer(int fd, char *head, char *body) {
             "content-length: %zu\r\n\r\n%s", strlen(text), text));
         return;
     }
-    num_requests++;
     c->received = now_ns();
+    if (num_requests % 65536 == 0) arrivals = realloc(arrivals, (num_requests + 65536) * sizeof *arrivals);
+    arrivals[num_requests++] = c->received;
     c->due = c->received + first_ns;
     c->num_sent = 0;
     c->active = 1;
@@ -260,8 +266,10 @@ int main(int argc, char **argv) {
         for (int i = 0; i < n; i++) {
             int fd = events[i].data.fd;
             if (fd == 0) {
-                fprintf(stderr, "%lld %lld %ld %ld %ld\n", num_requests, num_tokens_sent, percentile(.5),
-                    percentile(.99), percentile(1));
+                fprintf(stderr, "{\"requests\": %lld, \"tokens\": %lld, \"late_us\": [%ld, %ld, %ld], \"arrivals\": [",
+                    num_requests, num_tokens_sent, percentile(.5), percentile(.99), percentile(1));
+                for (long long j = 0; j < num_requests; j++) fprintf(stderr, "%s%lld", j ? "," : "", arrivals[j]);
+                fprintf(stderr, "]}\n");
                 return 0;
             }
             if (fd == timer_fd) {

@@ -18,7 +18,9 @@ def main() -> None:
     load = Load(request_rate=rate, arrival="constant") if rate else Load(max_concurrency=concurrency)
     due = pacing.due_times(load, num, 0)
     requests = [
-        Request(request_id=f"r{i}", prompt_token_ids=(*range(1, 16), i), max_tokens=max_tokens, due_at_s=due[i])
+        Request(
+            request_id=f"r{i}", prompt_token_ids=(*range(1, 16), i), max_tokens=max_tokens, due_at_s=due[i]
+        )
         for i in range(num)
     ]
     target = client.Target(
@@ -27,7 +29,9 @@ def main() -> None:
     records: list[RequestRecord] = []
     began = monotonic()
     stats = client.fire(target, requests, load, records.append)
-    result = {"cpu_s": stats.cpu_s, "wall_s": stats.duration_s, "fire_s": monotonic() - began} | judged(records)
+    result = {"cpu_s": stats.cpu_s, "wall_s": stats.duration_s, "fire_s": monotonic() - began} | judged(
+        records
+    )
     if rate:
         result["late_ms"] = [stats.late_p50_s * 1e3, stats.late_p99_s * 1e3]
     print(json.dumps(result))

@@ -21,7 +21,7 @@ class Head:
     def __init__(self, raw: bytes) -> None:
         lines = raw.decode("latin-1").split("\r\n")
         version, _, rest = lines[0].partition(" ")
-        if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+        if not version.startswith("HTTP/1.") or not (rest[:3].isascii() and rest[:3].isdigit()):
             raise FramingError(f"not an HTTP/1.1 status line: {lines[0][:80]!r}")
         self.status = int(rest[:3])
         self.headers: dict[str, str] = {}
