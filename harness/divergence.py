@@ -64,9 +64,12 @@ def _flat(rows: Sequence[Sequence[float]]) -> Array:
 
 
 def _abs_dlogprob(score: Score) -> Sequence[float]:
-    """All NaN when the engine did not give one logprob per token: a partial list could be misaligned."""
+    """All NaN when the engine did not give one logprob per token: a partial list could be misaligned.
+
+    All zeros are none either: logprobs taken after greedy sampling has cut the distribution to one token.
+    """
     emitted = score.emitted_logprob
-    if emitted is None or len(emitted) != len(score.token_ids):
+    if emitted is None or len(emitted) != len(score.token_ids) or not any(emitted):
         return [float("nan")] * len(score.token_ids)
     return [abs(e - r) for e, r in zip(emitted, score.logprob, strict=True)]
 

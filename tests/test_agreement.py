@@ -119,8 +119,9 @@ def test_too_few_tokens_cannot_tell() -> None:
     assert agreement.reason.startswith("only 24 tokens of 3 requests were scored")
 
 
-def test_without_logprobs_the_margins_still_judge() -> None:
-    bare = [msgspec.structs.replace(s, emitted_logprob=None) for s in scores(1)]
+@pytest.mark.parametrize("given", [None, (-0.5,) * 63, (0.0,) * 64], ids=["none", "too few", "processed"])
+def test_without_usable_logprobs_the_margins_still_judge(given: tuple[float, ...] | None) -> None:
+    bare = [msgspec.structs.replace(s, emitted_logprob=given) for s in scores(1)]
     agreement = judge(bare, (), bare)
     assert agreement.verdict == "PASS"
     assert agreement.mean_abs_dlogprob is None

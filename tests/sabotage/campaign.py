@@ -53,8 +53,10 @@ class Configuration(Noun):
     args: tuple[str, ...] = ()
 
 
-LONG = (Part(seed=100), Part(seed=101, workload="random_tokens", num=32))
-"""96 x 256 = 24,576 tokens on text, 8,192 on random ids."""
+LONG = (Part(seed=100), Part(seed=101, workload="random_tokens", num=96))
+"""96 x 256 = 24,576 tokens each."""
+FLOORS = (Part(seed=102), Part(seed=102, workload="random_tokens"))
+"""Healthy output that the others are held against."""
 CONCURRENCIES = (1, 2, 4, 8, 16, 32)
 HEALTHY_SEEDS = tuple(
     Part(seed=seed, concurrency=CONCURRENCIES[seed % 6], num=24, workload=name)
@@ -63,7 +65,7 @@ HEALTHY_SEEDS = tuple(
 )
 
 CONFIGURATIONS = (
-    Configuration(name="healthy", parts=(*LONG, Part(seed=102), *HEALTHY_SEEDS)),
+    Configuration(name="healthy", parts=(*LONG, *FLOORS, *HEALTHY_SEEDS)),
     Configuration(
         name="healthy-small-chunks",
         args=("--max-num-batched-tokens", "64"),

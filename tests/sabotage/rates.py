@@ -20,7 +20,7 @@ from harness.schema import RequestRecord, Score
 BUDGETS = ((8, 64), (4, 256), (8, 256), (20, 256), (40, 256), (80, 256))
 """(requests, tokens of each): 512, 1,024, 2,048, 5,120, 10,240 and 20,480 tokens."""
 DRAWS = 20
-FLOORS = {"text_tokens": "text_tokens-c8-seed102", "random_tokens": "random_tokens-c8-seed3"}
+FLOORS = {name: f"{name}-c8-seed102" for name in ("text_tokens", "random_tokens")}
 FAULTS = "abcdefg"
 
 
