@@ -162,7 +162,7 @@ class Bench:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=300,
-                env=foreign_client.environment(),
+                env=foreign_client.environment(client),
             )
             cpu = _children_cpu() - before
         if done.returncode or (file is not None and not file.is_file()):

@@ -163,7 +163,7 @@ def call(tool: str, argv: list[str], out: Path, timeout_s: float) -> None:
                 stdout=file,
                 stderr=file,
                 timeout=timeout_s,
-                env=environment(),
+                env=environment(tool),
             )
     except subprocess.TimeoutExpired as error:
         raise MachineError(f"{tool} did not end within {timeout_s:g} s: see {log}") from error
@@ -172,7 +172,9 @@ def call(tool: str, argv: list[str], out: Path, timeout_s: float) -> None:
         raise MachineError(f"{tool} ended with exit code {done.returncode}: see {log}", details=tail)
 
 
-def environment() -> dict[str, str]:
-    """Environment of a foreign client: no usage statistics, no compilation."""
+def environment(tool: str) -> dict[str, str]:
+    """Environment of a foreign client: no usage statistics, no compilation, no look at a model hub."""
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    return {**os.environ, **quiet, "TORCHDYNAMO_DISABLE": "1"}
+    # aiperf takes a local tokenizer folder for a hub name when it is told to stay offline.
+    offline = {} if tool == "aiperf" else {"HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **quiet, **offline, "TORCHDYNAMO_DISABLE": "1"}
