@@ -1,6 +1,11 @@
 """The Triton compiler: 1 GB, and none of its kernels runs on a CPU. Its two integer functions are real."""
 
+import os
+
 import absent_package
+
+# torch.compile would take this for the real compiler and fail. Every process started from here inherits it.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 __version__ = "3.7.0"
 __getattr__ = absent_package.stand_in(__name__)
