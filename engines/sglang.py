@@ -67,6 +67,8 @@ def _settings(variant: Variant, model: Model) -> tuple[str, ...]:
         "--disable-radix-cache",
         *("--stream-interval", "1"),
         "--enable-metrics",
+        # Drawn anew at each start otherwise.
+        *("--random-seed", "0"),
         *variant.args,
     )
 
@@ -156,6 +158,8 @@ def effective(evidence: Evidence) -> Effective:
         found.take("max_num_batched_tokens", int(ready[1]), ready[0])
         found.take("max_num_seqs", int(ready[2]), ready[0])
         found.take("max_model_len", int(ready[3]), ready[0])
+    pool = search(r"KV Cache is allocated\. dtype: ([\w.]+)", evidence.log)
+    found.take("kv_cache_dtype", canonical_dtype(pool[1]) if pool else None, pool[0] if pool else "")
     for field, key in _RESOLVED.items():
         found.take(field, resolved.get(key), f"{source} {key}={resolved.get(key)}")
     loaded = search(r"Load weight end\..*?(?:quant=(\w+)|avail mem)", evidence.log)
@@ -196,9 +200,16 @@ def _layout(found: Findings, resolved: dict[str, Any], source: str, log: tuple[s
     found.take(
         "all2all", name, f"{source} moe_a2a_backend={backend} deepep_mode={resolved.get('deepep_mode')}"
     )
-    runner = resolved.get("moe_runner_backend")
-    kernel = None if runner == "auto" else str(runner).replace("deep_gemm", "deepgemm")
-    found.take("moe_kernel", kernel if runner else None, f"{source} moe_runner_backend={runner}")
+    _moe_kernel(found, resolved.get("moe_runner_backend"), source, log)
+
+
+def _moe_kernel(found: Findings, runner: Any, source: str, log: tuple[str, ...]) -> None:
+    """The runner asked for; "auto" shows itself only when Triton's looks for its tuned configuration."""
+    if runner not in (None, "auto"):
+        kernel = str(runner).replace("deep_gemm", "deepgemm")
+        found.take("moe_kernel", kernel, f"{source} moe_runner_backend={runner}")
+    tuned = search(r"Using (?:default )?MoE kernel config.*?triton", log)
+    found.take("moe_kernel", "triton" if tuned else None, tuned[0] if tuned else "")
 
 
 def _all2all(backend: Any, mode: Any) -> str | None:
@@ -213,9 +224,12 @@ def _all2all(backend: Any, mode: Any) -> str | None:
 
 def _numbers(found: Findings, resolved: dict[str, Any], source: str) -> None:
     dtype, kv = canonical_dtype(resolved.get("dtype")), canonical_dtype(resolved.get("kv_cache_dtype"))
-    dtype = None if dtype == "auto" else dtype
-    found.take("dtype", dtype, f"{source} dtype={resolved.get('dtype')}")
-    found.take("kv_cache_dtype", dtype if kv == "auto" else kv, f"{source} kv_cache_dtype={kv}")
+    found.take("dtype", None if dtype == "auto" else dtype, f"{source} dtype={resolved.get('dtype')}")
+    if kv != "auto":
+        found.take("kv_cache_dtype", kv, f"{source} kv_cache_dtype={kv}")
+    elif pool := found.get("kv_cache_dtype"):
+        found.take("dtype", pool, f"the KV cache follows the model and holds {pool}")
+    found.take("kv_cache_dtype", found.get("dtype"), f"{source} kv_cache_dtype=auto")
     found.take("quantization", resolved.get("quantization"), f"{source} quantization")
     cached = resolved.get("disable_radix_cache")
     found.take(

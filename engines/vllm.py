@@ -194,6 +194,8 @@ def _experts(found: Findings, log: tuple[str, ...], config: dict[str, Any]) -> N
     """EP size, all2all backend and MoE kernel: settings are no proof here, lines of the built parts are."""
     ranks = search(r"\[EP Rank \d+/(\d+)\] Expert parallelism is enabled", log)
     started = search(r"rank \d+ in world size \d+ is assigned", log) or search(_ENGINE_LINE, log)
+    if started or config:
+        found.take("attention_data_parallel_size", 1, "vLLM never splits a tensor group's attention")
     if ranks:
         found.take("expert_parallel_size", int(ranks[1]), ranks.string)
     elif started and dig(config, "parallel_config.enable_expert_parallel") is not True:

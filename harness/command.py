@@ -7,7 +7,7 @@ import shlex
 
 from harness.schema import Launch
 
-_SECRET = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
+_SECRET = re.compile(r"(TOKEN(?!S|IZ)|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
 _SECRET_FLAG = re.compile(r"--(api-key|hf-token|.*password.*)")
 
 

@@ -1,9 +1,18 @@
-"""Launches of named variants for tests: fixed model path, port and interpreter."""
+"""Launches of named variants (fixed model path, port, interpreter) and evidence of real servers."""
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from harness import models, registry
-from harness.schema import Deployment, Launch, LauncherName, Variant
+from harness.schema import Deployment, Evidence, Launch, LauncherName, Variant
+
+
+def golden_evidence(name: str) -> Evidence:
+    """What a real server showed (tests/golden/<name>_evidence.json), less what nobody reads."""
+    path = Path(__file__).parent / "golden" / f"{name}_evidence.json"
+    return msgspec.json.decode(path.read_bytes(), type=Evidence)
 
 
 def render(name: str, *, launcher: LauncherName | None = None, model: str = "", **changes: Any) -> Launch:

@@ -10,7 +10,7 @@ from harness import registry
 from harness.attestation import attest
 from harness.errors import InputError
 from harness.schema import Evidence
-from tests.launching import render, render_variant
+from tests.launching import golden_evidence, render, render_variant
 
 RANK_LINE = "[2026-11-20 21:04:11 DP3 TP3 EP3] Load weight begin. avail mem=139.1 GB"
 LOADED_LINE = (
@@ -65,6 +65,30 @@ def test_resolved_arguments_and_scheduler_lines() -> None:
     assert (shown.kv_cache_dtype, shown.prefix_cache, shown.chunked_prefill) == ("fp8_e4m3", False, True)
     assert (shown.cuda_graphs, shown.torch_compile, shown.speculative) == (True, False, "none")
     assert attest(shown, registry.variant("sglang-deepep")).valid
+
+
+def test_real_cpu_server_shows_what_it_runs() -> None:
+    """SGLang 0.5.23 on a CPU, started by hand with its radix cache on and a shorter context."""
+    shown = sglang.effective(golden_evidence("sglang_cpu"))
+    assert (shown.engine_version, shown.device, shown.attention_backend) == ("0.5.23", "cpu", "torch_native")
+    assert (shown.dtype, shown.kv_cache_dtype, shown.quantization) == ("bfloat16", "bfloat16", "none")
+    assert (shown.cuda_graphs, shown.max_num_seqs, shown.max_num_batched_tokens) == (False, 4096, 4096)
+    attested = attest(shown, registry.variant("sglang-cpu"))
+    assert attested.reason == "prefix_cache: label says False, engine runs True"
+
+
+def test_real_h200_server_shows_what_it_runs() -> None:
+    """SGLang 0.5.15 on one H200; its arguments say "auto" where the log says what came of it."""
+    shown = sglang.effective(golden_evidence("sglang_h200"))
+    assert (shown.engine_version, shown.device, shown.attention_backend) == ("0.5.15", "cuda", "fa3")
+    assert (shown.dtype, shown.kv_cache_dtype, shown.moe_kernel) == ("bfloat16", "bfloat16", "triton")
+    assert (shown.cuda_graphs, shown.prefix_cache, shown.max_model_len) == (True, False, 32768)
+
+
+def test_counters_of_a_real_server() -> None:
+    found = sglang.counters(golden_evidence("sglang_cpu").metrics)
+    assert (found["prompt_tokens"], found["generation_tokens"]) == (152.0, 193.0)
+    assert found["prefix_cache_hits"] == 90.0
 
 
 def test_sizes_mean_the_same_before_0_5_22() -> None:

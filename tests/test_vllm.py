@@ -1,6 +1,5 @@
 """vLLM: launch by version, and what a running one shows."""
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,11 +9,9 @@ from engines import vllm
 from harness import registry
 from harness.errors import InputError
 from harness.schema import Evidence, Parallel, Variant
-from tests.launching import render, render_variant
+from tests.launching import golden_evidence, render, render_variant
 
-EVIDENCE = msgspec.json.decode(
-    (Path(__file__).parent / "golden" / "vllm_cpu_evidence.json").read_bytes(), type=Evidence
-)
+EVIDENCE = golden_evidence("vllm_cpu")
 """What vLLM 0.32.0 on a CPU showed, serving the tiny MoE; lines and keys nobody reads are left out."""
 
 STARTED = "INFO Initializing a V1 LLM engine (v0.32.0) with config: model='m', tensor_parallel_size=8,"
@@ -45,6 +42,15 @@ def test_real_cpu_server_shows_what_it_runs() -> None:
         "cpu",
     )
     assert shown.proof["moe_kernel"].endswith("potential backends: ['CPU'].")
+
+
+def test_real_h200_server_shows_what_it_runs() -> None:
+    """vLLM 0.24.0 on one H200, compiled, with graphs."""
+    shown = vllm.effective(golden_evidence("vllm_h200"))
+    assert (shown.engine_version, shown.device) == ("0.24.0", "cuda")
+    assert (shown.moe_kernel, shown.attention_backend) == ("triton", "flash_attn")
+    assert (shown.cuda_graphs, shown.torch_compile, shown.prefix_cache) == (True, True, False)
+    assert (shown.expert_parallel_size, shown.all2all, shown.kv_cache_dtype) == (1, "none", "bfloat16")
 
 
 def test_start_line_alone_shows_nearly_as_much() -> None:
