@@ -5,6 +5,7 @@ For tools that read that. Times are ours (TTFT ends at the first content), gaps 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ FORMATS = {"vllm-bench": vllm_bench}
 
 
 def export(run: Path, target: Path, form: str = "vllm-bench") -> list[Path]:
-    """Writes a file per finished trial: <variant>-<workload>-<load>-r<restart>.json.
+    """Writes a file per finished trial: <variant>-<in>-<out>-<load>-r<restart>.json.
 
     Raises InputError for an unknown format or a run without finished trials, StoreError on bad files.
     """
@@ -62,7 +63,8 @@ def export(run: Path, target: Path, form: str = "vllm-bench") -> list[Path]:
         if result.status != "done":
             continue
         trial = result.trial
-        name = f"{trial.variant}-{trial.workload.label}-{trial.load.label}-r{trial.restart}.json"
+        shape = re.sub(r"^\D+-(?=\d+-\d+$)", "", trial.workload.label)  # text-100-20 -> 100-20
+        name = f"{trial.variant}-{shape}-{trial.load.label}-r{trial.restart}.json"
         exported = convert(result, store.records(path.parent), _model(path))
         store.write_text(target / name, msgspec.json.encode(exported).decode() + "\n")
         written.append(target / name)

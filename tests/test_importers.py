@@ -151,6 +151,15 @@ def test_the_origins_table(tmp_path: Path) -> None:
     assert ["1000-2000@all-at-once", "2450", "2000", "-18.4%"] in lines
     assert ["30000-100@all-at-once", "70.0", "77.0", "+10.0%"] in lines
     assert ["sharegpt@all-at-once", "1000", "-", "-"] in lines
+    for restart, rate in ((1, 60.0), (2, 61.0), (3, 62.0)):
+        data = json.loads((tmp_path / "vllm-30000-100-run1.json").read_text())
+        data["total_output_tokens"] = int(rate * 40)
+        (tmp_path / f"vllm-9-9-run1-r{restart}.json").write_text(json.dumps(data))
+        data["total_output_tokens"] = int(rate * 80)
+        (tmp_path / f"sgl-9-9-run1-r{restart}.json").write_text(json.dumps(data))
+    repeated, _ = folder.read([tmp_path])
+    assert {one.variant for one in repeated} == {"vllm", "sgl"}
+    assert "+100.0% (+92.7%..+107.6%)" in shown(folder.gap_table(repeated, baseline="vllm"))
     with pytest.raises(InputError, match="there are: sgl, vllm"):
         folder.gap_table(found, baseline="trt")
 
@@ -179,9 +188,9 @@ def test_import_makes_a_run_that_is_unproven_and_unverified(tmp_path: Path) -> N
     comparison = adoption.adopt([FOREIGN], run)
     assert store.read(run / "comparison.json", Comparison) == comparison
     assert all(not row.attested and row.agreement is None for row in comparison.rows)
-    assert sum(bool(row.invalid) for row in comparison.rows) == 2
+    assert sum(bool(row.invalid) for row in comparison.rows) == 1
     kept = msgspec.json.decode((run / "imported.json").read_bytes(), type=list[Imported])
-    assert len(kept) == len(comparison.rows) == 10
+    assert len(kept) == len(comparison.rows) + 1 == 10
 
 
 def test_export_can_be_imported_again(tmp_path: Path) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
-from harness import store
+from harness import intervals, store
 from harness.importers import folder
-from harness.schema import Comparison, Imported, Interval, Recipe, Row
+from harness.schema import Comparison, Imported, Recipe, Row
 
 
 def adopt(paths: Sequence[Path], run: Path) -> Comparison:
@@ -32,20 +30,22 @@ def compared(run_id: str, found: Sequence[Imported], problems: Sequence[str] = (
     return Comparison(
         run_id=run_id,
         question=f"What do these results of {tools} say?",
-        rows=tuple(_row(one) for one in found),
+        rows=tuple(_row(group) for group in folder.repeats(found).values()),
         notes=(*folder.remarks(found), *problems),
     )
 
 
-def _row(one: Imported) -> Row:
-    rate = one.metrics.output_throughput
+def _row(group: Sequence[Imported]) -> Row:
+    """Repeats of one measurement; latencies are those of the median one."""
+    rates = [one.metrics.output_throughput for one in group]
+    median = sorted(group, key=lambda one: one.metrics.output_throughput)[len(group) // 2]
     return Row(
-        variant=one.variant,
-        scenario=one.scenario,
+        variant=median.variant,
+        scenario=median.scenario,
         status="done",
-        num_gpus=one.num_gpus,
-        metrics=msgspec.structs.replace(one.metrics),
-        output_throughput=Interval(mean=rate, low=rate, high=rate, num=1),
-        invalid=one.incomparable,
-        labels=(f"{one.tool} {one.tool_version}".strip(),),
+        num_gpus=median.num_gpus,
+        metrics=median.metrics,
+        output_throughput=intervals.interval(rates),
+        invalid="; ".join(dict.fromkeys(one.incomparable for one in group if one.incomparable)),
+        labels=tuple(dict.fromkeys(f"{one.tool} {one.tool_version}".strip() for one in group)),
     )

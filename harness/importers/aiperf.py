@@ -57,7 +57,7 @@ def _from_aggregates(data: dict[str, Any], file: str) -> Imported:
         tool="aiperf",
         tool_version=str(data.get("aiperf_version") or ""),
         file=file,
-        variant="unnamed",
+        variant=figures.stem(file),
         scenario=figures.scenario(_shape(config, found), *_load(config)),
         model=_model(config),
         date=str(data.get("start_time") or ""),
@@ -106,7 +106,7 @@ def _from_requests(lines: list[dict[str, Any]], file: str) -> Imported:
     return Imported(
         tool="aiperf",
         file=file,
-        variant="unnamed",
+        variant=figures.stem(file),
         scenario=figures.scenario(
             figures.shape(found.total_input_tokens, found.total_output_tokens, found.completed), None, None
         ),

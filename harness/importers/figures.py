@@ -83,3 +83,8 @@ def shape(input_tokens: float, output_tokens: float, requests: int) -> str:
     if not requests:
         return "unknown"
     return f"{input_tokens / requests:.0f}-{output_tokens / requests:.0f}"
+
+
+def stem(file: str) -> str:
+    """A file's name without its ending: the variant, where nothing else names one."""
+    return file.rpartition(".")[0] or file

@@ -7,8 +7,7 @@ their name; others take them from their content.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,6 +19,7 @@ from harness import importers
 from harness.cells import number
 from harness.errors import InputError
 from harness.escape import plain
+from harness.intervals import ratio
 from harness.schema import Imported
 
 _NAME = re.compile(r"(?P<variant>.+?)-(?P<shape>\d+-\d+|sharegpt)(?:-(?P<tag>.+))?\.jsonl?")
@@ -31,7 +31,8 @@ def named(found: Imported) -> Imported:
     if not match:
         return found
     load = found.scenario.partition("@")[2]
-    tag = f"-{match['tag']}" if match["tag"] else ""
+    tag = re.sub(r"(^|-)r\d+$", "", match["tag"] or "")  # restarts of one variant are repeats of it
+    tag = f"-{tag}" if tag else ""
     return msgspec.structs.replace(found, variant=match["variant"] + tag, scenario=f"{match['shape']}@{load}")
 
 
@@ -51,7 +52,15 @@ def read(paths: Sequence[Path]) -> tuple[list[Imported], list[str]]:
     if not found:
         where = ", ".join(map(str, paths))
         raise InputError(f"Nothing in {where} can be imported. {' '.join(problems[:3])}".rstrip())
-    return _without_common_tag(_numbered(found)), problems
+    return _without_common_tag(found), problems
+
+
+def repeats(found: Sequence[Imported]) -> dict[tuple[str, str], list[Imported]]:
+    """(scenario, variant) -> its measurements; several files of one name are repeats."""
+    groups: dict[tuple[str, str], list[Imported]] = {}
+    for one in found:
+        groups.setdefault((one.scenario, one.variant), []).append(one)
+    return groups
 
 
 def is_foreign(words: Sequence[str]) -> bool:
@@ -81,7 +90,7 @@ def gap_table(found: Sequence[Imported], baseline: str = "") -> Table:
         view.add_column(plain(variant), justify="right", overflow="fold")
         if variant != baseline:
             view.add_column("gap", justify="right")
-    by_cell = {(one.scenario, one.variant): one for one in found}
+    by_cell = repeats(found)
     for scenario in sorted({one.scenario for one in found}, key=_shape_order):
         view.add_row(Text(plain(scenario)), *_row(scenario, order, by_cell))
     return view
@@ -98,25 +107,30 @@ def remarks(found: Sequence[Imported]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _row(scenario: str, order: list[str], by_cell: dict[tuple[str, str], Imported]) -> list[Text]:
-    base = by_cell.get((scenario, order[0]))
+def _row(scenario: str, order: list[str], by_cell: Mapping[tuple[str, str], list[Imported]]) -> list[Text]:
+    base = by_cell.get((scenario, order[0]), [])
     cells = []
     for variant in order:
-        one = by_cell.get((scenario, variant))
-        rate = one.metrics.output_throughput if one else 0.0
-        struck = bool(one and one.incomparable)
-        cells.append(Text(number(rate) if rate else "-", style="strike dim" if struck else ""))
+        group = by_cell.get((scenario, variant), [])
+        rates = [one.metrics.output_throughput for one in group if one.metrics.output_throughput]
+        struck = any(one.incomparable for one in group)
+        mean = number(sum(rates) / len(rates)) if rates else "-"
+        cells.append(Text(mean, style="strike dim" if struck else ""))
         if variant != order[0]:
-            cells.append(Text(_gap(base, one)))
+            cells.append(Text(_gap(base, group)))
     return cells
 
 
-def _gap(base: Imported | None, one: Imported | None) -> str:
-    if not base or not one or base.incomparable or one.incomparable:
+def _gap(base: Sequence[Imported], group: Sequence[Imported]) -> str:
+    """Relative difference in percent; with its 95 % interval where both sides were repeated."""
+    if not base or not group or any(one.incomparable for one in (*base, *group)):
         return "-"
-    if not base.metrics.output_throughput or not one.metrics.output_throughput:
+    sides = [[one.metrics.output_throughput for one in side] for side in (group, base)]
+    found = ratio(sides[0], sides[1], paired=False)
+    if found is None:
         return "-"
-    return f"{one.metrics.output_throughput / base.metrics.output_throughput - 1:+.1%}"
+    words = f"{found.mean - 1:+.1%}"
+    return words if found.num < 2 else f"{words} ({found.low - 1:+.1%}..{found.high - 1:+.1%})"
 
 
 def _shape_order(scenario: str) -> tuple[int, int, str]:
@@ -125,24 +139,9 @@ def _shape_order(scenario: str) -> tuple[int, int, str]:
     return (0, int(match[1]) * 1_000_000 + int(match[2]), scenario) if match else (1, 0, scenario)
 
 
-def _numbered(found: list[Imported]) -> list[Imported]:
-    """Several measurements of the same name are told apart by a number."""
-    seen: Counter[tuple[str, str]] = Counter()
-    result = []
-    for one in found:
-        key = (one.variant, one.scenario)
-        seen[key] += 1
-        suffix = f"#{seen[key]}" if seen[key] > 1 else ""
-        result.append(msgspec.structs.replace(one, variant=one.variant + suffix))
-    return result
-
-
 def _without_common_tag(found: list[Imported]) -> list[Imported]:
-    tags = {m["tag"] for m in (_NAME.fullmatch(one.file) for one in found) if m}
-    unnamed = any(not _NAME.fullmatch(one.file) for one in found)
-    if unnamed or len(tags) != 1 or not (tag := tags.pop()):
+    names = [_NAME.fullmatch(one.file) for one in found]
+    tags = {re.sub(r"(^|-)r\d+$", "", name["tag"] or "") for name in names if name}
+    if not all(names) or len(tags) != 1 or not (tag := tags.pop()):
         return found
-    return [
-        msgspec.structs.replace(one, variant=re.sub(f"-{re.escape(tag)}(?=$|#)", "", one.variant))
-        for one in found
-    ]
+    return [msgspec.structs.replace(one, variant=one.variant.removesuffix(f"-{tag}")) for one in found]

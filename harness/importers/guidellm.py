@@ -39,7 +39,7 @@ def _one(benchmark: dict[str, Any], metadata: dict[str, Any], file: str) -> Impo
         tool="guidellm",
         tool_version=str(metadata.get("guidellm_version") or ""),
         file=file,
-        variant="unnamed",
+        variant=figures.stem(file),
         scenario=figures.scenario(shape, None if rate else streams, rate),
         model=str((config.get("backend") or {}).get("model") or ""),
         metrics=found,
