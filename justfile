@@ -74,6 +74,10 @@ image *words: setup
 clean: setup
     @{{ python }} -m harness clean
 
+# The client's own error on this machine: selfcheck [rate=] [concurrency=] [workers=]
+selfcheck *words: setup
+    @{{ python }} -m harness selfcheck "$@"
+
 # Verdicts again from stored records: verify [RUN] [--reference VARIANT]
 verify *words: setup
     @{{ python }} -m harness verify "$@"

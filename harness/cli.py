@@ -221,6 +221,15 @@ def report(run: Annotated[str, typer.Argument()] = "") -> None:
 
 
 @app.command()
+def selfcheck(words: Words = None) -> None:
+    """The client's own error against a server of known timing: selfcheck [rate=] [concurrency=] [workers=]"""
+    from harness import selfcheck as checking
+
+    for budget in checking.from_words(words or []):
+        Console().print(escape(budget.words), highlight=False, soft_wrap=True)
+
+
+@app.command()
 def serve(variant: str, model: Annotated[str, typer.Argument()] = "", words: Words = None) -> None:
     """Serve in the foreground until Ctrl-C: serve <variant> [model] [key=value ...]"""
     from harness import foreground

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness import client, known_server, pacing
+from harness.errors import InputError
 from harness.known_server import Script
 from harness.schema import Load, Noun, Request, RequestRecord
 from harness.window import ClientStats, percentile
@@ -82,6 +83,26 @@ def run(
         target = client.Target(base_url=url, model="known", num_workers=num_workers)
         stats = client.fire(target, requests, load, records.append)
     return judge(load, records, stats)
+
+
+def from_words(words: Sequence[str]) -> list[ErrorBudget]:
+    """`rate=20 concurrency=64 workers=2`; without rate and concurrency a small tour. Raises InputError."""
+    given: dict[str, float] = {"workers": 1.0}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in ("rate", "concurrency", "workers") or not equals:
+            raise InputError(f"selfcheck does not know {word!r}: it takes rate=, concurrency=, workers=")
+        try:
+            given[name] = float(value)
+        except ValueError as error:
+            raise InputError(f"selfcheck: {word!r} is not a number") from error
+        if given[name] <= 0:
+            raise InputError(f"selfcheck: {word!r} must be above 0")
+    rate, workers = given.get("rate"), int(given["workers"])
+    concurrency = int(given["concurrency"]) if "concurrency" in given else None
+    if rate is not None or concurrency is not None:
+        return [run(rate, concurrency, workers)]
+    return [run(20.0, None, workers), run(None, 64, workers)]
 
 
 def judge(load: Load, records: Sequence[RequestRecord], stats: ClientStats) -> ErrorBudget:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from harness import selfcheck
+from harness.errors import InputError
 from harness.window import ClientStats
 
 
@@ -28,3 +31,14 @@ def test_client_bound_says_why() -> None:
     assert selfcheck.client_bound(stats(1, 0.001)) == ""
     assert "90%" in selfcheck.client_bound(stats(9, 0.001))
     assert "50 ms late" in selfcheck.client_bound(stats(1, 0.05))
+
+
+@pytest.mark.parametrize("word", ["rate", "speed=3", "rate=fast", "workers=0"])
+def test_bad_words(word: str) -> None:
+    with pytest.raises(InputError, match="selfcheck"):
+        selfcheck.from_words([word])
+
+
+def test_words() -> None:
+    (budget,) = selfcheck.from_words(["concurrency=2", "workers=2"])
+    assert budget.load.max_concurrency == 2 and budget.num_workers == 2
