@@ -84,7 +84,7 @@ def fingerprints(
     return tuple(found)
 
 
-SURE_NATS = 1.0
+SURE_NATS = 0.75
 """Far above the noise of any healthy dtype, so that a fingerprint is exact for all of them."""
 MIN_SURE_TOKENS = 4
 

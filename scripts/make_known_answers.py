@@ -18,7 +18,9 @@ from harness import known_answers, workload
 from harness.schema import Load, Request, RequestRecord, WorkloadSpec
 from harness.tokens import Vocabulary
 
-SPEC = WorkloadSpec(name="text_tokens", num_prompts=64, seed=4711, params={"input_len": 24, "output_len": 16})
+SPEC = WorkloadSpec(
+    name="text_tokens", num_prompts=256, seed=4711, params={"input_len": 24, "output_len": 16}
+)
 NUM_KEPT = 12
 
 
@@ -52,7 +54,8 @@ def main(base_url: str, name: str, folder: Path) -> None:
     made = known_answers.fingerprints([r.prompt_token_ids or () for r in asked], records, leads)
     kept = sorted(made, key=lambda a: len(a.output_token_ids), reverse=True)[:NUM_KEPT]
     path = folder / known_answers.FILE
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=0) + b"\n")
+    lines = [{k: v for k, v in msgspec.to_builtins(answer).items() if v} for answer in kept]
+    path.write_text("[\n" + ",\n".join(msgspec.json.encode(line).decode() for line in lines) + "\n]\n")
     print(f"{path}: {len(kept)} answers of {[len(a.output_token_ids) for a in kept]} tokens")
 
 
