@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import InputError
@@ -13,6 +13,7 @@ from harness.load_search import SearchPlan, attained, search
 from harness.schema import RequestRecord
 
 
+@settings(deadline=None)
 @given(st.floats(0.5, 2000), st.floats(0.5, 500))
 def test_the_interval_holds_the_truth(limit: float, start: float) -> None:
     plan = SearchPlan(start_rate=start, precision=0.1, max_trials=40)

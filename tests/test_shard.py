@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import client, known_server, pacing
@@ -31,6 +31,7 @@ def made(sessions: list[str]) -> list[Request]:
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["", "", "a", "b", "c"]), max_size=40), st.integers(1, 7))
 def test_shares_part_the_schedule_and_keep_conversations_whole(sessions: list[str], count: int) -> None:
     requests = made(sessions)
@@ -42,10 +43,14 @@ def test_shares_part_the_schedule_and_keep_conversations_whole(sessions: list[st
         assert list(s) == sorted(s, key=lambda r: int(r.request_id[1:]))
 
 
+THOUSAND = made([""] * 1000)
+
+
+@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 16))
 def test_concurrency_is_parted_exactly(limit: int, wanted: int) -> None:
     load = Load(max_concurrency=limit)
-    count = num_shares(load, made([""] * 1000), wanted)
+    count = num_shares(load, THOUSAND, wanted)
     parts = [load_share(load, i, count).max_concurrency for i in range(count)]
     assert sum(p or 0 for p in parts) == limit and all(parts)
 
