@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.curves import Curve
+from harness.curves import Curve, frontier
 from harness.escape import plain
 
 _INK = "#010203"
@@ -45,44 +46,41 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def lines(title: str, axes: tuple[str, str], curves: Sequence[Curve], *, log_x: bool = False) -> str:
-    """Curves with their bands, one colour each, as SVG."""
+def lines(title: str, axes: tuple[str, str], curves: Sequence[Curve], order: Sequence[str]) -> str:
+    """Curves with their bands as SVG; a name has the colour of its place in `order` in every plot."""
 
     def draw(plot: Axes) -> None:
-        for index, curve in enumerate(curves):
-            colour = COLOURS[index % len(COLOURS)]
+        for curve in curves:
+            colour = colour_of(curve.name, order)
             plot.plot(curve.x, curve.y, color=colour, label=short(curve.name))
             if curve.low is not None and curve.high is not None:
                 plot.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-        if log_x:
-            plot.set_xscale("log")
 
-    return picture(title, axes, draw, legend=len(curves) > 1 or bool(curves and curves[0].name))
+    return picture(title, axes, draw)
 
 
-def points(
-    title: str, axes: tuple[str, str], groups: Sequence[Curve], best: Sequence[tuple[float, float]]
-) -> str:
+def points(title: str, axes: tuple[str, str], groups: Sequence[Curve], order: Sequence[str]) -> str:
     """Marked points, joined within a group, and the frontier over all of them dashed."""
+    x, y = np.concatenate([g.x for g in groups]), np.concatenate([g.y for g in groups])
+    best = frontier(x, y)
 
     def draw(plot: Axes) -> None:
-        if len(best) > 1:
-            plot.plot(*zip(*best, strict=True), color=_INK, linestyle="--", linewidth=0.8, alpha=0.6)
-        for index, group in enumerate(groups):
-            colour = COLOURS[index % len(COLOURS)]
+        plot.plot(x[best], y[best], color=_INK, linestyle="--", linewidth=0.8, alpha=0.6)
+        for group in groups:
+            colour = colour_of(group.name, order)
             plot.plot(group.x, group.y, color=colour, marker="o", markersize=4, label=short(group.name))
-        plot.set_xlim(0, 1.1 * max(float(group.x.max()) for group in groups))
-        plot.set_ylim(0, 1.1 * max(float(group.y.max()) for group in groups))
+        plot.set_xlim(0, 1.1 * float(x.max()))
+        plot.set_ylim(0, 1.1 * float(y.max()))
 
-    return picture(title, axes, draw, legend=True)
+    return picture(title, axes, draw)
 
 
-def history(title: str, dates: Sequence[str], groups: Sequence[Curve]) -> str:
+def history(title: str, dates: Sequence[str], groups: Sequence[Curve], order: Sequence[str]) -> str:
     """Values with intervals over numbered runs; x of each curve are indices into `dates`."""
 
     def draw(plot: Axes) -> None:
-        for index, group in enumerate(groups):
-            colour = COLOURS[index % len(COLOURS)]
+        for group in groups:
+            colour = colour_of(group.name, order)
             plot.plot(group.x, group.y, color=colour, marker="o", markersize=3, label=short(group.name))
             if group.low is not None and group.high is not None:
                 plot.vlines(group.x, group.low, group.high, color=colour, linewidth=1)
@@ -90,10 +88,10 @@ def history(title: str, dates: Sequence[str], groups: Sequence[Curve]) -> str:
         plot.set_xticks(list(shown), [dates[i][5:10] for i in shown])
         plot.set_ylim(bottom=0)
 
-    return picture(title, ("run", "output tok/s"), draw, legend=True)
+    return picture(title, ("run", "output tok/s"), draw)
 
 
-def picture(title: str, axes: tuple[str, str], draw: Callable[[Axes], None], *, legend: bool) -> str:
+def picture(title: str, axes: tuple[str, str], draw: Callable[[Axes], None]) -> str:
     """One pair of axes as SVG, its legend below."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
@@ -104,7 +102,7 @@ def picture(title: str, axes: tuple[str, str], draw: Callable[[Axes], None], *, 
         plot.set_ylabel(axes[1])
         plot.grid(alpha=0.25, linewidth=0.5)
         handles, labels = plot.get_legend_handles_labels()
-        if legend and labels:
+        if labels:
             figure.legend(handles, labels, loc="outside lower left", ncols=2, handlelength=1.2)
         return svg(figure, title)
 
@@ -123,6 +121,11 @@ def svg(figure: Figure, title: str) -> str:
     text = re.sub(r'(url\(|href=")#', rf"\1#{prefix}-", text)
     label = plain(title).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{label}"', text, count=1)
+
+
+def colour_of(name: str, order: Sequence[str]) -> str:
+    """The colour of a name, the same in all plots of a page."""
+    return COLOURS[(order.index(name) if name in order else len(order)) % len(COLOURS)]
 
 
 def short(name: str) -> str:

@@ -21,6 +21,8 @@ _GAUGES = (
     ("kv_usage", "KV cache in use (share)"),
     ("preemptions", "preemptions"),
 )
+Draw = Callable[[str, "list[Told]", Sequence[str]], list[str]]
+"""(scenario, its trials, order of the variants' colours) -> plots."""
 _NUM_ANSWERS = 2
 _ANSWER_LEN = 1200
 
@@ -46,25 +48,26 @@ def sections(
     """Plots, agreement, history, answers and log tails. Trials that cannot be read are left out."""
     trials, failures = _read(run)
     scenarios = list(dict.fromkeys(row.scenario for row in comparison.rows))
+    order = tuple(dict.fromkeys(row.variant for row in comparison.rows))
     past = history.of(entries, recipe.question, recipe.model)
     return [
         Section(
             "Throughput and interactivity",
             "Up and to the right is better: tokens/s of the whole per accelerator against tokens/s one user "
             "sees (1 / median TPOT). Points of one variant are its loads; nothing beats the dashed line.",
-            plots=_pareto(comparison.rows),
+            plots=_pareto(comparison.rows, order),
         ),
-        Section("Latencies", plots=_each(scenarios, trials, _distributions)),
+        Section("Latencies", plots=_each(scenarios, trials, _distributions, order)),
         Section(
             "Over time",
             "By the time a request was sent: median, with a band from p10 to p90; engine figures beneath.",
-            plots=_each(scenarios, trials, _timelines),
+            plots=_each(scenarios, trials, _timelines, order),
         ),
-        _agreement(scenarios, trials, comparison),
+        _agreement(scenarios, trials, comparison, order),
         Section(
             "The same question before",
             plots=[
-                plots.history(f"{s}: output tok/s by run", past.dates, found)
+                plots.history(f"{s}: output tok/s by run", past.dates, found, order)
                 for s in scenarios
                 if len(past.facts) > 1 and (found := history.curves(past, s))
             ],
@@ -101,18 +104,16 @@ def _told(folder: Path, result: TrialResult) -> Told:
     )
 
 
-def _each(
-    scenarios: Iterable[str], trials: Sequence[Told], draw: Callable[[str, list[Told]], list[str]]
-) -> list[str]:
+def _each(scenarios: Iterable[str], trials: Sequence[Told], draw: Draw, order: Sequence[str]) -> list[str]:
     return [
         plot
         for scenario in scenarios
         if (found := [t for t in trials if t.result.trial.scenario == scenario])
-        for plot in draw(scenario, found)
+        for plot in draw(scenario, found, order)
     ]
 
 
-def _distributions(scenario: str, trials: list[Told]) -> list[str]:
+def _distributions(scenario: str, trials: list[Told], order: Sequence[str]) -> list[str]:
     """CDFs over all restarts of a variant together."""
     drawn = []
     for field, name in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2el_s", "E2EL")):
@@ -120,11 +121,11 @@ def _distributions(scenario: str, trials: list[Told]) -> list[str]:
             curves.cdf(variant, np.concatenate([getattr(t.table, field)[t.table.ok] for t in group]))
             for variant, group in _by_variant(trials).items()
         ]
-        drawn.append(_lines(f"{name}, {scenario}", (f"{name} (ms)", "share of requests"), found))
+        drawn.append(_lines(f"{name}, {scenario}", (f"{name} (ms)", "share of requests"), found, order))
     return [plot for plot in drawn if plot]
 
 
-def _timelines(scenario: str, trials: list[Told]) -> list[str]:
+def _timelines(scenario: str, trials: list[Told], order: Sequence[str]) -> list[str]:
     """The first restart of each variant."""
     first = [group[0] for group in _by_variant(trials).values()]
     drawn = [
@@ -132,27 +133,35 @@ def _timelines(scenario: str, trials: list[Told]) -> list[str]:
             f"{name} over time, {scenario}",
             ("s since start", f"{name} (ms)"),
             [curves.over_time(t.variant, t.table, field) for t in first],
+            order,
         )
         for field, name in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"))
     ]
     for key, name in _GAUGES:
         found = [curves.gauge(t.variant, t.samples, key) for t in first]
-        drawn.append(_lines(f"{name}, {scenario}", ("s since start", name), found))
+        drawn.append(_lines(f"{name}, {scenario}", ("s since start", name), found, order))
     drawn.append(
         _lines(
-            f"power, {scenario}", ("s since start", "W"), [curves.power(t.variant, t.samples) for t in first]
+            f"power, {scenario}",
+            ("s since start", "W"),
+            [curves.power(t.variant, t.samples) for t in first],
+            order,
         )
     )
     return [plot for plot in drawn if plot]
 
 
-def _agreement(scenarios: Iterable[str], trials: Sequence[Told], comparison: Comparison) -> Section:
-    def draw(scenario: str, found: list[Told]) -> list[str]:
+def _agreement(
+    scenarios: Iterable[str], trials: Sequence[Told], comparison: Comparison, order: Sequence[str]
+) -> Section:
+    def draw(scenario: str, found: list[Told], order: Sequence[str]) -> list[str]:
         lines = [
             curves.margin_by_position(variant, [s for t in group for s in t.scores])
             for variant, group in _by_variant(found).items()
         ]
-        plot = _lines(f"margin by position, {scenario}", ("output position", "mean margin (nats)"), lines)
+        plot = _lines(
+            f"margin by position, {scenario}", ("output position", "mean margin (nats)"), lines, order
+        )
         return [plot] if plot else []
 
     judged = [(row, row.agreement) for row in comparison.rows if row.agreement]
@@ -160,7 +169,7 @@ def _agreement(scenarios: Iterable[str], trials: Sequence[Told], comparison: Com
         "Agreement with the reference",
         "Margin: how much more probable the reference finds its own choice than the emitted token. "
         "A statistic counts against its floor, the noise of healthy output under the same load.",
-        plots=_each(scenarios, trials, draw),
+        plots=_each(scenarios, trials, draw, order),
         headers=("variant", "scenario", "verdict", "statistic", "value", "floor", "limit", "reason"),
         rows=[
             (
@@ -179,7 +188,7 @@ def _agreement(scenarios: Iterable[str], trials: Sequence[Told], comparison: Com
     )
 
 
-def _pareto(rows: Sequence[Row]) -> list[str]:
+def _pareto(rows: Sequence[Row], order: Sequence[str]) -> list[str]:
     """A plot per workload: each variant's loads as points, the frontier over all."""
     drawn = []
     for workload in dict.fromkeys(row.scenario.partition("@")[0] for row in rows):
@@ -191,11 +200,9 @@ def _pareto(rows: Sequence[Row]) -> list[str]:
         found = [Curve(name, *np.array(sorted(points)).T) for name, points in groups.items()]
         if not found:
             continue
-        x, y = np.concatenate([c.x for c in found]), np.concatenate([c.y for c in found])
-        best = [(float(x[i]), float(y[i])) for i in curves.frontier(x, y)]
         per = "per accelerator" if any(row.num_gpus for row in rows) else "of the host"
         axes = ("tok/s one user sees (1 / TPOT)", f"output tok/s {per}")
-        drawn.append(plots.points(workload, axes, found, best))
+        drawn.append(plots.points(workload, axes, found, order))
     return drawn
 
 
@@ -224,7 +231,7 @@ def _by_variant(trials: Iterable[Told]) -> dict[str, list[Told]]:
     return groups
 
 
-def _lines(title: str, axes: tuple[str, str], found: Sequence[Curve | None]) -> str:
+def _lines(title: str, axes: tuple[str, str], found: Sequence[Curve | None], order: Sequence[str]) -> str:
     """The plot, or "" when there is nothing to draw."""
     known = [curve for curve in found if curve is not None and curve.x.size]
-    return plots.lines(title, axes, known) if known else ""
+    return plots.lines(title, axes, known, order) if known else ""
