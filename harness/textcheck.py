@@ -211,7 +211,7 @@ def _drift(text: str) -> tuple[int | None, int | None]:
         (
             i
             for i in range(0, len(text) - WINDOW, WINDOW // 4)
-            if classes[i:].count(grown[0]) / (len(text) - i) > DRIFT_SHARE
+            if classes[i : i + WINDOW].count(grown[0]) > DRIFT_SHARE * WINDOW
         ),
         3 * len(text) // 4,
     )

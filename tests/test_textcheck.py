@@ -107,3 +107,10 @@ def test_quarters_show_where_text_turns_into_digits() -> None:
     assert quarters[0].classes["digit"] < 0.05
     assert quarters[3].classes["digit"] == 1.0
     assert textcheck.by_position([]) == ()
+
+
+def test_the_excerpt_of_a_drift_shows_what_took_over() -> None:
+    text = (argparse.__doc__ or "")[:1000] + "".join(str(i * 7919 % 9973) for i in range(400))
+    (found,) = [s for s in textcheck.symptoms(record(text)) if s.kind == "character drift"]
+    assert 940 <= found.position <= 1000
+    assert sum(c.isdigit() for c in found.excerpt) > 30
