@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness import collector, curves, history, log, plots, store, telemetry
+from harness import collector, curves, history, log, plots, report_routing, store, telemetry
 from harness.columns import Columns
 from harness.curves import Curve
 from harness.errors import StoreError
@@ -64,6 +64,7 @@ def sections(
             plots=_each(scenarios, trials, _timelines, order),
         ),
         _agreement(scenarios, trials, comparison, order),
+        report_routing.section(run, order),
         Section(
             "The same question before",
             plots=[

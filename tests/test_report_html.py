@@ -12,7 +12,7 @@ import pytest
 from harness import compare, log, report_html, report_sections, store
 from harness.publish import page as write_page
 from harness.schema import Comparison, Environment, Recipe
-from tests import chromium
+from tests import chromium, moe_logs
 from tests.examples import COMPARISON, ENVIRONMENT
 from tests.runs import RECIPE, SCRIPT, write_run
 
@@ -27,6 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its report, and a log with an older, faster entry of the same question."""
     folder = write_run(tmp_path_factory.mktemp("results") / "20261121-000000-example")
     comparison = compare.compare(folder)
+    moe_logs.random_log(folder / "fast" / "r1" / "moe.jsonl", 12, seed=1, favour=2.0)
     path = folder.parent / "LOG.md"
     for run_id, date, speed in (
         ("older", "2026-11-20T00:00:00Z", 1.5),
@@ -83,6 +84,8 @@ def test_it_says_what_it_must(run: Path) -> None:
         "requests running, 100-20@c1",
         "power, 100-20@c1",
         "margin by position",
+        "expert usage, fast",
+        "busiest expert",
     ):
         assert expected in text, expected
 
