@@ -78,6 +78,10 @@ clean: setup
 selfcheck *words: setup
     @{{ python }} -m harness selfcheck "$@"
 
+# Which promises a running endpoint keeps, how stable its output is: probe http://host:port [model] [--harsh]
+probe *words: setup
+    @{{ python }} -m harness probe "$@"
+
 # Verdicts again from stored records: verify [RUN] [--reference VARIANT]
 verify *words: setup
     @{{ python }} -m harness verify "$@"

@@ -230,6 +230,17 @@ def selfcheck(words: Words = None) -> None:
 
 
 @app.command()
+def probe(url: str, model: Annotated[str, typer.Argument()] = "", harsh: bool = False) -> None:
+    """Which promises a running endpoint keeps, how stable its output is: probe http://host:port [model]"""
+    from harness import probe as probing
+
+    found = probing.run(url, model, harsh=harsh)
+    for line in probing.lines(found):
+        Console().print(escape(line), highlight=False, soft_wrap=True)
+    sys.exit(0 if all(p.held for p in found.points) and all(k.held for k in found.known) else 3)
+
+
+@app.command()
 def serve(variant: str, model: Annotated[str, typer.Argument()] = "", words: Words = None) -> None:
     """Serve in the foreground until Ctrl-C: serve <variant> [model] [key=value ...]"""
     from harness import foreground
