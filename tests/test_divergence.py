@@ -1,0 +1,88 @@
+"""Statistics of scored tokens against hand-made values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness import divergence
+from harness.schema import Score
+
+
+def score(
+    margin: tuple[float, ...], dlogprob: tuple[float, ...] | None, request_id: str = "r", error: str = ""
+) -> Score:
+    logprob = (-1.0,) * len(margin)
+    emitted = None if dlogprob is None else tuple(-1.0 + d for d in dlogprob)
+    return Score(
+        request_id=request_id,
+        reference="oracle",
+        token_ids=tuple(range(len(margin))),
+        logprob=logprob,
+        rank=tuple(1 + (m > 0) for m in margin),
+        margin=margin,
+        emitted_logprob=emitted,
+        error=error,
+    )
+
+
+LONG = score((0.0, 0.02, 0.5, 20.0), (0.01, -0.01, 0.3, -0.02))
+SHORT = score((0.0, 0.0), (0.01, 0.03))
+
+
+def test_tokens_know_their_request_and_position_and_are_capped() -> None:
+    tokens = divergence.tokens_of([LONG, score((9.0,), None, error="gone"), SHORT])
+    assert tokens.request.tolist() == [0, 0, 0, 0, 1, 1]
+    assert tokens.position.tolist() == [0, 1, 2, 3, 0, 1]
+    assert tokens.margin.tolist() == [0.0, 0.02, 0.5, divergence.CAP_NATS, 0.0, 0.0]
+    assert tokens.where(tokens.position > 1).margin.tolist() == [0.5, divergence.CAP_NATS]
+
+
+def test_pooled_statistics_are_over_tokens_not_over_requests() -> None:
+    sums = divergence.sums(divergence.tokens_of([LONG, SHORT]), outlier=0.2)
+    pooled = {name: divergence.pooled(s) for name, s in sums.items()}
+    assert pooled == pytest.approx(
+        {
+            "mean_abs_dlogprob": 0.38 / 6,
+            "outlier_share": 1 / 6,
+            "mismatch_share": 3 / 6,
+            "gross_share": 2 / 6,
+            "mean_margin": 10.52 / 6,
+        }
+    )
+    assert tuple(sums) == divergence.STATISTICS
+
+
+def test_a_request_without_logprobs_counts_for_margins_only() -> None:
+    sums = divergence.sums(divergence.tokens_of([LONG, score((0.0, 0.0), None)]), outlier=0.2)
+    assert sums["mean_abs_dlogprob"].shape == (2, 1)
+    assert sums["mean_margin"].shape == (2, 2)
+    assert "outlier_share" not in divergence.sums(divergence.tokens_of([score((0.0,), None)]), 0.2)
+
+
+def test_noise_is_the_median_and_outliers_follow_it() -> None:
+    assert divergence.noise(divergence.tokens_of([LONG])) == pytest.approx(0.015)
+    assert divergence.noise(divergence.tokens_of([score((0.0,), None)])) is None
+    assert divergence.outlier_nats(0.01) == pytest.approx(0.15)
+    assert divergence.outlier_nats(1e-6) == divergence.MIN_OUTLIER_NATS
+
+
+def test_the_interval_holds_the_truth_and_widens_with_fewer_requests() -> None:
+    draw = np.random.default_rng(3)
+    many = [score((0.0,) * 20, tuple(draw.normal(0, 0.01, 20))) for _ in range(64)]
+
+    def width(scores: list[Score]) -> float:
+        found = divergence.interval(
+            divergence.sums(divergence.tokens_of(scores), 0.2)["mean_abs_dlogprob"], 0.99, 0
+        )
+        assert found.num == len(scores)
+        assert found.low < 0.00798 < found.high
+        return found.high - found.low
+
+    assert width(many[:8]) > 1.5 * width(many)
+
+
+def test_nothing_scored_is_no_tokens() -> None:
+    tokens = divergence.tokens_of([])
+    assert len(tokens.margin) == 0
+    assert divergence.sums(tokens, 0.2) == {}
