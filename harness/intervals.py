@@ -41,7 +41,8 @@ def interval(values: Sequence[float]) -> Interval:
         raise ValueError("an interval needs at least one value")
     mean = float(data.mean())
     half = _half_width(_standard_error(data), data.size - 1) if data.size > 1 else 0.0
-    return Interval(mean=mean, low=mean - half, high=mean + half, num=int(data.size))
+    low = max(mean - half, 0.0) if np.all(data >= 0) else mean - half  # no rate is below 0
+    return Interval(mean=mean, low=low, high=mean + half, num=int(data.size))
 
 
 def ratio(a_values: Sequence[float], b_values: Sequence[float], *, paired: bool = True) -> Interval | None:

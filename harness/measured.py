@@ -78,8 +78,9 @@ def calibrations(run: Path) -> dict[str, Calibration]:
 
 
 def _notes(result: TrialResult, collected: Collected) -> tuple[str, ...]:
-    saturated = steady.saturation(collected.columns, result.trial.load)
-    return (*collected.notes, saturated) if saturated else collected.notes
+    table = collected.columns
+    found = (steady.saturation(table, result.trial.load), steady.held_back(table))
+    return (*collected.notes, *filter(None, found))
 
 
 def _maybe(path: Path, kind: type[N]) -> N | None:

@@ -1,4 +1,4 @@
-"""The part of a trial in which the load was up, and whether the engine kept up with it. Pure."""
+"""Whether a trial shows what it should: a plateau, a load that is served, a stream that streams. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ MIN_TURNS = 3.0
 """Requests per slot needed for a plateau to mean anything."""
 SERVED = 0.95
 """Served / offered request rate below which the engine is saturated."""
+LUMP_TOKENS = 8
+LUMP_SHARE = 0.02
+"""Share of E2EL within which all chunks came: an answer held back and sent whole."""
+LUMP_REQUESTS = 0.05
+"""Share of such answers that is worth a note."""
 MIN_OFFERED = 20
 """Requests needed to speak of a rate."""
 
@@ -51,6 +56,22 @@ def steady(table: Columns) -> Steady | None:
     whole = (last - first < 1e-9) & (first >= start) & (first <= end)
     tokens = float((table.output_len[ok] * np.where(whole, 1.0, inside)).sum())
     return Steady(start, end, tokens / (end - start))
+
+
+def held_back(table: Columns) -> str:
+    """Answers of many tokens whose chunks all came at once, in words; "" when there are few.
+
+    Their TTFT and TPOT describe how the stream was delivered (a starved API server, a buffering proxy), not
+    how tokens were generated.
+    """
+    long = table.ok & (table.output_len >= LUMP_TOKENS)
+    lumps = long & (table.last_at_s - table.first_at_s < LUMP_SHARE * table.e2el_s)
+    if not long.any() or lumps.sum() <= LUMP_REQUESTS * long.sum():
+        return ""
+    return (
+        f"{lumps.sum()} of {long.sum()} answers arrived whole instead of token by token; "
+        "TTFT and TPOT show the delivery, not the generation"
+    )
 
 
 def saturation(table: Columns, load: Load) -> str:

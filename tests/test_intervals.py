@@ -22,6 +22,11 @@ def test_one_value_has_no_width() -> None:
         interval([])
 
 
+def test_a_rate_is_not_below_zero() -> None:
+    assert interval([600.0, 1500.0]).low == 0.0
+    assert interval([-1.0, 1.0]).low < -1.0
+
+
 def test_pairing_removes_what_both_sides_share() -> None:
     host = np.array([1.0, 1.3, 0.8, 1.1])
     a, b = list(120 * host * [1.0, 1.01, 0.99, 1.0]), list(100 * host)

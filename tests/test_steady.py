@@ -8,7 +8,7 @@ import pytest
 from harness.columns import columns
 from harness.metrics import metrics
 from harness.schema import Load, RequestRecord
-from harness.steady import saturation, steady
+from harness.steady import held_back, saturation, steady
 
 
 def request(index: int, sent: float, duration: float = 1.0, due: float | None = None) -> RequestRecord:
@@ -56,3 +56,16 @@ def test_saturation_is_open_loop_and_behind() -> None:
     assert saturation(columns(behind), Load(max_concurrency=8)) == ""
     assert saturation(columns(behind[:10]), open_loop) == ""
     assert saturation(columns([]), open_loop) == ""
+
+
+def test_answers_that_arrive_whole_are_noted() -> None:
+    def whole(index: int) -> RequestRecord:
+        return RequestRecord(
+            request_id=str(index), sent_at_s=index, content_at_s=(index + 0.1,) * 20, output_len=20
+        )
+
+    streamed = [request(i, float(i)) for i in range(20)]
+    assert held_back(columns(streamed)) == "" == held_back(columns([]))
+    assert held_back(columns([*streamed, whole(20)])) == ""
+    found = held_back(columns([*streamed, *(whole(20 + i) for i in range(10))]))
+    assert found.startswith("10 of 30 answers arrived whole")
