@@ -46,6 +46,9 @@ NOISE = "median_abs_dlogprob"
 NOISE_CAP = 5.0
 """More noise than this multiple of the floor's explains nothing: a broken engine must not excuse itself."""
 
+FLOOR_CAP = 5.0
+"""No floor exceeds this multiple of its dtype's default: a broken reference must not excuse a broken engine."""
+
 _BF16 = {
     NOISE: 0.0075,
     "mean_abs_dlogprob": 0.0125,
@@ -159,7 +162,13 @@ def _floor(floor_scores: Sequence[Score], settings: JudgeSettings) -> _Floor:
         source = f"default for {dtype}; the reference's own output is {settings.floor_dtype or 'unknown'}"
         return _Floor({**default, **raised}, source, {})
     source = f"measured in this run on {len(tokens.margin)} tokens of the reference's own output"
-    return _Floor({**default, **measured}, source, sums)
+    capped = {n: FLOOR_CAP * default[n] for n, v in measured.items() if v > FLOOR_CAP * default[n]}
+    if capped:
+        source += (
+            f", {', '.join(capped)} held at {FLOOR_CAP:g} x the default: the reference is noisier than that"
+        )
+    kept = {n: s for n, s in sums.items() if n not in capped}
+    return _Floor({**default, **measured, **capped}, source, kept)
 
 
 def _floor_draws(floor: _Floor, name: str, seed: int) -> Array | float:

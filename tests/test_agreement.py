@@ -101,6 +101,12 @@ def test_logprobs_off_at_some_tokens_fail_though_the_mean_hardly_moves() -> None
     assert agreement.statistics["mean_abs_dlogprob"].mean < 2 * agreement.floor["mean_abs_dlogprob"]
 
 
+def test_a_broken_reference_does_not_excuse_a_broken_engine() -> None:
+    agreement = judge(scores(1, Fault(share=0.3)), (), scores(2, Fault(share=0.3)))
+    assert agreement.verdict == "FAIL"
+    assert "the reference is noisier than that" in agreement.floor_source
+
+
 def test_a_finer_floor_is_not_held_against_a_coarser_dtype() -> None:
     settings = JudgeSettings(dtype="bfloat16", floor_dtype="float32")
     agreement = judge(scores(1), (), scores(2, Fault(noise=1e-4)), settings)
