@@ -24,6 +24,7 @@ from harness.schema import ErrorKind, Load, Request, RequestRecord
 
 SWEEP_S = 0.05
 PREBUILT_BYTES = 256 * 1024 * 1024
+LAUNCHED_AT_ONCE = 8
 SPARE_CONNECTIONS = 16
 """Idle connections held ready in open loop, where the concurrency is not known beforehand."""
 
@@ -69,6 +70,7 @@ class Dispatch:
         self._left = len(requests)
         self._start_ns = 0
         self._stopping = False
+        self._pump_waits = False
         self._connects: set[asyncio.Task[None]] = set()
         self.num_in_flight_max = 0
         self.late_ns = array("q")
@@ -132,12 +134,28 @@ class Dispatch:
             self._alarm.set(self._start_ns + self._due[0][0])
 
     def _pump(self) -> None:
+        """Launch what may go, a few between two polls, so that reads which wait are stamped in time."""
+        launched = 0
         while self._ready and len(self._in_flight) < self._limit:
+            if launched == LAUNCHED_AT_ONCE:
+                self._pump_soon()
+                return
             self._launch(self._ready.popleft())
+            launched += 1
         for turn in self._ready:
             if turn.held:
                 break
             turn.held = True
+
+    def _pump_soon(self) -> None:
+        if not self._pump_waits:
+            self._pump_waits = True
+            self._loop.call_soon(self._pump_now)
+
+    def _pump_now(self) -> None:
+        self._pump_waits = False
+        if not self._stopping:
+            self._pump()
 
     # --- sending ------------------------------------------------------------------------------
 
@@ -202,8 +220,7 @@ class Dispatch:
         self._in_flight.discard(turn)
         ended_well = turn.connection is not None and not response.error_kind
         done_ns = turn.connection.last_ns if turn.connection and ended_well else monotonic_ns()
-        if not self._stopping:
-            self._pump()
+        self._pump_soon()
         self._backlog.add(lambda: self._conclude(turn, response, done_ns))
 
     def _conclude(self, turn: Turn, response: Response, done_ns: int) -> None:
@@ -213,7 +230,7 @@ class Dispatch:
         self._left -= 1
         if not self._stopping:
             self._queue_next_turn(turn, response)
-            self._pump()
+            self._pump_soon()
         self._on_record(self._record(turn, response, done_ns))
         if not self._left and not self._done.done():
             self._done.set_result(True)
