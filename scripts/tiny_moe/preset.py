@@ -12,7 +12,7 @@ class Preset:
     modules: tuple[str, ...]  # fnmatch patterns on Module.name
     hold_out_every: int  # each n-th module is held out whole
     vocab_size: int
-    shape: dict[str, int | float]
+    shape: dict[str, int]
     rope_theta: float
     dtype: torch.dtype  # of the weights while training; bf16 weights get fp32 masters
     batch_len: int  # tokens per step
@@ -22,12 +22,12 @@ class Preset:
     steps: int
 
 
-# About 140 000 tokens of 2048: little enough to be learnt well in 2.7 M tokens by 3.7 M parameters.
+# About 160 000 tokens of 2048: little enough to be learnt well in 2.7 M tokens by 3.7 M parameters.
 TINY_FILES = (
     *("LICENSE.txt", "abc.py", "bisect.py", "cmd.py", "codeop.py", "contextlib.py", "copy.py", "csv.py"),
     *("fnmatch.py", "functools.py", "glob.py", "graphlib.py", "heapq.py", "json/*.py", "keyword.py"),
-    *("operator.py", "queue.py", "reprlib.py", "sched.py", "shelve.py"),
-    *("string.py", "textwrap.py", "types.py"),
+    *("operator.py", "pprint.py", "queue.py", "reprlib.py", "sched.py", "shelve.py", "shlex.py"),
+    *("string.py", "textwrap.py", "timeit.py", "types.py"),
 )
 TINY_TOPICS = (
     *("assert", "assignment", "booleans", "break", "calls", "class", "comparisons", "conversions", "del"),
@@ -36,9 +36,11 @@ TINY_TOPICS = (
     *("sequence-types", "slicings", "strings", "subscriptions", "try", "while", "with", "yield"),
 )
 
+# Tried and left: initializer_range 0.06 on 11 % less text reaches a training loss of 0.38 for 1.46, but the
+# bf16 noise on unseen prompts grows as much as a wrong top-k's effect does, so it tells faults no better.
 TINY = Preset(
     modules=(*TINY_FILES, *(f"topics/{topic}" for topic in TINY_TOPICS)),
-    hold_out_every=15,
+    hold_out_every=16,
     vocab_size=2048,
     shape={
         "hidden_size": 192,
@@ -51,8 +53,6 @@ TINY = Preset(
         "num_experts": 16,
         "num_experts_per_tok": 4,
         "max_position_embeddings": 4096,
-        # The default 0.02 learns more slowly at this width: loss 4.54 for 4.07 after 0.4 M tokens.
-        "initializer_range": 0.06,
     },
     rope_theta=1e4,
     dtype=torch.float32,
