@@ -47,7 +47,7 @@ NOISE_CAP = 5.0
 """More noise than this multiple of the floor's explains nothing: a broken engine must not excuse itself."""
 
 FLOOR_CAP = 5.0
-"""No floor exceeds this multiple of its dtype's default: a broken reference must not excuse a broken engine."""
+"""No floor exceeds this multiple of its default: a broken reference must not excuse a broken engine."""
 
 _BF16 = {
     NOISE: 0.0075,
