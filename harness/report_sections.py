@@ -13,7 +13,8 @@ from harness.columns import Columns
 from harness.curves import Curve
 from harness.errors import StoreError
 from harness.report_html import Block, Section
-from harness.schema import Comparison, Recipe, RequestRecord, Row, Sample, Score, TrialResult
+from harness.schema import Comparison, Metrics, Recipe, RequestRecord, Row, Sample, Score, TrialResult
+from harness.steady import LUMP_SHARE
 
 _GAUGES = (
     ("running", "requests running"),
@@ -213,7 +214,17 @@ def _point(row: Row) -> tuple[float, float] | None:
     wrong = row.agreement is not None and row.agreement.verdict == "FAIL"
     if not tpot or not tpot.p50 or not row.output_throughput or row.invalid or wrong or row.status != "done":
         return None
+    if row.metrics and _held_back(row.metrics):
+        return None
     return 1.0 / tpot.p50, row.output_throughput.mean / max(1, row.num_gpus)
+
+
+def _held_back(found: Metrics) -> bool:
+    """Whether most answers arrived whole: their TPOT then says nothing of what a user sees."""
+    tpot, e2el = found.tpot_s, found.e2el_s
+    if not tpot or not e2el or tpot.p50 is None or e2el.p50 is None or not found.total_output_tokens:
+        return False
+    return tpot.p50 < LUMP_SHARE * e2el.p50 * found.completed / found.total_output_tokens
 
 
 def _answers(trials: Sequence[Told]) -> list[Block]:
