@@ -69,6 +69,9 @@ class Dispatch:
         self._in_flight: set[Turn] = set()
         self._left = len(requests)
         self._start_ns = 0
+        self._until_ns = int(load.duration_s * 1e9) if load.duration_s else 0
+        self._num_open = 0
+        """Launched and not yet recorded."""
         self._stopping = False
         self._pump_waits = False
         self._connects: set[asyncio.Task[None]] = set()
@@ -135,6 +138,7 @@ class Dispatch:
 
     def _pump(self) -> None:
         """Launch what may go, a few between two polls, so that reads which wait are stamped in time."""
+        self._drop_what_is_over()
         launched = 0
         while self._ready and len(self._in_flight) < self._limit:
             if launched == LAUNCHED_AT_ONCE:
@@ -146,6 +150,17 @@ class Dispatch:
             if turn.held:
                 break
             turn.held = True
+
+    def _drop_what_is_over(self) -> None:
+        """After the load's duration nothing more is sent."""
+        if self._until_ns and monotonic_ns() - self._start_ns >= self._until_ns:
+            self._due.clear()
+            self._ready.clear()
+            self._prebuild_order.clear()
+            self._next_turn = {}
+            self._left = self._num_open
+            if not self._left and not self._done.done():
+                self._done.set_result(True)
 
     def _pump_soon(self) -> None:
         if not self._pump_waits:
@@ -161,6 +176,7 @@ class Dispatch:
 
     def _launch(self, turn: Turn) -> None:
         self._in_flight.add(turn)
+        self._num_open += 1
         self.num_in_flight_max = max(self.num_in_flight_max, len(self._in_flight))
         turn.payload = self._prebuilt.pop(turn.index, b"") or self._build(turn.index)
         connection = self._pool.take()
@@ -228,6 +244,7 @@ class Dispatch:
             response.catch_up()
         response.fail("protocol", "the answer does not end where its last bytes said so")
         self._left -= 1
+        self._num_open -= 1
         if not self._stopping:
             self._queue_next_turn(turn, response)
             self._pump_soon()
@@ -286,6 +303,7 @@ class Dispatch:
             if stop is not None and stop.is_set():
                 self._cancel_all("stopped")
                 return
+            self._drop_what_is_over()
             now = monotonic_ns()
             for turn in list(self._in_flight):
                 if turn.connection is None:

@@ -273,6 +273,8 @@ class Load(Noun):
     """(duration_s, requests/s) pairs."""
     time_scale: float = 1.0
     """Trace times are divided by this."""
+    duration_s: float | None = None
+    """Nothing more is sent after this many seconds; requests not sent by then leave no record."""
 
     @property
     def label(self) -> str:

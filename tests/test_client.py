@@ -161,6 +161,16 @@ def test_waiting_for_a_slot_shows_as_schedule_delay(url: str) -> None:
     assert records["r4"].ttft_s is not None and records["r4"].ttft_s < records["r4"].schedule_delay_s
 
 
+@pytest.mark.parametrize("load", [Load(max_concurrency=2), Load(request_rate=50, arrival="constant")])
+def test_duration_ends_sending_and_lets_answers_finish(url: str, load: Load) -> None:
+    due = pacing.due_times(load, 400, 0)
+    timed = msgspec.structs.replace(load, duration_s=0.4)
+    records, stats = fired(client.Target(base_url=url, model="m"), made(400, 4, due), timed)
+    assert 5 < len(records) < 100 and not any(r.error for r in records.values())
+    assert max(r.sent_at_s for r in records.values()) <= 0.41
+    assert not stats.interrupted and stats.duration_s < 2
+
+
 def test_stop_cancels_what_is_in_flight() -> None:
     stop = threading.Event()
     records: list[RequestRecord] = []
