@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import os
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -288,9 +290,6 @@ class _Clock:
 def _break(stream: _Stream) -> None:
     peer, fault = stream.connection, stream.script.fault
     if fault == "reset":
-        import socket
-        import struct
-
         raw = socket.socket(fileno=os.dup(peer.fd))
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.transport.abort()
