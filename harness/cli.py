@@ -237,7 +237,7 @@ def probe(url: str, model: Annotated[str, typer.Argument()] = "", harsh: bool = 
     found = probing.run(url, model, harsh=harsh)
     for line in probing.lines(found):
         Console().print(escape(line), highlight=False, soft_wrap=True)
-    sys.exit(0 if all(p.held for p in found.points) and all(k.held for k in found.known) else 3)
+    sys.exit(0 if all(p.held for p in found.points) and all(k.held is not False for k in found.known) else 3)
 
 
 @app.command()

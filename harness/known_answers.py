@@ -38,7 +38,8 @@ class KnownResult(Noun):
     """One answer against what it should be."""
 
     question: str
-    held: bool
+    held: bool | None
+    """None = cannot be compared: the endpoint gave no token ids."""
     found: str
 
 
@@ -104,6 +105,8 @@ def judged(answer: KnownAnswer, record: RequestRecord) -> KnownResult:
     question = answer.prompt or f"{len(answer.prompt_token_ids)} ids {answer.prompt_token_ids[:4]}..."
     if record.error:
         return KnownResult(question=question, held=False, found=record.error)
+    if answer.output_token_ids and not record.output_token_ids:
+        return KnownResult(question=question, held=None, found="no token ids")
     if answer.output_token_ids:
         held = (record.output_token_ids or ())[: len(answer.output_token_ids)] == answer.output_token_ids
         return KnownResult(question=question, held=held, found=f"ids {record.output_token_ids}")

@@ -34,11 +34,10 @@ def run(url: str, model: str = "", *, harsh: bool = False) -> Probed:
         answers = known_answers.load(models.resolve(name).path)
     except HarnessError:
         answers = ()
-    return Probed(
-        points=conformance.preflight(target, harsh=harsh),
-        known=known_answers.ask(target, answers) if answers else (),
-        passes=determinism.passes(target, _prompts()),
-    )
+    known = known_answers.ask(target, answers) if answers else ()
+    passes = determinism.passes(target, _prompts())
+    # Last, because an engine may die of it.
+    return Probed(points=conformance.preflight(target, harsh=harsh), known=known, passes=passes)
 
 
 def lines(found: Probed) -> list[str]:
@@ -47,9 +46,9 @@ def lines(found: Probed) -> list[str]:
         f"{'kept  ' if p.held else 'BROKEN'}  {p.name}: {p.found}" + ("" if p.held else f"; {p.consequence}")
         for p in found.points
     ]
-    if found.known:
-        right = sum(k.held for k in found.known)
-        told.append(f"known greedy answers: {right} of {len(found.known)} right")
+    compared = [k for k in found.known if k.held is not None]
+    if compared:
+        told.append(f"known greedy answers: {sum(k.held is True for k in compared)} of {len(compared)} right")
     return [*told, determinism.words(found.passes)]
 
 

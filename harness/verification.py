@@ -92,8 +92,11 @@ def known(target: client.Target, model: Model) -> tuple[conformance.Point, ...]:
     answers = known_answers.load(model.path) if model.path else ()
     if not answers:
         return ()
-    wrong = [r for r in known_answers.ask(target, answers) if not r.held]
-    found = f"{len(wrong)} of {len(answers)} wrong"
+    compared = [r for r in known_answers.ask(target, answers) if r.held is not None]
+    if not compared:
+        return ()
+    wrong = [r for r in compared if not r.held]
+    found = f"{len(wrong)} of {len(compared)} wrong"
     return (
         conformance.Point(
             name="known greedy answers",

@@ -32,6 +32,12 @@ def test_a_failed_request_is_not_a_right_answer() -> None:
     assert not found.held and "400" in found.found
 
 
+def test_an_answer_without_ids_cannot_be_compared_with_ids() -> None:
+    with serving(Flaws(no_ids=True)) as url:
+        (found,) = known_answers.ask(Target(base_url=url, model="m"), [COUNTS_ON])
+    assert (found.held, found.found) == (None, "no token ids")
+
+
 @pytest.mark.parametrize(("text", "held"), [("2+2 is 4.", True), ("It is Four", True), ("42 and 24", False)])
 def test_the_smoke_question_wants_the_number_alone(text: str, held: bool) -> None:
     record = RequestRecord(request_id="known-0", text=text)
