@@ -3,8 +3,8 @@
     python scripts/measure_moe_log.py OUT [rounds] [conditions]
 
 Each round starts one server per condition, in rotated order; each life fires the same held-out prompts at
-concurrency 16, once to warm up, then three timed bursts. OUT/rates.jsonl gets one line per life; the routing
-logs lie beside it.
+concurrency 16, once to warm up, then timed bursts. OUT/rates.jsonl gets one line per life
+(tokens per wall second, and per CPU second of the server); the routing logs lie beside it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from harness import client, models, registry, server
 from harness.moe import plugin
 from harness.schema import Deployment, Load, Request
 
-CONCURRENCY, OUTPUT_LEN, NUM_PROMPTS, BURSTS = 16, 64, 128, 3
+CONCURRENCY, OUTPUT_LEN, NUM_PROMPTS, BURSTS = 16, 64, 128, 4
 CONDITIONS = ("absent", "off", "one-layer", "all-layers", "dummy", "warm-up")
 ARGS = {"dummy": ("--load-format", "dummy"), "warm-up": ("--no-enforce-eager",)}
 
@@ -33,15 +35,20 @@ def main() -> None:
     for turn in range(rounds):
         shift = turn % len(conditions)
         for condition in conditions[shift:] + conditions[:shift]:
-            rates = life(condition, turn, out)
-            line = {"round": turn, "condition": condition, "tokens_per_s": rates}
+            bursts = life(condition, turn, out)
+            line = {
+                "round": turn,
+                "condition": condition,
+                "tokens_per_s": [tokens / wall_s for tokens, wall_s, _ in bursts],
+                "tokens_per_cpu_s": [tokens / cpu_s for tokens, _, cpu_s in bursts],
+            }
             with (out / "rates.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(line, flush=True)
 
 
-def life(condition: str, turn: int, out: Path) -> list[float]:
-    """Output tokens/s of each timed burst of one server."""
+def life(condition: str, turn: int, out: Path) -> list[tuple[int, float, float]]:
+    """(output tokens, wall seconds, the server's CPU seconds) of each timed burst of one server."""
     variant, model = registry.variant("vllm-cpu"), models.with_config(models.resolve("tiny-moe"))
     deployment = Deployment(
         model=model,
@@ -71,15 +78,21 @@ def environment(condition: str, turn: int, out: Path) -> dict[str, str]:
     return flags | ({"VLLM_LOG_WARMUP": "1"} if condition == "warm-up" else {})
 
 
-def burst(target: client.Target) -> float:
-    """Output tokens per second of one pass over the prompts."""
+def burst(target: client.Target) -> tuple[int, float, float]:
+    """One pass over the prompts. CPU time says more than wall time where others use the machine too."""
     failed = []
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), server_cpu_s()
     client.fire(target, prompts(), Load(max_concurrency=CONCURRENCY), lambda r: failed.append(r.error))
-    took_s = time.perf_counter() - start
+    took_s, cpu_s = time.perf_counter() - start, server_cpu_s() - cpu_start
     if any(failed):
         raise SystemExit(f"a request failed: {next(filter(None, failed))}")
-    return NUM_PROMPTS * OUTPUT_LEN / took_s
+    return NUM_PROMPTS * OUTPUT_LEN, took_s, cpu_s
+
+
+def server_cpu_s() -> float:
+    """CPU seconds of every process this one has started."""
+    times = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+    return sum(t.user + t.system for t in times)
 
 
 def prompts() -> list[Request]:

@@ -12,9 +12,10 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from harness import client, engine_env, models, registry, server
+from harness import client, engine_env, models, plan, registry, server
 from harness.errors import InputError
 from harness.moe import balance, plugin, routing_log
 from harness.schema import Deployment, Load, Request, RequestRecord
@@ -118,6 +119,51 @@ def test_environment_of_a_deployment() -> None:
     for layer, path in (("first", "m.jsonl"), ("0", "m.txt")):
         with pytest.raises(InputError):
             plugin.environment(layer, path)
+
+
+def planned(**changes: object) -> plan.Planned:
+    """vllm-cpu with tiny-moe, as `plan` makes it."""
+    variant, model = registry.variant("vllm-cpu"), models.with_config(models.resolve("tiny-moe"))
+    deployment = Deployment(model=model, launcher="process", model_path=model.path, served_model_name="m")
+    launch = registry.engine("vllm").launch(deployment, variant)
+    made = plan.Planned(variant=variant, model=model, deployment=deployment, launch=launch, trials=())
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_moe_log_of_a_process(tmp_path: Path) -> None:
+    made, why = plugin.logged(planned(), 1, tmp_path)
+    assert why == ""
+    assert made.launch.env["VLLM_LOG_MOE"] == str(tmp_path / "moe.jsonl")
+    assert made.launch.env["VLLM_LOG_LAYER"] == "1"
+    assert Path(made.launch.env["PYTHONPATH"].split(":")[0], "vllm_moe_log").is_dir()
+    assert plugin.logged(planned(), None, tmp_path) == (planned(), "")
+
+
+def test_moe_log_in_a_container(tmp_path: Path) -> None:
+    inside = msgspec.structs.replace(planned().launch, launcher="docker", image="x", mounts={"/m": "/model"})
+    made, why = plugin.logged(planned(launch=inside), "all", tmp_path)
+    assert why == ""
+    assert made.launch.env["VLLM_LOG_MOE"] == "/routing/out/moe.jsonl"
+    assert made.launch.env["PYTHONPATH"] == "/routing/moe_log"
+    assert made.launch.mounts == {
+        "/m": "/model",
+        str(moe_logs.ROOT / "moe_log"): "/routing/moe_log",
+        str(tmp_path): "/routing/out:rw",
+    }
+
+
+def test_moe_log_where_there_is_nothing_to_log(tmp_path: Path) -> None:
+    other = msgspec.structs.replace(planned().launch, engine="sglang")
+    assert "plugin is for a vLLM" in plugin.logged(planned(launch=other), 0, tmp_path)[1]
+    dense = msgspec.structs.replace(planned().model, moe=None)
+    assert "no mixture of experts" in plugin.logged(planned(model=dense), 0, tmp_path)[1]
+
+
+def test_what_a_visit_told(tmp_path: Path) -> None:
+    assert plugin.told(tmp_path) == ""
+    moe_logs.random_log(tmp_path / plugin.LOG, 4, seed=1, favour=2.0)
+    assert "routing of 2 layers" in plugin.told(tmp_path)
+    assert (tmp_path / "moe" / "moe.json").exists()
 
 
 @pytest.fixture(scope="module")
