@@ -126,15 +126,20 @@ class Answer:
                 return
 
     def _grow(self, stops: list[str]) -> str:
-        """Text that the newest token added; an unfinished character waits for its other bytes."""
-        whole = self.service.oracle.tokenizer.decode([t.token_id for t in self.tops])
+        """Text that may be shown after the newest token.
+
+        An unfinished character waits for its other bytes, and what may become a stop string for its rest.
+        """
+        whole: str = self.service.oracle.tokenizer.decode([t.token_id for t in self.tops])
         found = [whole.index(s) for s in stops if s in whole]
         if found:
             whole, self.finish_reason = whole[: min(found)], "stop"
-        if whole.endswith("\N{REPLACEMENT CHARACTER}") and len(self.tops) < self.question.max_tokens:
+        last = bool(found) or len(self.tops) == self.question.max_tokens
+        if not last and whole.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""
-        new: str = whole[len(self.text) :]
-        self.text = whole
+        held = 0 if last else max((len(s) - 1 for s in stops), default=0)
+        shown = max(len(self.text), len(whole) - held)
+        new, self.text = whole[len(self.text) : shown], whole[:shown]
         return new
 
     def _num_best(self) -> int:

@@ -22,6 +22,7 @@ class Progress:
         self.console = console or Console(stderr=True)
         self._live: Live | None = None
         self._stage = ""
+        self._said: set[str] = set()
         self._trial = ""
         self._began = self._last = time.monotonic()
         self._trials_done, self._trials_total = 0, 0
@@ -48,10 +49,12 @@ class Progress:
 
     def stage(self, text: str) -> None:
         """What happens now, outside timed parts."""
-        changed = text.split(":")[0] != self._stage.split(":")[0]
         self._stage = text
-        if not self._live and changed:
-            self.note(text)
+        kind = text.split(":")[0]
+        if not self._live and kind not in self._said:
+            self.note(text if kind == text else f"{kind} ...")
+        # A repeated stage is told again only once another trial has ended.
+        self._said.add(kind)
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -76,6 +79,7 @@ class Progress:
     def trial_end(self, result: TrialResult) -> None:
         """A trial has its trial.json."""
         self._trials_done += 1
+        self._said.clear()
         trial = result.trial
         name = f"[{self._trials_done}/{self._trials_total}] {trial.variant} {trial.scenario} r{trial.restart}"
         said = result.reason or (self._counts() if result.status == "done" else "")
@@ -83,7 +87,7 @@ class Progress:
 
     def _counts(self) -> str:
         elapsed = max(time.monotonic() - self._began, 1e-9)
-        left = (self._total - self._done) * elapsed / self._done if self._done else 0.0
+        left = max(0, self._total - self._done) * elapsed / self._done if self._done else 0.0
         speed = self._tokens / elapsed
         text = f"{self._done} of {self._total} requests, {self._failed} failed, {speed:.0f} tokens/s"
         return text + (f", about {left:.0f} s left" if left else "")

@@ -18,12 +18,14 @@ from harness import (
     models,
     plan,
     publish,
+    selfcheck,
     server,
     stopping,
     store,
     verification,
 )
 from harness.errors import HarnessError
+from harness.moe import plugin as routing
 from harness.plan import Planned
 from harness.progress import Progress
 from harness.schema import Comparison, Machine, Recipe, Trial, TrialResult
@@ -44,6 +46,7 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
     try:
         with interruptible():
             planned, oracle = engines_ready.ensure_all(planned, oracle, progress.stage)
+            check_client(recipe, run, progress)
             begun = time.monotonic()
             for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
                 visit(Bench(recipe=recipe, run=run, planned=chosen, restart=restart, progress=progress))
@@ -67,6 +70,19 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     store.write_recipe(run, recipe)
     images = [p.launch.image for p in planned if not p.skip and p.launch.launcher == "docker"]
     store.write(run / "environment.json", environment.probe(used.values(), images))
+
+
+def check_client(recipe: Recipe, run: Path, progress: Progress) -> None:
+    """selfcheck.json: what the client itself adds at each load of the recipe, measured once per run."""
+    path = run / "selfcheck.json"
+    if path.exists():
+        return
+    workers = int(recipe.options.get("workers") or 1)
+    progress.stage("checking the client itself")
+    budgets = [selfcheck.run(load.request_rate, load.max_concurrency, workers) for load in recipe.loads]
+    store.write(path, budgets)
+    for budget in budgets:
+        progress.note(budget.words)
 
 
 def rounds(recipe: Recipe, run: Path, progress: Progress, begun: float) -> Iterator[int]:
@@ -109,6 +125,9 @@ def _serve_trials(bench: Bench, pending: list[Trial]) -> list[Trial]:
     folder = store.visit_folder(bench.run, bench.planned.variant.name, bench.restart)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = plan.at_port(bench.planned, server.free_port()) if bench.own_server else bench.planned
+    chosen, unlogged = routing.logged(chosen, bench.recipe.options.get("moe_log"), folder)
+    if unlogged:
+        bench.progress.note(unlogged)
     store.write(folder / "launch.json", plan.redacted(chosen.launch))
     log_path = folder / "server.log"
     store.write(folder / "calibration.json", calibration.calibrate())
@@ -124,6 +143,8 @@ def _serve_trials(bench: Bench, pending: list[Trial]) -> list[Trial]:
                 measure(bench, trial, running)
                 if running.dead():
                     return pending[index + 1 :]
+        if told := routing.told(folder):
+            bench.progress.note(told)
     except HarnessError as error:
         done = {t.scenario for t in pending if bench.result_of(t)}
         for trial in pending:

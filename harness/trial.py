@@ -151,7 +151,7 @@ def timed_part(
         client_cpu_s=stats.cpu_s,
         counters={k: after[k] - before[k] for k in COUNTERS if k in after and k in before},
     )
-    return judged(bench, running, outcome, list(store.records(folder)))
+    return judged(bench, running, outcome, stats)
 
 
 def _fire(
@@ -241,8 +241,9 @@ def counters(bench: Bench, running: Running) -> dict[str, float]:
     return dict(parse(text))
 
 
-def judged(bench: Bench, running: Running, outcome: TrialResult, kept: list[RequestRecord]) -> TrialResult:
+def judged(bench: Bench, running: Running, outcome: TrialResult, stats: client.ClientStats) -> TrialResult:
     """The outcome with the reasons why it failed or its numbers would not count."""
+    kept = list(store.records(store.trial_folder(bench.run, outcome.trial)))
     succeeded = sum(not r.error for r in kept)
     if dead := running.dead():
         what = f"died during {outcome.trial.scenario} ({dead}), {succeeded} requests had finished"
@@ -253,4 +254,6 @@ def judged(bench: Bench, running: Running, outcome: TrialResult, kept: list[Requ
         return msgspec.structs.replace(
             outcome, status="failed", reason=f"all {len(kept)} requests failed, the first with: {first}"
         )
-    return msgspec.structs.replace(outcome, invalid="; ".join(validity.reasons(outcome, kept)))
+    vocabulary = Vocabulary(bench.planned.model.path)
+    reasons = validity.reasons(outcome, kept, stats, vocabulary)
+    return msgspec.structs.replace(outcome, invalid="; ".join(reasons))
