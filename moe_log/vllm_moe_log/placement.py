@@ -42,7 +42,10 @@ class Placement:
         """Layout of the forward pass that is running now."""
         from vllm.forward_context import get_forward_context
 
-        ranks, metadata = self.ranks, get_forward_context().dp_metadata
+        ranks = self.ranks
+        if ranks["dp_size"] == ranks["tp_size"] == 1:
+            return Layout()
+        metadata = get_forward_context().dp_metadata
         return Layout(
             tokens_per_dp=() if metadata is None else tuple(metadata.num_tokens_across_dp_cpu.tolist()),
             shard_sizes=tuple(getattr(metadata, "local_sizes", None) or ()),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Consecutive tokens of one request. Token positions are start .. start + num_tokens - 1."""
 
     request_id: str
@@ -25,7 +25,7 @@ class Step:
     number: int
     spans: tuple[Span, ...]
 
-    @property
+    @functools.cached_property
     def num_tokens(self) -> int:
         """Tokens of all spans, padding not counted."""
         return sum(span.num_tokens for span in self.spans)
@@ -36,16 +36,14 @@ def spans_of_runner(runner: Any, scheduler_output: Any) -> tuple[Span, ...]:
 
     Its input batch is in final order only once the forward pass runs, so this is called from there.
     """
-    batch = runner.input_batch
+    batch, scheduled = runner.input_batch, scheduler_output.num_scheduled_tokens
+    names = batch.req_ids
+    starts = batch.num_computed_tokens_cpu[: len(names)].tolist()
+    prompt_lens = batch.num_prompt_tokens[: len(names)].tolist()
     return tuple(
-        Span(
-            request_id=request_id,
-            start=int(batch.num_computed_tokens_cpu[index]),
-            num_tokens=int(scheduler_output.num_scheduled_tokens[request_id]),
-            prompt_len=int(batch.num_prompt_tokens[index]),
-        )
-        for index, request_id in enumerate(batch.req_ids)
-        if request_id in scheduler_output.num_scheduled_tokens
+        Span(name, start, scheduled[name], prompt_len)
+        for name, start, prompt_len in zip(names, starts, prompt_lens, strict=True)
+        if name in scheduled
     )
 
 
@@ -104,6 +102,8 @@ def is_shard(num_rows: int, num_tokens: int) -> bool:
 
 def cut(spans: Sequence[Span], first: int, count: int) -> tuple[Span, ...]:
     """The spans' tokens first .. first + count - 1."""
+    if first == 0 and count == sum(span.num_tokens for span in spans):
+        return tuple(spans)
     out, at = [], 0
     for span in spans:
         low, high = max(first, at), min(first + count, at + span.num_tokens)
