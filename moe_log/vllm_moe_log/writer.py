@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import multiprocessing.util
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 
 from vllm_moe_log.block import Block, encode, to_binary, to_text
 
-_PERIOD_S = 0.05
-"""The thread wakes this often: waking it for every block would make it and the model take turns on the
-interpreter lock. A killed worker loses at most this much log."""
+_PERIOD_S = 0.01
+"""The thread wakes this often. Waking it for every block would make it and the model take turns on the
+interpreter lock; waiting longer would lose more of the log: vLLM kills its workers outright when it stops."""
 Ready = Callable[[], Block]
 """Waits until a block's arrays are on the host, then returns it."""
 
@@ -33,7 +34,9 @@ class Writer:
         self._file.write(encode({"type": "header", "format": 1, **header}))
         self._thread = threading.Thread(target=self._run, name="moe-log", daemon=True)
         self._thread.start()
+        # A child of multiprocessing, as most workers are, runs its finalizers but not atexit's.
         atexit.register(self.close)
+        multiprocessing.util.Finalize(None, self.close, exitpriority=100)
 
     def put(self, ready: Ready, num_tokens: int) -> None:
         """Queue a block; never blocks."""
