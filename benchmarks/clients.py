@@ -26,10 +26,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from harness import foreign_client, importers
+from harness.client import foreign_client
+from harness.client.window import percentile
 from harness.errors import HarnessError
+from harness.reporting import importers
 from harness.schema import Noun
-from harness.window import percentile
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

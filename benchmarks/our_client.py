@@ -6,9 +6,10 @@ import json
 import sys
 from time import monotonic
 
-from harness import client, pacing
+from harness import client
+from harness.client import pacing
+from harness.client.window import percentile
 from harness.schema import Load, Request, RequestRecord
-from harness.window import percentile
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.our_client import judged
-from harness import client, pacing
+from harness import client
+from harness.client import pacing
 from harness.schema import Load, Noun, Request, RequestRecord
 
 HERE = Path(__file__).parent

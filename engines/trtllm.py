@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from harness.dialect import longest
-from harness.findings import Findings, canonical_dtype, dig, search
-from harness.findings import counters as find_counters
+from harness.label.dialect import longest
+from harness.label.findings import Findings, canonical_dtype, dig, search
+from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
 OPTIONS_FILE = "trtllm-options.yaml"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from harness.dialect import Spellings, longest, spell
 from harness.errors import InputError
-from harness.findings import Findings, canonical_dtype, dig, samples, search
-from harness.findings import counters as find_counters
+from harness.label.dialect import Spellings, longest, spell
+from harness.label.findings import Findings, canonical_dtype, dig, samples, search
+from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
 OPTIONS = ("all2all",)

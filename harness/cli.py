@@ -37,7 +37,8 @@ def main() -> None:
 @app.command()
 def bench(words: Words = None) -> None:
     """Launch, measure and compare: bench <variant|all|a,b,c> [workload|all] [key=value ...]"""
-    from harness import feasible, run, store
+    from harness import run, store
+    from harness.label import feasible
     from harness.plan import recipe_of
     from harness.progress import Progress
 
@@ -57,7 +58,7 @@ def bench(words: Words = None) -> None:
 @app.command()
 def clean() -> None:
     """Remove what crashed harnesses left behind: containers and engine processes"""
-    from harness import clean as cleaning
+    from harness.host import clean as cleaning
 
     cleaning.run(lambda line: print(line, flush=True))
 
@@ -66,8 +67,9 @@ def clean() -> None:
 def compare(runs: Words = None) -> None:
     """Recompute from stored records: compare [RUN ...], or other tools' files: compare FOLDER [baseline=X]"""
     from harness import compare as comparing
-    from harness import publish, store
-    from harness.importers import folder as foreign
+    from harness import store
+    from harness.reporting import publish
+    from harness.reporting.importers import folder as foreign
 
     if foreign.is_foreign(runs or []):
         table, remarks = foreign.run(runs or [])
@@ -88,7 +90,7 @@ def compare(runs: Words = None) -> None:
 @app.command()
 def doctor() -> None:
     """What this machine has, what it lacks, and which variants can run here."""
-    from harness import doctor as diagnosis
+    from harness.host import doctor as diagnosis
 
     diagnosis.run(Console())
 
@@ -112,7 +114,8 @@ def export(
     form: Annotated[str, typer.Option("--format")] = "vllm-bench",
 ) -> None:
     """Write a run's trials in another tool's format: export [RUN] [--format vllm-bench] [--out FOLDER]"""
-    from harness import exporters, store
+    from harness import store
+    from harness.reporting import exporters
 
     folder = store.find_run(run)
     for path in exporters.export(folder, out or folder / "export", form):
@@ -122,7 +125,7 @@ def export(
 @app.command()
 def image(words: Words = None) -> None:
     """Build an image of docker/: image NAME [KEY=VALUE ...]; without a name, list them"""
-    from harness import images
+    from harness.host import images
 
     if words:
         images.run(words[0], words[1:], lambda line: print(line, flush=True))
@@ -134,7 +137,7 @@ def image(words: Words = None) -> None:
 def import_files(files: Annotated[list[Path], typer.Argument()]) -> None:
     """Read results of vLLM, SGLang, guidellm, aiperf, InferenceX in this harness's terms: import FILE ..."""
     from harness import store
-    from harness.importers import adoption
+    from harness.reporting.importers import adoption
 
     folder = store.run_folder(store.new_run_id("import"))
     _show(adoption.adopt(files, folder))
@@ -155,7 +158,8 @@ def load(words: Words = None) -> None:
 @app.command()
 def log(words: Words = None) -> None:
     """The experiment log: log [show ID | note ID TEXT | check | TEXT | variant= model= verdict= num=]"""
-    from harness import logbook, publish, store
+    from harness import store
+    from harness.reporting import logbook, publish
 
     text = logbook.run(publish.log_path(), store.results_root(), words or [])
     Console().print(escape(text), highlight=False, soft_wrap=True)
@@ -176,8 +180,8 @@ def plan(
     check: Annotated[bool, typer.Option("--check", help="Parse it with the engine's own parser.")] = False,
 ) -> None:
     """Print what would be launched, touch nothing: plan <variant|all> [model=ALIAS] [key=value ...]"""
-    from harness import dialect_check, feasible
     from harness import plan as planning
+    from harness.label import dialect_check, feasible
 
     machine = feasible.probe()
     recipe, _ = planning.recipe_of(words or ["all"], machine, everything=True)
@@ -196,9 +200,11 @@ def plan(
 @app.command()
 def replay(entry: str) -> None:
     """Run a log entry again from its own recipe, and say how far the result is from the old: replay ID"""
-    from harness import feasible, logbook, publish, run, store
-    from harness import log as experiment_log
+    from harness import run, store
+    from harness.label import feasible
     from harness.progress import Progress
+    from harness.reporting import log as experiment_log
+    from harness.reporting import logbook, publish
 
     old = experiment_log.find(publish.log_path(), entry)
     folder = store.run_folder(store.new_run_id(f"replay-{old.run_id}"))
@@ -213,7 +219,8 @@ def replay(entry: str) -> None:
 def report(run: Annotated[str, typer.Argument()] = "") -> None:
     """Write report.md and report.html of a run again: report [RUN]"""
     from harness import compare as comparing
-    from harness import publish, store
+    from harness import store
+    from harness.reporting import publish
 
     folder = store.find_run(run)
     publish.publish(folder, comparing.compare(folder), to_log=False)
@@ -223,7 +230,7 @@ def report(run: Annotated[str, typer.Argument()] = "") -> None:
 @app.command()
 def selfcheck(words: Words = None) -> None:
     """The client's own error against a server of known timing: selfcheck [rate=] [concurrency=] [workers=]"""
-    from harness import selfcheck as checking
+    from harness.client import selfcheck as checking
 
     for budget in checking.from_words(words or []):
         Console().print(escape(budget.words), highlight=False, soft_wrap=True)
@@ -232,7 +239,7 @@ def selfcheck(words: Words = None) -> None:
 @app.command()
 def probe(url: str, model: Annotated[str, typer.Argument()] = "", harsh: bool = False) -> None:
     """Which promises a running endpoint keeps, how stable its output is: probe http://host:port [model]"""
-    from harness import probe as probing
+    from harness.correctness import probe as probing
 
     found = probing.run(url, model, harsh=harsh)
     for line in probing.lines(found):
@@ -259,7 +266,7 @@ def trace(words: Words = None) -> None:
 @app.command()
 def version() -> None:
     """The harness's commit."""
-    from harness.environment import git
+    from harness.host.environment import git
 
     Console().print(git("rev-parse", "--short", "HEAD") or "unknown")
 
@@ -272,8 +279,9 @@ def verify(
 
     Exit status 3 when an output is wrong, 4 when one cannot be judged.
     """
-    from harness import publish, store
-    from harness import verify as verifying
+    from harness import store
+    from harness.correctness import verify as verifying
+    from harness.reporting import publish
 
     folder = store.find_run(run)
     comparison = verifying.run(folder, reference)
@@ -285,7 +293,7 @@ def verify(
 
 def _show(comparison: Comparison) -> None:
     """Print table and footnotes of a comparison on stdout."""
-    from harness import report
+    from harness.reporting import report
 
     console = Console()
     console.print(report.table(comparison))

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from harness import agreement, calibration, energy, fairness, intervals, registry, store
-from harness.agreement import JudgeSettings
-from harness.conformance import broken
+from harness import registry, store
+from harness.correctness import agreement
+from harness.correctness.agreement import JudgeSettings
+from harness.correctness.conformance import broken
 from harness.errors import InputError, StoreError
-from harness.measured import Measured, calibrations, load
+from harness.host import calibration
+from harness.label import fairness
+from harness.numbers import energy, intervals
+from harness.numbers.measured import Measured, calibrations, load
 from harness.schema import (
     Agreement,
     Comparison,

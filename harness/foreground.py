@@ -11,9 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import attestation, engines_ready, feasible, plan, registry, server
+from harness import plan, registry, server
 from harness import recipe as recipes
 from harness.errors import HarnessError, LaunchError
+from harness.host import engines_ready
+from harness.label import attestation, feasible
 from harness.recipe import Words
 from harness.run import interruptible
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from harness import feasible, guards, models, registry, store
+from harness import models, registry, store
 from harness import recipe as recipes
 from harness.command import by_hand, redacted_argv, redacted_env
 from harness.errors import HarnessError, InputError
+from harness.label import feasible, guards
 from harness.launchers import container
 from harness.schema import (
     Accelerator,

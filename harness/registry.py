@@ -18,8 +18,8 @@ from typing import TypeVar
 
 import msgspec
 
-from harness import scale
 from harness.errors import InputError
+from harness.label import scale
 from harness.schema import Noun, Variant
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,25 +9,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from harness import (
-    attestation,
-    calibration,
-    compare,
-    engines_ready,
-    environment,
-    models,
-    plan,
-    publish,
-    selfcheck,
-    server,
-    stopping,
-    store,
-    verification,
-)
+from harness import compare, models, plan, server, store
+from harness.client import selfcheck
+from harness.correctness import verification
 from harness.errors import HarnessError
+from harness.host import calibration, engines_ready, environment
+from harness.label import attestation
 from harness.moe import plugin as routing
+from harness.numbers import stopping
 from harness.plan import Planned
 from harness.progress import Progress
+from harness.reporting import publish
 from harness.schema import Comparison, Machine, Recipe, Trial, TrialResult
 from harness.trial import Bench, built, measure
 

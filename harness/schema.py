@@ -900,5 +900,5 @@ class LogFacts(Noun):
     rows: tuple[LoggedRow, ...] = ()
     image_digests: dict[str, str] = msgspec.field(default_factory=dict)
     bundle: str = ""
-    """sha256 of the result bundle, see harness/bundle.py."""
+    """sha256 of the result bundle, see harness/reporting/bundle.py."""
     schema_version: int = SCHEMA_VERSION

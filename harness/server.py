@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 import requests
 
-from harness import launchers, signatures
+from harness import launchers
 from harness.command import by_hand, is_secret, redacted_argv
 from harness.errors import LaunchError
+from harness.label import signatures
 from harness.launchers import Server
 from harness.schema import Evidence, Launch
 

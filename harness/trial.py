@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 import requests as http
 
-from harness import client, collector, environment, registry, store, telemetry, validity, warmup, workload
+from harness import client, registry, store, workload
+from harness.host import environment, telemetry
+from harness.numbers import collector, validity, warmup
 from harness.plan import Planned
 from harness.progress import Progress
 from harness.schema import (

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import msgspec
 
-from harness import pacing
+from harness.client import pacing
 from harness.errors import InputError
 from harness.schema import Load, Request, Workload, WorkloadSpec
 from harness.tokens import Vocabulary

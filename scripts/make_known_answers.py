@@ -14,7 +14,8 @@ import requests
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness import known_answers, workload
+from harness import workload
+from harness.correctness import known_answers
 from harness.schema import Load, Request, RequestRecord, WorkloadSpec
 from harness.tokens import Vocabulary
 

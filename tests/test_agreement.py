@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.agreement import JudgeSettings, judge
+from harness.correctness.agreement import JudgeSettings, judge
 from harness.schema import RequestRecord, Score
 
 

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from engines import vllm
-from harness import engine_env, models, registry, server
-from harness.attestation import attest
+from harness import models, registry, server
 from harness.errors import InputError
+from harness.host import engine_env
+from harness.label.attestation import attest
 from harness.schema import Deployment, Effective, Evidence, Variant
 
 MORI = Effective(

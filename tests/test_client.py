@@ -15,9 +15,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import client, known_server, pacing
+from harness import client
+from harness.client import known_server, pacing
+from harness.client.known_server import Fault, Script
 from harness.errors import InputError
-from harness.known_server import Fault, Script
 from harness.schema import Load, Request, RequestRecord
 
 FAST = Script(first_token_s=0.01, token_s=0.002)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.collector import SIDECAR, collect
-from harness.columns import columns
 from harness.errors import StoreError
-from harness.metrics import metrics, summarize
+from harness.numbers.collector import SIDECAR, collect
+from harness.numbers.columns import columns
+from harness.numbers.metrics import metrics, summarize
 from harness.schema import RequestRecord
 
 

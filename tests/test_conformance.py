@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness import conformance
 from harness.client import Target
+from harness.correctness import conformance
 from tests.completions_server import Flaws, serving
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness import determinism
 from harness.client import Target
+from harness.correctness import determinism
 from harness.schema import Request
 from tests.completions_server import Flaws, serving
 

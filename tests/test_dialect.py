@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.dialect import longest, since, spell, version_key
+from harness.label.dialect import longest, since, spell, version_key
 from harness.schema import Model, Variant
 
 OLD_AND_NEW = (("", "--old"), ("0.5.20", "--new"), ("0.9", ""))

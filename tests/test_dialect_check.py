@@ -3,8 +3,10 @@
 import msgspec
 import pytest
 
-from harness import dialect_check, engine_env, registry
+from harness import registry
 from harness.errors import LaunchError
+from harness.host import engine_env
+from harness.label import dialect_check
 from harness.schema import Launch, ParseResult, Variant
 from tests.launching import render, render_variant
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness import divergence
+from harness.correctness import divergence
 from harness.schema import Score
 
 

@@ -18,9 +18,10 @@ import pytest
 import requests
 from docker.errors import APIError, NotFound
 
-from harness import clean, engine_env, models, plan, registry, server
+from harness import models, plan, registry, server
 from harness.command import by_hand
 from harness.errors import LaunchError, MachineError
+from harness.host import clean, engine_env
 from harness.launchers import container, docker
 from harness.launchers.docker_engine import connect, how_to_get, image_digest, refused
 from harness.schema import Launch, Model, Recipe, Variant

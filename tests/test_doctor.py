@@ -2,8 +2,8 @@
 
 from rich.console import Console
 
-from harness import doctor
-from harness.inspection import GpuUse, Inspection, inspect
+from harness.host import doctor
+from harness.host.inspection import GpuUse, Inspection, inspect
 from harness.schema import Gpu, Machine
 
 GPUS = tuple(Gpu(index=i, name="H200", memory_gb=139, driver="575.1") for i in range(2))

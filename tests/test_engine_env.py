@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import engine_env
 from harness.errors import InputError, MachineError
+from harness.host import engine_env
 
 REQUIREMENTS = "# shim: engines/shims/tiny\n--no-index\n./tiny-1.0-py3-none-any.whl\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from harness import engine_env, registry
+from harness import registry
+from harness.host import engine_env
 
 CASES = registry.ROOT / "tests" / "torch_cases" / "attempts_cases.py"
 NAMES = tuple(

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from ep_check import bandwidth, table
-from harness import engine_env, registry
+from harness import registry
 from harness.errors import InputError, MachineError
+from harness.host import engine_env
 from harness.moe import ep_command, verbs
 
 ROWS = [[5, 1, 0, 0], [2, 0, 3, 0], [0, 0, 7, 4], [1, 1, 1, 1]]

@@ -1,6 +1,6 @@
 """The ledger of differences between compared engines."""
 
-from harness.fairness import differences
+from harness.label.fairness import differences
 from harness.schema import Effective
 
 VLLM = Effective(

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from harness import models, registry
-from harness.feasible import feasible, probe, weights_per_gpu_gb
+from harness.label.feasible import feasible, probe, weights_per_gpu_gb
 from harness.schema import Accelerator, Gpu, Machine, Model, MoeFacts
 
 R1 = msgspec.structs.replace(models.models()["deepseek-r1"], path="/weights/r1")

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from harness.findings import Findings, canonical_dtype, counters, dig, samples, search
+from harness.label.findings import Findings, canonical_dtype, counters, dig, samples, search
 
 
 def test_first_source_wins_and_none_is_no_value() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import foreign_client
+from harness.client import foreign_client
+from harness.client.foreign_client import TOOLS, ForeignJob, call, command
 from harness.errors import InputError, MachineError
-from harness.foreign_client import TOOLS, ForeignJob, call, command
 
 JOB = ForeignJob(
     base_url="http://127.0.0.1:1",

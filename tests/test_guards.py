@@ -5,8 +5,9 @@ import json
 import msgspec
 import pytest
 
-from harness import guards, models, registry
+from harness import models, registry
 from harness.errors import ModelError
+from harness.label import guards
 from harness.schema import Launch, Model, Variant
 from tests.launching import render
 

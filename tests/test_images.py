@@ -14,8 +14,9 @@ import msgspec
 import pytest
 import requests
 
-from harness import images, models, plan, registry, server
+from harness import models, plan, registry, server
 from harness.errors import InputError, MachineError
+from harness.host import images
 from harness.launchers.docker_engine import DOCKERFILES, connect
 from harness.schema import Recipe
 from tests.containers import HOST_IMAGE, engine_client

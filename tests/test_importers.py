@@ -14,10 +14,11 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from harness import importers, store
+from harness import store
 from harness.errors import InputError
-from harness.exporters import export
-from harness.importers import adoption, folder
+from harness.reporting import importers
+from harness.reporting.exporters import export
+from harness.reporting.importers import adoption, folder
 from harness.schema import (
     Comparison,
     Imported,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.intervals import contrasts, holm, interval, p_value, ratio, words
+from harness.numbers.intervals import contrasts, holm, interval, p_value, ratio, words
 from harness.schema import Contrast, Interval
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import known_answers
 from harness.client import Target
+from harness.correctness import known_answers
+from harness.correctness.known_answers import KnownAnswer
 from harness.errors import ModelError
-from harness.known_answers import KnownAnswer
 from harness.schema import RequestRecord
 from tests.completions_server import Flaws, serving
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.client.load_search import SearchPlan, attained, search
 from harness.errors import InputError
-from harness.load_search import SearchPlan, attained, search
 from harness.schema import RequestRecord
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import bundle, log
 from harness.errors import InputError, StoreError
+from harness.reporting import bundle, log
 from harness.schema import Comparison, Environment
 from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import bundle, history, log, logbook
 from harness.errors import InputError
+from harness.reporting import bundle, history, log, logbook
 from harness.schema import Comparison, Environment, Interval
 from tests.examples import COMPARISON, ENVIRONMENT, RECIPE
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import InputError
-from harness.metrics import metrics
+from harness.numbers.metrics import metrics
 from harness.schema import RequestRecord
 
 SLOW_START = RequestRecord(

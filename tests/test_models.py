@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import environment, models
+from harness import models
 from harness.errors import InputError, ModelError
+from harness.host import environment
 
 CONFIGS = [
     (

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import engine_env, registry
+from harness import registry
 from harness.errors import AttestationError, InputError
+from harness.host import engine_env
 from harness.moe import convert, routing_log, sglang_recorder, torch_file, verbs
 
 

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import client, engine_env, models, plan, registry, server
+from harness import client, models, plan, registry, server
 from harness.errors import InputError
+from harness.host import engine_env
 from harness.moe import balance, plugin, routing_log
 from harness.schema import Deployment, Load, Request, RequestRecord
 from tests import moe_logs
@@ -196,6 +198,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, lis
     with server.serving(launch, folder / "server.log", "test") as running:
         target = client.Target(base_url=running.launch.base_url, model=model.alias)
         client.fire(target, requests, Load(max_concurrency=16), records.append)
+        time.sleep(0.5)  # vLLM kills its worker at once when stopped: the last 10 ms of log would go with it
     yield path, records
 
 

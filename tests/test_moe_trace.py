@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import engine_env, registry
+from harness import registry
 from harness.errors import InputError
+from harness.host import engine_env
 from harness.moe import trace, verbs
 
 GOLDEN = Path(__file__).parent / "golden" / "moe"

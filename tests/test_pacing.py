@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.client.pacing import due_times
 from harness.errors import InputError
-from harness.pacing import due_times
 from harness.schema import Load
 
 NUM = 20_000

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from harness import probe
+from harness.correctness import probe
 from harness.errors import InputError
 from harness.registry import ROOT
 from tests.completions_server import Flaws, serving

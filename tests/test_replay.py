@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness import replay, scoring_dialects
+from harness.correctness import replay, scoring_dialects
 from harness.errors import AttestationError, InputError
 
 VLLM = SimpleNamespace(__name__="engines.vllm", SCORING="prompt_logprobs")

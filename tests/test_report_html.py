@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import compare, log, report_html, report_sections, store
-from harness.publish import page as write_page
+from harness import compare, store
+from harness.reporting import log, report_html, report_sections
+from harness.reporting.publish import page as write_page
 from harness.schema import Comparison, Environment, Recipe
 from tests import chromium, moe_logs
 from tests.examples import COMPARISON, ENVIRONMENT

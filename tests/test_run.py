@@ -214,7 +214,7 @@ def test_compare_needs_no_engine_and_gives_the_same_rows(desk: Desk) -> None:
 
 
 def test_load_drives_a_running_endpoint(desk: Desk) -> None:
-    from harness import known_server
+    from harness.client import known_server
 
     with known_server.running(known_server.Script(first_token_s=0.01, token_s=0.001)) as url:
         done = desk.run("load", f"url={url}", "32/8", "num_prompts=6", "concurrency=2", "reference=none")
@@ -225,7 +225,7 @@ def test_load_drives_a_running_endpoint(desk: Desk) -> None:
 
 
 def test_a_port_in_use_is_told(desk: Desk) -> None:
-    from harness import known_server
+    from harness.client import known_server
 
     with known_server.running() as url:
         done = desk.run("serve", "mock", "tiny-moe", f"port={url.rsplit(':', 1)[1]}")

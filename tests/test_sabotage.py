@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import registry, replay
-from harness.agreement import judge
+from harness import registry
+from harness.correctness import replay
+from harness.correctness.agreement import judge
 from harness.schema import RequestRecord, Score
 from tests.sabotage import campaign
 from tests.sabotage.campaign import Part

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness import registry, scale
+from harness import registry
 from harness.errors import InputError
+from harness.label import scale
 
 
 def test_every_eight_becomes_two() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness import selfcheck
+from harness.client import selfcheck
+from harness.client.window import ClientStats
 from harness.errors import InputError
-from harness.window import ClientStats
 
 
 def test_budget_of_a_small_load() -> None:

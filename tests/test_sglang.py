@@ -7,8 +7,8 @@ import pytest
 
 from engines import sglang
 from harness import registry
-from harness.attestation import attest
 from harness.errors import InputError
+from harness.label.attestation import attest
 from harness.schema import Evidence
 from tests.launching import golden_evidence, render, render_variant
 

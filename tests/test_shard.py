@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import client, known_server, pacing
+from harness import client
+from harness.client import known_server, pacing
+from harness.client.known_server import Script
+from harness.client.shard import Job, load_share, merge, num_shares, read_job, share, write_job
 from harness.errors import InputError
-from harness.known_server import Script
 from harness.schema import Load, Request, RequestRecord
-from harness.shard import Job, load_share, merge, num_shares, read_job, share, write_job
 
 ROOT = Path(__file__).parent.parent
 
@@ -101,7 +102,7 @@ def test_processes_that_share_nothing_but_a_job_file(url: str, tmp_path: Path) -
     write_job(tmp_path / "job", job)
     assert read_job(tmp_path / "job") == job
     start = str(time.time() + 2)
-    words = [sys.executable, "-m", "harness.shard", str(tmp_path / "job"), "--start", start]
+    words = [sys.executable, "-m", "harness.client.shard", str(tmp_path / "job"), "--start", start]
     processes = [
         subprocess.Popen(
             [*words, "--out", str(tmp_path / f"{i}.jsonl")],

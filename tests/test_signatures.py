@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import signatures
+from harness.label import signatures
 
 TRACE = "Traceback (most recent call last):"
 

@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.calibration import calibrate, drift
-from harness.columns import columns
+from harness.host.calibration import calibrate, drift
+from harness.numbers.columns import columns
+from harness.numbers.stopping import enough
+from harness.numbers.warmup import cold
 from harness.schema import Calibration, Comparison, Contrast, GpuSample, Interval, RequestRecord
-from harness.stopping import enough
-from harness.warmup import cold
 from tests.examples import row
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.columns import columns
-from harness.metrics import metrics
+from harness.numbers.columns import columns
+from harness.numbers.metrics import metrics
+from harness.numbers.steady import held_back, saturation, steady
 from harness.schema import Load, RequestRecord
-from harness.steady import held_back, saturation, steady
 
 
 def request(index: int, sent: float, duration: float = 1.0, due: float | None = None) -> RequestRecord:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import task_accuracy
+from harness.correctness import task_accuracy
 from harness.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden" / "lm_eval"

@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import gpus, store, telemetry
-from harness.energy import cost_per_million_tokens, energy
+from harness import store
+from harness.host import gpus, telemetry
+from harness.numbers.energy import cost_per_million_tokens, energy
 from harness.schema import GpuSample, Sample
 
 H200 = list(store.read_lines(Path(__file__).parent / "golden" / "telemetry-h200.jsonl", Sample))

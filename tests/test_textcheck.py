@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import textcheck
+from harness.correctness import textcheck
 from harness.schema import RequestRecord
 
 MODULES: tuple[types.ModuleType, ...] = (argparse, json, logging, textwrap, string)

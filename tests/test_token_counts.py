@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.client.token_counts import token_counts
 from harness.schema import RequestRecord
-from harness.token_counts import token_counts
 
 
 def record(usage: int | None, ids: int | None, error: str = "") -> RequestRecord:

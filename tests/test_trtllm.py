@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from engines import trtllm
-from harness import registry, trtllm_options
-from harness.attestation import attest
+from harness import registry
+from harness.label import trtllm_options
+from harness.label.attestation import attest
 from harness.schema import Evidence
 from tests.launching import render, render_variant
 

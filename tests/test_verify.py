@@ -7,14 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import store, verification
+from harness import store
 from harness.client import Target
-from harness.conformance import Conformance
-from harness.known_answers import KnownAnswer
+from harness.correctness import verification
+from harness.correctness.conformance import Conformance
+from harness.correctness.known_answers import KnownAnswer
+from harness.correctness.retokenise import sample
+from harness.correctness.tokenizer_identity import difference
 from harness.registry import ROOT
-from harness.retokenise import sample
 from harness.schema import Comparison, Model, Request, RequestRecord, Score
-from harness.tokenizer_identity import difference
 from harness.tokens import Vocabulary
 from tests.completions_server import Flaws, serving
 from tests.test_run import Desk

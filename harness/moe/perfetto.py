@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from harness.errors import InputError
-from harness.escape import plain
+from harness.reporting.escape import plain
 
 Key = tuple[str, str]
 """(rank, phase)."""

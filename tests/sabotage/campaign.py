@@ -18,7 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from harness import client, models, plan, registry, replay, server, store, workload
+from harness import client, models, plan, registry, server, store, workload
+from harness.correctness import replay
 from harness.schema import Load, Noun, Recipe, Request, RequestRecord, WorkloadSpec
 from harness.server import Running
 from harness.tokens import Vocabulary

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from harness import divergence, store
-from harness.agreement import DEFAULT_FLOORS, NOISE, NOISE_CAP, judge
+from harness import store
+from harness.correctness import divergence
+from harness.correctness.agreement import DEFAULT_FLOORS, NOISE, NOISE_CAP, judge
 from harness.schema import RequestRecord, Score
 
 BUDGETS = ((8, 64), (4, 256), (8, 256), (20, 256), (40, 256), (80, 256))

@@ -1,0 +1,330 @@
+"""Drives one schedule over one event loop: which request goes when, on which connection."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import threading
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic_ns
+from typing import Any
+
+from harness.client import pacing
+from harness.client.alarm import Alarm
+from harness.client.backlog import Backlog
+from harness.client.body import Target, payload
+from harness.client.connection import Connection
+from harness.client.conversation import chains, check, spoken
+from harness.client.pool import Pool, connect_later
+from harness.client.request_record import Times, build_record
+from harness.client.response import Response
+from harness.schema import ErrorKind, Load, Request, RequestRecord
+
+SWEEP_S = 0.05
+PREBUILT_BYTES = 256 * 1024 * 1024
+LAUNCHED_AT_ONCE = 8
+SPARE_CONNECTIONS = 16
+"""Idle connections held ready in open loop, where the concurrency is not known beforehand."""
+
+
+class Turn:
+    """One request on its way."""
+
+    __slots__ = ("connection", "due_ns", "held", "index", "payload", "sent_ns")
+
+    def __init__(self, index: int, due_ns: int) -> None:
+        self.index = index
+        self.due_ns = due_ns
+        self.held = False
+        """It had to wait for a free slot or an earlier turn, so being late is no fault of the client."""
+        self.payload = b""
+        self.sent_ns = 0
+        self.connection: Connection | None = None
+
+
+class Dispatch:
+    """All state of one fire(). Records go to `on_record` between reads, on the loop's own thread."""
+
+    def __init__(
+        self,
+        target: Target,
+        requests: Sequence[Request],
+        load: Load,
+        on_record: Callable[[RequestRecord], None],
+    ) -> None:
+        self._target = target
+        self._requests = requests
+        self._on_record = on_record
+        self._open_loop = pacing.is_open(load)
+        self._limit = load.max_concurrency or (len(requests) if self._open_loop else 1)
+        self._next_turn, first = chains(requests)
+        self._due = [(int(requests[i].due_at_s * 1e9), i) for i in first]
+        heapq.heapify(self._due)
+        self._history: dict[int, list[Any]] = {}
+        self._ready: deque[Turn] = deque()
+        self._prebuilt: dict[int, bytes] = {}
+        self._prebuild_order = deque(i for _, i in sorted(self._due) if not requests[i].session)
+        self._in_flight: set[Turn] = set()
+        self._left = len(requests)
+        self._start_ns = 0
+        self._until_ns = int(load.duration_s * 1e9) if load.duration_s else 0
+        self._num_open = 0
+        """Launched and not yet recorded."""
+        self._stopping = False
+        self._pump_waits = False
+        self._connects: set[asyncio.Task[None]] = set()
+        self.num_in_flight_max = 0
+        self.late_ns = array("q")
+
+    @property
+    def num_connections(self) -> int:
+        """Connections opened so far."""
+        return self._pool.num_opened
+
+    async def prepare(self) -> None:
+        """Everything that can be done before the clock runs. Raises InputError."""
+        self._loop = asyncio.get_running_loop()
+        self._done = self._loop.create_future()
+        self._backlog = Backlog(self._loop)
+        self._pool = Pool(self._loop, self._target, lambda r: self._backlog.add(r.catch_up))
+        self._alarm = Alarm(self._loop, self._on_alarm)
+        for request in self._requests:
+            check(request)
+        size = 0
+        while self._prebuild_order and size < PREBUILT_BYTES:
+            size += len(self._prebuild_one())
+        first = min(self._limit, len(self._requests))
+        await self._pool.open(first if not self._open_loop else min(first, 4 * SPARE_CONNECTIONS))
+
+    async def run(self, start_ns: int, stop: threading.Event | None) -> bool:
+        """Fire from `start_ns` on; True when all requests ended by themselves."""
+        self._start_ns = start_ns
+        if not self._left:
+            return True
+        sweep = self._loop.create_task(self._sweep(stop))
+        self._set_alarm()
+        try:
+            return bool(await self._done)
+        except asyncio.CancelledError:
+            self._cancel_all("interrupted")
+            raise
+        finally:
+            sweep.cancel()
+
+    def close(self) -> None:
+        """Let go of timer and connections."""
+        for task in self._connects:
+            task.cancel()
+        self._alarm.close()
+        self._pool.close()
+
+    # --- when ---------------------------------------------------------------------------------
+
+    def _on_alarm(self) -> None:
+        if self._stopping:
+            return
+        now = monotonic_ns() - self._start_ns
+        while self._due and self._due[0][0] <= now:
+            due, index = heapq.heappop(self._due)
+            self._ready.append(Turn(index, due))
+        self._pump()
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        if self._due:
+            self._alarm.set(self._start_ns + self._due[0][0])
+
+    def _pump(self) -> None:
+        """Launch what may go, a few between two polls, so that reads which wait are stamped in time."""
+        self._drop_what_is_over()
+        launched = 0
+        while self._ready and len(self._in_flight) < self._limit:
+            if launched == LAUNCHED_AT_ONCE:
+                self._pump_soon()
+                return
+            self._launch(self._ready.popleft())
+            launched += 1
+        for turn in self._ready:
+            if turn.held:
+                break
+            turn.held = True
+
+    def _drop_what_is_over(self) -> None:
+        """After the load's duration nothing more is sent."""
+        if self._until_ns and monotonic_ns() - self._start_ns >= self._until_ns:
+            self._due.clear()
+            self._ready.clear()
+            self._prebuild_order.clear()
+            self._next_turn = {}
+            self._left = self._num_open
+            if not self._left and not self._done.done():
+                self._done.set_result(True)
+
+    def _pump_soon(self) -> None:
+        if not self._pump_waits:
+            self._pump_waits = True
+            self._loop.call_soon(self._pump_now)
+
+    def _pump_now(self) -> None:
+        self._pump_waits = False
+        if not self._stopping:
+            self._pump()
+
+    # --- sending ------------------------------------------------------------------------------
+
+    def _launch(self, turn: Turn) -> None:
+        self._in_flight.add(turn)
+        self._num_open += 1
+        self.num_in_flight_max = max(self.num_in_flight_max, len(self._in_flight))
+        turn.payload = self._prebuilt.pop(turn.index, b"") or self._build(turn.index)
+        connection = self._pool.take()
+        if connection is not None:
+            self._send(turn, connection)
+        else:
+            task = connect_later(self._pool, self._loop, lambda made: self._on_connect(turn, made))
+            self._connects.add(task)
+            task.add_done_callback(self._connects.discard)
+        if self._open_loop:
+            self._pool.keep_ready(min(SPARE_CONNECTIONS, self._left - len(self._in_flight)))
+        if self._prebuild_order:
+            self._loop.call_soon(self._prebuild_one)
+
+    def _on_connect(self, turn: Turn, made: Connection | OSError) -> None:
+        if turn not in self._in_flight:
+            if isinstance(made, Connection):
+                self._pool.give(made)
+            return
+        if isinstance(made, Connection):
+            self._send(turn, made)
+            return
+        turn.sent_ns = monotonic_ns()
+        response = Response()
+        kind: ErrorKind = "timeout" if isinstance(made, TimeoutError) else "refused"
+        response.fail(kind, f"cannot connect: {made}" if str(made) else "cannot connect in time")
+        self._finish(turn, response)
+
+    def _send(self, turn: Turn, connection: Connection) -> None:
+        turn.connection = connection
+        turn.sent_ns = connection.send(turn.payload, lambda c: self._on_answer(turn, c))
+        turn.payload = b""
+        if self._open_loop and not turn.held:
+            self.late_ns.append(turn.sent_ns - self._start_ns - turn.due_ns)
+
+    def _build(self, index: int) -> bytes:
+        request = self._requests[index]
+        return payload(request, self._target, self._history.get(index, ()))
+
+    def _prebuild_one(self) -> bytes:
+        """Build the next body ahead of its time; one more follows each that was sent."""
+        while self._prebuild_order:
+            index = self._prebuild_order.popleft()
+            if not self._stopping:
+                built = self._prebuilt[index] = self._build(index)
+                return built
+        return b""
+
+    # --- ending -------------------------------------------------------------------------------
+
+    def _on_answer(self, turn: Turn, connection: Connection) -> None:
+        self._pool.give(connection)
+        self._finish(turn, connection.response)
+
+    def _finish(self, turn: Turn, response: Response) -> None:
+        """Free the turn's place at once; parse and record it when no read is waiting."""
+        self._in_flight.discard(turn)
+        ended_well = turn.connection is not None and not response.error_kind
+        done_ns = turn.connection.last_ns if turn.connection and ended_well else monotonic_ns()
+        self._pump_soon()
+        self._backlog.add(lambda: self._conclude(turn, response, done_ns))
+
+    def _conclude(self, turn: Turn, response: Response, done_ns: int) -> None:
+        while not response.done and response.num_deferred:
+            response.catch_up()
+        response.fail("protocol", "the answer does not end where its last bytes said so")
+        self._left -= 1
+        self._num_open -= 1
+        if not self._stopping:
+            self._queue_next_turn(turn, response)
+            self._pump_soon()
+        self._on_record(self._record(turn, response, done_ns))
+        if not self._left and not self._done.done():
+            self._done.set_result(True)
+
+    def _queue_next_turn(self, turn: Turn, response: Response) -> None:
+        """The conversation's next turn carries this answer; a failed turn ends its conversation."""
+        before = self._history.pop(turn.index, [])
+        following = self._next_turn.get(turn.index)
+        if following is None:
+            return
+        if response.error_kind:
+            self._drop_turns(following, "an earlier turn of its conversation failed")
+            return
+        if self._requests[following].prompt_token_ids is not None and not response.answer.ids:
+            self._drop_turns(following, "the engine gave no token ids of the answer that it should carry")
+            return
+        self._history[following] = before + spoken(self._requests[turn.index], response.answer)
+        now = monotonic_ns() - self._start_ns
+        due = int(self._requests[following].due_at_s * 1e9)
+        if due > now:
+            heapq.heappush(self._due, (due, following))
+            self._set_alarm()
+        else:
+            self._ready.appendleft(Turn(following, now))
+
+    def _drop_turns(self, index: int | None, why: str) -> None:
+        while index is not None:
+            request = self._requests[index]
+            self._left -= 1
+            self._on_record(
+                RequestRecord(
+                    request_id=request.request_id,
+                    due_at_s=request.due_at_s,
+                    error_kind="cancelled",
+                    error=why,
+                )
+            )
+            index = self._next_turn.get(index)
+
+    def _record(self, turn: Turn, response: Response, done_ns: int) -> RequestRecord:
+        start = self._start_ns
+        due_ns = turn.due_ns if self._open_loop else turn.sent_ns - start
+        times = Times(due_ns=due_ns, sent_ns=turn.sent_ns - start, done_ns=done_ns - start, start_ns=start)
+        return build_record(self._requests[turn.index], response, times)
+
+    # --- giving up ----------------------------------------------------------------------------
+
+    async def _sweep(self, stop: threading.Event | None) -> None:
+        """Deadlines and stop, looked at every SWEEP_S instead of by a timer per read."""
+        timeout, stall = int(self._target.timeout_s * 1e9), int(self._target.stall_s * 1e9)
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            if stop is not None and stop.is_set():
+                self._cancel_all("stopped")
+                return
+            self._drop_what_is_over()
+            now = monotonic_ns()
+            for turn in list(self._in_flight):
+                if turn.connection is None:
+                    continue
+                if now - turn.sent_ns > timeout:
+                    turn.connection.fail("timeout", f"no end after {self._target.timeout_s:g} s")
+                elif turn.connection.silent_ns(now) > stall:
+                    turn.connection.fail("stall", f"silent for {self._target.stall_s:g} s")
+            if self._open_loop:
+                self._pool.keep_ready(min(SPARE_CONNECTIONS, self._left - len(self._in_flight)))
+
+    def _cancel_all(self, why: str) -> None:
+        self._stopping = True
+        for turn in list(self._in_flight):
+            if turn.connection is not None:
+                turn.connection.fail("cancelled", why)
+            else:
+                response = Response()
+                response.fail("cancelled", why)
+                turn.sent_ns = monotonic_ns()
+                self._finish(turn, response)
+        self._backlog.drain()
+        if not self._done.done():
+            self._done.set_result(False)

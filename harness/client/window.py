@@ -1,0 +1,104 @@
+"""The timed part: what is held still around it, and what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from time import monotonic_ns
+
+from harness.client.dispatch import Dispatch
+from harness.schema import Noun
+
+Gate = Callable[[], Awaitable[int]]
+"""Waits until the timed part may begin and returns its start, ns on the monotonic clock."""
+_LEAD_NS = 2_000_000
+
+
+class ClientStats(Noun):
+    """What firing cost and how punctual it was. Times in seconds."""
+
+    started_at: str
+    """Wall clock, ISO 8601 UTC, of the start of the timed part."""
+    duration_s: float
+    """Start of the timed part -> end of the last answer."""
+    cpu_s: float
+    """CPU time of all client processes over the timed part."""
+    num_in_flight_max: int
+    """Most requests in flight; with several workers the sum of theirs."""
+    num_connections: int
+    """Connections opened in all."""
+    num_workers: int = 1
+    late_p50_s: float = 0.0
+    """Open loop: sent - due, of requests that did not wait for a free slot."""
+    late_p99_s: float = 0.0
+    late_max_s: float = 0.0
+    interrupted: bool = False
+    """Stopped before its end: by `stop` or Ctrl-C."""
+
+    @property
+    def cpu_share(self) -> float:
+        """CPU used of the one core per worker that there was; near 1 the client measures itself."""
+        return self.cpu_s / (self.duration_s * self.num_workers) if self.duration_s > 0 else 0.0
+
+
+async def soon() -> int:
+    """The gate of a client that waits for nobody."""
+    return monotonic_ns() + _LEAD_NS
+
+
+async def measured(dispatch: Dispatch, stop: threading.Event | None = None, gate: Gate = soon) -> ClientStats:
+    """Prepare, run the timed part, clean up. Ctrl-C arrives as CancelledError, after records are written."""
+    await dispatch.prepare()
+    try:
+        with frozen_gc():
+            started = await gate()
+            cpu = cpu_seconds()
+            started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            finished = await dispatch.run(started, stop)
+            ended, cpu = monotonic_ns(), cpu_seconds() - cpu
+    finally:
+        dispatch.close()
+        await asyncio.sleep(0)
+    late = sorted(dispatch.late_ns)
+    return ClientStats(
+        started_at=started_at,
+        duration_s=max(0, ended - started) / 1e9,
+        cpu_s=cpu,
+        num_in_flight_max=dispatch.num_in_flight_max,
+        num_connections=dispatch.num_connections,
+        late_p50_s=percentile(late, 50) / 1e9,
+        late_p99_s=percentile(late, 99) / 1e9,
+        late_max_s=percentile(late, 100) / 1e9,
+        interrupted=not finished,
+    )
+
+
+def percentile(ordered: Sequence[float], p: float) -> float:
+    """Nearest-rank percentile of sorted values; 0 for none."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))] if ordered else 0.0
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+@contextmanager
+def frozen_gc() -> Iterator[None]:
+    """No garbage collection meanwhile: a pass over a large heap stops all streams for milliseconds."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()

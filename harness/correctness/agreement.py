@@ -1,0 +1,299 @@
+"""The verdict on one trial's timed output: is it what the reference says, up to healthy output's noise?
+
+Five statistics of the replayed tokens (harness/correctness/divergence.py) are compared with a floor: the same
+statistics of healthy output under the same load. Thresholds are multiples of the floor; a bootstrap over
+requests says whether a statistic beyond its threshold could be luck. docs/CORRECTNESS.md explains the
+choices and shows what they catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from scipy.stats import binom
+
+from harness.correctness import divergence, textcheck
+from harness.correctness.divergence import Array, Tokens
+from harness.schema import Agreement, Noun, RequestRecord, Score, Verdict
+
+MULTIPLES = {
+    "mean_abs_dlogprob": 6.0,
+    "outlier_share": 2.0,
+    "mismatch_share": 6.0,
+    "gross_share": 5.0,
+    "mean_margin": 20.0,
+}
+"""A statistic fails beyond its multiple of the floor. Measured multiples, in this order: keys and values in
+fp8, which is no fault, 3.6, 0.8, 3.4, 3 and 10; one expert of one layer x 1.5, which is one, 1.8, 4.3, 1.8, 6
+and 6."""
+
+SMALLEST_FLOOR = {
+    "mean_abs_dlogprob": 1e-4,
+    "outlier_share": 5e-3,
+    "mismatch_share": 1e-3,
+    "gross_share": 1e-3,
+    "mean_margin": 5e-4,
+}
+"""A floor measured on few tokens can be zero by luck; none is taken to be lower than this."""
+
+NOISE = "median_abs_dlogprob"
+"""Key, in floors, of the noise that outliers are measured by."""
+NOISE_CAP = 5.0
+"""More noise than this multiple of the floor's explains nothing: a broken engine must not excuse itself."""
+
+FLOOR_CAP = 5.0
+"""No floor exceeds this multiple of its default: a broken reference must not excuse a broken engine."""
+
+_BF16 = {
+    NOISE: 0.0075,
+    "mean_abs_dlogprob": 0.0125,
+    "outlier_share": 0.0055,
+    "mismatch_share": 0.0125,
+    "gross_share": 0.001,
+    "mean_margin": 0.0007,
+}
+DEFAULT_FLOORS = {
+    "bfloat16": _BF16,
+    # Three more bits of mantissa.
+    "float16": {**SMALLEST_FLOOR, NOISE: 0.001, "mean_abs_dlogprob": 0.0016, "mismatch_share": 0.002},
+    "float32": {**SMALLEST_FLOOR, NOISE: 1e-4},
+}
+"""Healthy engines of a dtype against an fp32 reference, where no floor was measured: tiny-moe on vLLM."""
+
+LEVEL = 0.99
+"""Two-sided level of intervals; a statistic fails when the lower end of its excess lies beyond the limit."""
+SUSPICION = 0.9
+"""Share of resamples beyond the limit from which a statistic that does not fail is CANNOT TELL."""
+MIN_TOKENS = 200
+MIN_REQUESTS = 4
+MIN_EVENTS = 8
+"""Outliers or divergences; fewer say nothing about their share."""
+LATE_SLACK = 1.5
+"""Blocks of positions are many and small: each must exceed its limits by this much to count."""
+CHANCE = 1e-6
+"""A request is called bad when its gross divergences would be this unlikely in healthy output."""
+
+
+class JudgeSettings(Noun):
+    """What the numbers are judged under."""
+
+    dtype: str = "bfloat16"
+    """Effective dtype of the judged variant."""
+    floor_dtype: str = "bfloat16"
+    """Effective dtype of the engine whose output is the floor."""
+    seed: int = 0
+
+
+class _Floor(NamedTuple):
+    """Expected value of each statistic, with its sums per request where it was measured."""
+
+    values: dict[str, float]
+    source: str
+    sums: dict[str, Array]
+
+
+_DEFAULTS = JudgeSettings()
+
+
+def judge(
+    scores: Sequence[Score],
+    records: Sequence[RequestRecord],
+    floor_scores: Sequence[Score] | None = None,
+    settings: JudgeSettings = _DEFAULTS,
+    floor_records: Sequence[RequestRecord] = (),
+) -> Agreement:
+    """The verdict on `scores` (replayed sample of one trial) and `records` (all its requests).
+
+    `floor_scores`: healthy output replayed the same way - the reference variant's own timed output at the
+    same load. Without it, or when it was made at another dtype than the variant runs, the dtype's default
+    floor holds. `floor_records`: that variant's requests of the same scenario; a symptom in the text which
+    they show as often is no fault.
+    """
+    symptoms = _symptoms(records, floor_records)
+    alarms = textcheck.alarms(records)
+    tokens = divergence.tokens_of(scores)
+    floor = _floor(floor_scores or (), settings)
+    if not len(tokens.margin):
+        verdict, reason = _verdict(scores, symptoms, [])
+        reference = scores[0].reference if scores else ""
+        return Agreement(verdict=verdict, reference=reference, reason=reason, alarms=alarms)
+    outlier = _outlier(tokens, floor)
+    sums = divergence.sums(tokens, outlier)
+    surely, perhaps = _compare(sums, floor, settings.seed)
+    bad_from, late = _late(tokens, outlier, floor, settings.seed)
+    findings = [*surely, *late, *_bad_requests(scores, outlier, floor), *symptoms]
+    verdict, reason = _verdict(scores, findings, perhaps)
+    described = _describe([s for s in scores if not s.error and s.token_ids], tokens, outlier)
+    return msgspec.structs.replace(
+        described,
+        verdict=verdict,
+        reason=reason,
+        statistics={n: divergence.interval(s, LEVEL, settings.seed) for n, s in sums.items()},
+        floor=floor.values,
+        floor_source=floor.source,
+        thresholds={n: multiple * floor.values[n] for n, multiple in MULTIPLES.items()},
+        first_bad_position=bad_from,
+        alarms=alarms,
+    )
+
+
+# --- the floor -----------------------------------------------------------------------------------
+
+
+def _floor(floor_scores: Sequence[Score], settings: JudgeSettings) -> _Floor:
+    """The measured floor; the dtype's default where none was measured or it cannot stand for the variant."""
+    tokens = divergence.tokens_of(floor_scores)
+    dtype = settings.dtype if settings.dtype in DEFAULT_FLOORS else "bfloat16"
+    default = DEFAULT_FLOORS[dtype]
+    if len(tokens.margin) < MIN_TOKENS:
+        return _Floor(default, f"default for {dtype}, not measured on this model", {})
+    own_noise = divergence.noise(tokens)
+    noise = default[NOISE] if own_noise is None else own_noise
+    sums = divergence.sums(tokens, divergence.outlier_nats(noise))
+    measured = {n: max(divergence.pooled(s), SMALLEST_FLOOR[n]) for n, s in sums.items()}
+    measured[NOISE] = noise
+    if settings.dtype != settings.floor_dtype:
+        raised = {n: max(v, default[n]) for n, v in measured.items()}
+        source = f"default for {dtype}; the reference's own output is {settings.floor_dtype or 'unknown'}"
+        return _Floor({**default, **raised}, source, {})
+    source = f"measured in this run on {len(tokens.margin)} tokens of the reference's own output"
+    capped = {n: FLOOR_CAP * default[n] for n, v in measured.items() if v > FLOOR_CAP * default[n]}
+    if capped:
+        source += (
+            f", {', '.join(capped)} held at {FLOOR_CAP:g} x the default: the reference is noisier than that"
+        )
+    kept = {n: s for n, s in sums.items() if n not in capped}
+    return _Floor({**default, **measured, **capped}, source, kept)
+
+
+def _floor_draws(floor: _Floor, name: str, seed: int) -> Array | float:
+    """Bootstrap of a measured floor, at least its smallest value; the value itself for a default one."""
+    if name not in floor.sums:
+        return floor.values[name]
+    return np.maximum(divergence.resampled(floor.sums[name], seed + 1), SMALLEST_FLOOR[name])
+
+
+def _outlier(tokens: Tokens, floor: _Floor) -> float:
+    """Nats beyond which a difference is no noise: by the output's own noise, as far as that may go."""
+    largest = NOISE_CAP * floor.values[NOISE]
+    own = divergence.noise(tokens)
+    return divergence.outlier_nats(largest if own is None else min(own, largest))
+
+
+# --- the comparisons -----------------------------------------------------------------------------
+
+
+def _compare(
+    sums: dict[str, Array], floor: _Floor, seed: int, slack: float = 1.0
+) -> tuple[list[str], list[str]]:
+    """Sentences for the statistics surely beyond their limits, and for those beyond that could be luck."""
+    surely, perhaps = [], []
+    for name, request_sums in sums.items():
+        value, multiple = divergence.pooled(request_sums), slack * MULTIPLES[name]
+        few = name.endswith("_share") and request_sums[0].sum() < MIN_EVENTS
+        if value <= multiple * floor.values[name] or few:
+            continue
+        times = f"{value / floor.values[name]:.1f} x the floor of {floor.values[name]:.3g}"
+        words = f"{name} {value:.3g} is {times} (limit {multiple:g} x)"
+        excess = divergence.resampled(request_sums, seed) - multiple * _floor_draws(floor, name, seed)
+        beyond = float((excess > 0).mean())
+        if beyond > (1 + LEVEL) / 2:
+            surely.append(words)
+        elif beyond > SUSPICION:
+            perhaps.append(f"{words}, but its interval crosses the limit")
+    return surely, perhaps
+
+
+def _late(tokens: Tokens, outlier: float, floor: _Floor, seed: int) -> tuple[int | None, list[str]]:
+    """First output position from which every block of positions fails, when earlier blocks do not."""
+    edges = [0, 32]
+    while edges[-1] <= int(tokens.position.max()):
+        edges.append(edges[-1] * 2)
+    failing: list[tuple[int, str]] = []
+    for first, end in reversed(list(pairwise(edges))):
+        block = tokens.where((tokens.position >= first) & (tokens.position < end))
+        if len(np.unique(block.request)) < MIN_REQUESTS or len(block.margin) < MIN_TOKENS // 4:
+            continue
+        surely, _ = _compare(divergence.sums(block, outlier), floor, seed, LATE_SLACK)
+        if not surely:
+            break
+        failing.append((first, surely[0]))
+    if not failing or failing[-1][0] == 0:
+        return None, []
+    first, cause = failing[-1]
+    return first, [f"from output position {first} on: {cause}"]
+
+
+def _bad_requests(scores: Sequence[Score], outlier: float, floor: _Floor) -> list[str]:
+    """Requests whose gross divergences healthy output would show with probability < CHANCE."""
+    expected = min(MULTIPLES["gross_share"] * floor.values["gross_share"], 0.5)
+    usable = [s for s in scores if not s.error and s.token_ids]
+    bad = []
+    for score in usable:
+        gross = sum(m > outlier for m in score.margin)
+        if binom.sf(gross - 1, len(score.token_ids), expected) < CHANCE / len(usable):
+            bad.append((gross / len(score.token_ids), score.request_id))
+    if not bad:
+        return []
+    share, worst = max(bad)
+    return [
+        f"{len(bad)} of {len(usable)} requests diverge grossly (worst {worst}: {share:.0%} of its tokens)"
+    ]
+
+
+def _symptoms(records: Sequence[RequestRecord], healthy: Sequence[RequestRecord]) -> list[str]:
+    """Symptoms in the text that are faults: NaN always, others where healthy output shows fewer."""
+    nan = sum(
+        "is NaN" in r.error or any(s.kind == textcheck.NAN for s in textcheck.symptoms(r)) for r in records
+    )
+    found = [f"{nan} of {len(records)} outputs have logprobs that are not numbers"] if nan else []
+    return found + list(textcheck.excess(records, healthy))
+
+
+def _verdict(scores: Sequence[Score], findings: list[str], perhaps: list[str]) -> tuple[Verdict, str]:
+    """FAIL on any finding; CANNOT TELL on too little or unclear evidence; else PASS."""
+    failed = [s for s in scores if s.error]
+    tokens = sum(len(s.token_ids) for s in scores if not s.error)
+    retokenised = sum(s.retokenised for s in scores)
+    if findings and retokenised:
+        cause = (
+            f"{retokenised} outputs came without token ids and were re-tokenised, which can look like a fault"
+        )
+        return "CANNOT TELL", f"{cause}: {'; '.join(findings)}"
+    if findings:
+        return "FAIL", "; ".join(findings)
+    if not scores:
+        return "CANNOT TELL", "nothing was replayed through a reference"
+    if len(failed) * 5 > len(scores):
+        return "CANNOT TELL", f"{len(failed)} of {len(scores)} requests not scored: {failed[0].error}"
+    if tokens < MIN_TOKENS or len(scores) - len(failed) < MIN_REQUESTS:
+        few = f"only {tokens} tokens of {len(scores) - len(failed)} requests were scored"
+        return "CANNOT TELL", f"{few}; at least {MIN_TOKENS} of {MIN_REQUESTS} are needed"
+    if perhaps:
+        return "CANNOT TELL", "; ".join(perhaps) + "; verify more requests"
+    return "PASS", ""
+
+
+def _describe(usable: Sequence[Score], tokens: Tokens, outlier: float) -> Agreement:
+    """The fields of an Agreement that describe rather than judge; its verdict is still to be given."""
+    firsts = [next((j for j, m in enumerate(s.margin) if m > 0), None) for s in usable]
+    diverged = [f for f in firsts if f is not None]
+    dlogprob = tokens.abs_dlogprob[~np.isnan(tokens.abs_dlogprob)]
+    return Agreement(
+        verdict="CANNOT TELL",
+        reference=usable[0].reference,
+        num_requests=len(usable),
+        num_tokens=len(tokens.margin),
+        token_match=float((tokens.margin == 0).mean()),
+        request_match=1 - len(diverged) / len(usable),
+        first_divergence=int(median(diverged)) if diverged else None,
+        near_ties=int(((tokens.margin > 0) & (tokens.margin <= outlier)).sum()),
+        mean_margin=float(tokens.margin.mean()),
+        p99_margin=float(np.quantile(tokens.margin, 0.99)),
+        mean_abs_dlogprob=float(dlogprob.mean()) if len(dlogprob) else None,
+    )

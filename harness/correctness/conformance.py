@@ -1,0 +1,241 @@
+"""Pre-flight: does this endpoint keep the promises that the measurement rests on?
+
+A dozen small requests before the timed part. A promise that is not kept does not stop the run: it is a point
+with its consequence, shown beside the numbers. The list follows what vendor verifiers check (exact prompt
+counts, parameters honoured, bad ones refused) and the faults that engines have really shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import requests
+
+from harness import client
+from harness.client.body import Target, body, path, url_parts
+from harness.schema import Load, Noun, Request, RequestRecord
+
+PROMPT_IDS = tuple(range(100, 117))
+"""17 ids that every vocabulary has."""
+NUM_TOKENS = 24
+TIMEOUT_S = 120.0
+
+
+class Point(Noun):
+    """One promise: kept or not, what was seen, and what follows for the measurement when it is not kept."""
+
+    name: str
+    held: bool
+    found: str
+    consequence: str
+
+
+class Conformance(Noun):
+    """conformance.json: the pre-flight of one server life."""
+
+    points: tuple[Point, ...]
+
+
+def preflight(target: Target, *, harsh: bool = False) -> tuple[Point, ...]:
+    """All points, in a fixed order. A request that fails is found in the points that needed it.
+
+    `harsh`: send also a token id beyond the vocabulary, of which a GPU engine may die.
+    """
+    probe = _Probe(target)
+    streamed = probe.record()
+    again = probe.record()
+    whole = probe.record(msgspec.structs.replace(target, stream=False))
+    with_logprobs = probe.record(logprobs=True)
+    return (
+        _completes(streamed),
+        _prompt_len(streamed),
+        _output_len(streamed),
+        _usage(streamed),
+        _token_ids(streamed),
+        _logprobs(with_logprobs),
+        _chunks(streamed),
+        _same("stream equals whole answer", streamed, whole, "the streamed text is not what the model said"),
+        _same("greedy output repeats", streamed, again, "agreement must allow for run-to-run noise"),
+        probe.done_marker(),
+        probe.stop_string(streamed),
+        *probe.bad_parameters(harsh),
+        probe.alive_afterwards(),
+    )
+
+
+def broken(points: tuple[Point, ...]) -> tuple[str, ...]:
+    """One sentence per point that did not hold."""
+    return tuple(f"{p.name}: {p.found}; {p.consequence}" for p in points if not p.held)
+
+
+# --- points of a record --------------------------------------------------------------------------
+
+
+def _completes(record: RequestRecord) -> Point:
+    return Point(
+        name="completions with token-id prompts",
+        held=not record.error,
+        found=record.error or "answered",
+        consequence="prompts of exact length cannot be sent, so work is not identical between engines",
+    )
+
+
+def _prompt_len(record: RequestRecord) -> Point:
+    return Point(
+        name="usage.prompt_tokens is exact",
+        held=record.input_len == len(PROMPT_IDS),
+        found=f"{record.input_len} for {len(PROMPT_IDS)} ids",
+        consequence="the engine reads another prompt than was sent (tokens added, dropped or re-tokenised)",
+    )
+
+
+def _output_len(record: RequestRecord) -> Point:
+    return Point(
+        name="max_tokens and ignore_eos are honoured",
+        held=record.output_len == NUM_TOKENS,
+        found=f"{record.output_len} of {NUM_TOKENS} tokens, finish reason {record.finish_reason!r}",
+        consequence="engines generate different amounts of work, and throughput compares unlike things",
+    )
+
+
+def _usage(record: RequestRecord) -> Point:
+    return Point(
+        name="usage chunk in the stream",
+        held=record.usage,
+        found="present" if record.usage else "absent",
+        consequence="output tokens are counted by re-tokenising the text, which is off by some per cent",
+    )
+
+
+def _token_ids(record: RequestRecord) -> Point:
+    num = len(record.output_token_ids or ())
+    return Point(
+        name="output token ids",
+        held=num > 0 and num == record.output_len,
+        found=f"{num} ids for {record.output_len} tokens",
+        consequence="verified outputs are re-tokenised from text, so a FAIL on them is only CANNOT TELL",
+    )
+
+
+def _logprobs(record: RequestRecord) -> Point:
+    num = len(record.output_logprobs or ())
+    return Point(
+        name="logprobs of emitted tokens",
+        held=num > 0 and num == record.output_len,
+        found=record.error or f"{num} logprobs for {record.output_len} tokens",
+        consequence="correctness is judged by margins alone, which takes more tokens to see a subtle fault",
+    )
+
+
+def _chunks(record: RequestRecord) -> Point:
+    return Point(
+        name="one token per chunk",
+        held=len(record.content_at_s) == record.output_len,
+        found=f"{len(record.content_at_s)} chunks for {record.output_len} tokens",
+        consequence="gaps between chunks are not inter-token latencies",
+    )
+
+
+def _same(name: str, one: RequestRecord, other: RequestRecord, consequence: str) -> Point:
+    same = one.text == other.text and not one.error and not other.error
+    at = next((i for i, (a, b) in enumerate(zip(one.text, other.text, strict=False)) if a != b), None)
+    place = f"differ from character {at}" if at is not None else "differ in length"
+    found = other.error or one.error or ("same text" if same else place)
+    return Point(name=name, held=same, found=found, consequence=consequence)
+
+
+# --- points that need requests of their own ------------------------------------------------------
+
+
+class _Probe:
+    """Sends small requests to one target."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = msgspec.structs.replace(target, timeout_s=TIMEOUT_S, num_workers=1)
+        self.request = Request(
+            request_id="preflight", max_tokens=NUM_TOKENS, prompt_token_ids=PROMPT_IDS, ignore_eos=True
+        )
+
+    def record(self, target: Target | None = None, *, logprobs: bool = False) -> RequestRecord:
+        """One request through the very client that measures."""
+        request = msgspec.structs.replace(self.request, logprobs=logprobs)
+        chosen = msgspec.structs.replace(target or self.target, timeout_s=TIMEOUT_S)
+        found: list[RequestRecord] = []
+        client.fire(chosen, (request,), Load(max_concurrency=1), found.append)
+        return found[0]
+
+    def post(self, **fields: Any) -> requests.Response:
+        """The same request with body fields changed, whole or streamed as they say."""
+        whole = msgspec.structs.replace(self.target, stream=bool(fields.get("stream")))
+        content = {**msgspec.json.decode(body(self.request, whole)), **fields}
+        where = url_parts(self.target)
+        url = f"{where.scheme}://{where.netloc}{path(self.request, self.target)}"
+        return requests.post(url, json=content, timeout=TIMEOUT_S)
+
+    def done_marker(self) -> Point:
+        """Whether the stream says that it ended."""
+        found = _try(lambda: self.post(stream=True).text.rstrip().endswith("data: [DONE]"))
+        return Point(
+            name="[DONE] ends the stream",
+            held=found is True,
+            found=found if isinstance(found, str) else "present" if found else "absent",
+            consequence="a stream cut off in the middle cannot be told from a whole one by its end",
+        )
+
+    def stop_string(self, record: RequestRecord) -> Point:
+        """A stop string taken from the middle of the greedy text must end it there."""
+        middle = record.text[len(record.text) // 2 :][:6]
+        expected = record.text.split(middle)[0] if middle else ""
+        choice = (
+            _try(lambda: self.post(stop=[middle]).json()["choices"][0]) if middle else "no text to stop in"
+        )
+        text, reason = (
+            (choice.get("text"), choice.get("finish_reason")) if isinstance(choice, dict) else ("", "")
+        )
+        return Point(
+            name="stop strings",
+            held=bool(middle) and text == expected and reason == "stop",
+            found=f"finish reason {reason!r} after {len(text or '')} of {len(expected)} characters"
+            if isinstance(choice, dict)
+            else str(choice),
+            consequence="workloads that end at a stop string run on to max_tokens on this engine",
+        )
+
+    def bad_parameters(self, harsh: bool) -> list[Point]:
+        """Impossible values must be refused with a 4xx, not served or crash the engine."""
+        bad: dict[str, dict[str, Any]] = {
+            "max_tokens -1": {"max_tokens": -1},
+            "temperature 'hot'": {"temperature": "hot"},
+        }
+        if harsh:
+            bad["a token id beyond the vocabulary"] = {"prompt": [100, 2**31 - 1]}
+        return [self._refused(name, fields) for name, fields in bad.items()]
+
+    def _refused(self, name: str, fields: dict[str, Any]) -> Point:
+        status = _try(lambda: self.post(**fields).status_code)
+        return Point(
+            name=f"{name} is refused",
+            held=isinstance(status, int) and 400 <= status < 500,
+            found=f"HTTP {status}" if isinstance(status, int) else status,
+            consequence="a mistake in a request is measured as if it were meant, or takes the engine down",
+        )
+
+    def alive_afterwards(self) -> Point:
+        """The engine must have survived all that."""
+        record = self.record()
+        return Point(
+            name="still answers after bad requests",
+            held=not record.error,
+            found=record.error or "answered",
+            consequence="one bad request ends the service for everybody",
+        )
+
+
+def _try(ask: Callable[[], Any]) -> Any:
+    """What `ask` returns, or a sentence about how it failed."""
+    try:
+        return ask()
+    except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
+        return f"{type(error).__name__} instead of an answer"

@@ -1,0 +1,79 @@
+"""Is the engine's greedy output the same alone, again, and inside batches? Reported, not required.
+
+Mixture-of-experts models under dynamic batching are not bit-stable even when healthy; how far they are from
+it is the noise that agreement has to allow for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+import msgspec
+
+from harness import client
+from harness.client.body import Target
+from harness.schema import Load, Noun, Request, RequestRecord
+
+BATCHES = (1, 1, 2, 8, 32)
+"""Requests in flight of each pass: the others are compared with the first, the second is its repeat."""
+
+
+class Pass(Noun):
+    """One pass over the prompts against the first pass (alone, one at a time)."""
+
+    concurrency: int
+    num_requests: int
+    num_same: int
+    """Requests with the same token ids (or text) as in the first pass."""
+    first_divergence: int | None = None
+    """Median output position of the first difference, over requests that differ."""
+    max_abs_dlogprob: float | None = None
+    """Over tokens up to the first difference, where logprobs are given: nats."""
+
+
+def passes(target: Target, requests: Sequence[Request], batches: Sequence[int] = BATCHES) -> tuple[Pass, ...]:
+    """The same requests once per batch size. The first pass is the yardstick and not returned."""
+    alone = _fire(target, requests, batches[0])
+    return tuple(_compare(alone, _fire(target, requests, n), n) for n in batches[1:])
+
+
+def words(found: Sequence[Pass]) -> str:
+    """One sentence for the report."""
+    parts = [f"{p.num_same}/{p.num_requests} at {p.concurrency} in flight" for p in found]
+    return f"greedy output equal to that of requests alone: {', '.join(parts)}"
+
+
+def _fire(target: Target, requests: Sequence[Request], concurrency: int) -> list[RequestRecord]:
+    greedy = [msgspec.structs.replace(r, temperature=0.0, logprobs=True, due_at_s=0.0) for r in requests]
+    records: dict[str, RequestRecord] = {}
+    load = Load(max_concurrency=concurrency)
+    client.fire(target, greedy, load, lambda r: records.__setitem__(r.request_id, r))
+    return [records[r.request_id] for r in greedy]
+
+
+def _compare(alone: Sequence[RequestRecord], others: Sequence[RequestRecord], concurrency: int) -> Pass:
+    firsts = [_first_difference(a, b) for a, b in zip(alone, others, strict=True)]
+    differing = [f for f in firsts if f is not None]
+    moved = [
+        abs(x - y)
+        for a, b, end in zip(alone, others, firsts, strict=True)
+        for x, y in zip((a.output_logprobs or ())[:end], (b.output_logprobs or ())[:end], strict=False)
+    ]
+    return Pass(
+        concurrency=concurrency,
+        num_requests=len(firsts),
+        num_same=len(firsts) - len(differing),
+        first_divergence=int(median(differing)) if differing else None,
+        max_abs_dlogprob=max(moved, default=None),
+    )
+
+
+def _first_difference(a: RequestRecord, b: RequestRecord) -> int | None:
+    """Output position (token, or character without ids); 0 when one of them failed; None when equal."""
+    if a.error or b.error:
+        return 0
+    x, y = a.output_token_ids or a.text, b.output_token_ids or b.text
+    if x == y:
+        return None
+    return next((i for i, (p, q) in enumerate(zip(x, y, strict=False)) if p != q), min(len(x), len(y)))

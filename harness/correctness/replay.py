@@ -1,0 +1,130 @@
+"""Teacher-forced replay: the reference scores, in one pass per request, the very tokens that were timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import requests
+
+from harness.correctness.scoring_dialects import Dialect, dialect_of
+from harness.errors import AttestationError
+from harness.schema import Noun, Score
+
+
+class Sample(Noun):
+    """One timed request's token ids, and the engine's own logprobs of its output where it gave them."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    output_token_ids: tuple[int, ...]
+    emitted_logprobs: tuple[float, ...] | None = None
+    retokenised: bool = False
+    """The ids were made from text by us, because the engine gave none."""
+    problem: str = ""
+    """Why it cannot be replayed, "" when it can."""
+
+
+class ReplayOptions(Noun):
+    """How the reference is asked. `top_k` = 1 alternative per position gives rank 1 and the margin."""
+
+    reference: str = ""
+    """Name written into every Score: the reference variant."""
+    top_k: int = 1
+    concurrency: int = 4
+    timeout_s: float = 600.0
+
+
+_DEFAULTS = ReplayOptions()
+
+
+def score(
+    base_url: str,
+    engine_module: Any,
+    model: str,
+    samples: Sequence[Sample],
+    options: ReplayOptions = _DEFAULTS,
+) -> list[Score]:
+    """One Score per sample, in order; base_url is the running reference, `model` its served name.
+
+    A request the reference does not answer (unreachable, out of memory, too long) is a Score with `error`;
+    once the reference is gone the remaining ones are not tried. Raises AttestationError when it answers but
+    without logprobs, and InputError when its engine cannot score: both mean the reference is the wrong one.
+    """
+    asker = _Asker(base_url.rstrip("/"), model, dialect_of(engine_module), options)
+    with ThreadPoolExecutor(max_workers=max(options.concurrency, 1)) as pool:
+        return list(pool.map(asker.score, samples))
+
+
+def unscored(samples: Sequence[Sample], cause: str, reference: str = "") -> list[Score]:
+    """Scores that say why there are none; they keep the ids, so a later `verify` can replay them."""
+    return [_score(s, reference, error=cause) for s in samples]
+
+
+def samples_of(scores: Sequence[Score]) -> list[Sample]:
+    """The samples that stored scores were made from, to replay them through another reference."""
+    return [
+        Sample(
+            request_id=s.request_id,
+            prompt_token_ids=s.prompt_token_ids,
+            output_token_ids=s.token_ids,
+            emitted_logprobs=s.emitted_logprob,
+            retokenised=s.retokenised,
+        )
+        for s in scores
+    ]
+
+
+def _score(sample: Sample, reference: str, error: str = "", **forced: Any) -> Score:
+    return Score(
+        request_id=sample.request_id,
+        reference=reference,
+        prompt_token_ids=sample.prompt_token_ids,
+        token_ids=sample.output_token_ids,
+        logprob=forced.get("logprob", ()),
+        rank=forced.get("rank", ()),
+        margin=forced.get("margin", ()),
+        emitted_logprob=sample.emitted_logprobs,
+        retokenised=sample.retokenised,
+        error=error,
+    )
+
+
+class _Asker:
+    """Asks one reference; remembers that it is gone: a dead one costs one timeout, not one per request."""
+
+    def __init__(self, base_url: str, model: str, dialect: Dialect, options: ReplayOptions) -> None:
+        self.base_url, self.model, self.dialect, self.options = base_url, model, dialect, options
+        self.gone = ""
+
+    def score(self, sample: Sample) -> Score:
+        """The reference's view of one sample, or a Score that says why there is none."""
+        reference = self.options.reference
+        if sample.problem or not sample.output_token_ids:
+            return _score(sample, reference, error=sample.problem or "no output tokens")
+        if self.gone:
+            return _score(sample, reference, error=self.gone)
+        try:
+            response = self._post(sample)
+        except requests.RequestException as e:
+            self.gone = f"reference unreachable in mid-verification: {type(e).__name__}"
+            return _score(sample, reference, error=self.gone)
+        if isinstance(response, str):
+            return _score(sample, reference, error=response)
+        forced = self.dialect.scored(response, sample.prompt_token_ids, sample.output_token_ids)
+        return _score(sample, reference, **forced._asdict())
+
+    def _post(self, sample: Sample) -> dict[str, Any] | str:
+        """The parsed answer, or a sentence about the error it answered with."""
+        path, body = self.dialect.scoring(
+            sample.prompt_token_ids, sample.output_token_ids, self.model, self.options.top_k
+        )
+        with requests.post(self.base_url + path, json=body, timeout=self.options.timeout_s) as answer:
+            if answer.status_code != 200:
+                return f"reference answered HTTP {answer.status_code}: {answer.text[:300]}"
+            try:
+                parsed: dict[str, Any] = answer.json()
+            except requests.JSONDecodeError as e:
+                raise AttestationError(f"the reference's answer to {path} is not JSON ({e})") from e
+            return parsed

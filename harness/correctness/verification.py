@@ -1,0 +1,128 @@
+"""After the timed parts: the reference scores the very tokens that were timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import client, models, plan, registry, server, store
+from harness.correctness import conformance, known_answers, replay, retokenise, tokenizer_identity
+from harness.correctness.replay import ReplayOptions, Sample
+from harness.errors import HarnessError
+from harness.plan import Planned
+from harness.progress import Progress
+from harness.schema import Launch, Model, Request, Score, TrialResult
+from harness.tokens import Vocabulary
+
+
+def replay_run(run: Path, oracle: Planned | None, progress: Progress) -> None:
+    """Score every finished trial that has no scores yet. A reference that fails is recorded as the reason."""
+    waiting = [f for f in trial_folders(run) if not (f / "scores.jsonl").exists()]
+    samples = {f: samples_of(run, f) for f in waiting}
+    samples = {f: s for f, s in samples.items() if s}
+    if not samples or oracle is None:
+        return
+    name = oracle.variant.name
+    if oracle.skip:
+        progress.note(f"reference {name} cannot run: {oracle.skip}")
+        _keep_unscored(samples, f"the reference {name} cannot run here: {oracle.skip}", name)
+        return
+    try:
+        _replay(run, oracle, samples, progress)
+    except HarnessError as error:
+        progress.note(f"reference {name}: {error.message}")
+        left = {f: s for f, s in samples.items() if not (f / "scores.jsonl").exists()}
+        _keep_unscored(left, f"the reference {name} failed: {error.message}", name)
+
+
+def _replay(run: Path, oracle: Planned, samples: dict[Path, list[Sample]], progress: Progress) -> None:
+    chosen = plan.at_port(oracle, server.free_port()) if oracle.launch.launcher != "attach" else oracle
+    folder = run / "reference"
+    folder.mkdir(exist_ok=True)
+    launch = chosen.launch
+    engine = registry.engine(chosen.variant.engine)
+    options = ReplayOptions(reference=chosen.variant.name)
+    with server.serving(launch, folder / "server.log", run.name, progress.stage):
+        for number, (trial, chosen_samples) in enumerate(samples.items(), start=1):
+            progress.stage(f"replay {number}/{len(samples)}: {trial.parent.parent.name} {trial.name}")
+            refused = tokenizer_identity.difference(model_of(trial.parent), chosen.model)
+            if refused:
+                keep(trial, replay.unscored(chosen_samples, refused, options.reference))
+                continue
+            scores = replay.score(launch.base_url, engine, launch.served_model_name, chosen_samples, options)
+            keep(trial, scores)
+
+
+def keep(trial: Path, scores: list[Score]) -> None:
+    """Write scores.jsonl."""
+    with store.RecordWriter(trial / "scores.jsonl") as write:
+        for score in scores:
+            write(score)
+
+
+def _keep_unscored(samples: dict[Path, list[Sample]], cause: str, reference: str) -> None:
+    for trial, chosen in samples.items():
+        keep(trial, replay.unscored(chosen, cause, reference))
+
+
+def preflight(visit: Path, running: server.Running) -> None:
+    """Write which promises of its API the engine keeps; those it breaks become notes of its rows."""
+    engine = registry.engine(running.launch.engine)
+    target = client.Target(
+        base_url=running.launch.base_url,
+        model=running.launch.served_model_name,
+        extras=dict(getattr(engine, "EXTRAS", {})),
+    )
+    points = (*conformance.preflight(target), *known(target, model_of(visit)))
+    store.write(visit / "conformance.json", conformance.Conformance(points=points))
+
+
+def known(target: client.Target, model: Model) -> tuple[conformance.Point, ...]:
+    """Whether it gives the greedy answers recorded beside the model's weights; () where none are."""
+    answers = known_answers.load(model.path) if model.path else ()
+    if not answers:
+        return ()
+    compared = [r for r in known_answers.ask(target, answers) if r.held is not None]
+    if not compared:
+        return ()
+    wrong = [r for r in compared if not r.held]
+    found = f"{len(wrong)} of {len(compared)} wrong"
+    return (
+        conformance.Point(
+            name="known greedy answers",
+            held=not wrong,
+            found=f"{found}, first: {wrong[0].found}" if wrong else found,
+            consequence="this engine computes this model wrongly, or runs another one",
+        ),
+    )
+
+
+def trial_folders(run: Path) -> list[Path]:
+    """Folders of the trials that have records, in name order."""
+    return sorted(p.parent for p in run.glob("*/r*/*/requests.jsonl"))
+
+
+def samples_of(run: Path, folder: Path) -> list[Sample]:
+    """The verified sample of one trial: its stored prompts joined with the recorded output ids."""
+    result_path = folder / "trial.json"
+    if not result_path.exists():
+        return []
+    trial = store.read(result_path, TrialResult).trial
+    path = run / "workloads" / f"{trial.scenario}.jsonl"
+    if not path.exists():
+        return []
+    prompts = {r.request_id: r for r in store.read_lines(path, Request)}
+    vocabulary = Vocabulary(model_of(folder.parent).path)
+    return [
+        retokenise.sample(prompts[record.request_id], record, vocabulary)
+        for record in store.records(folder)
+        if record.request_id in prompts and not record.error
+    ]
+
+
+def model_of(visit: Path) -> Model:
+    """The model of a server life, by its served name; one without files here when that is no alias."""
+    name = store.read(visit / "launch.json", Launch).served_model_name
+    try:
+        return models.resolve(name)
+    except HarnessError:
+        return Model(alias=name)

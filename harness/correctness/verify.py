@@ -1,0 +1,55 @@
+"""The verb `verify`: verdicts again, from what a run stored or from the view of another reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from harness import compare, plan, registry, store
+from harness.correctness import verification
+from harness.errors import StoreError
+from harness.label import feasible
+from harness.progress import Progress
+from harness.schema import Comparison, Recipe, Score
+
+SCORES = "scores.jsonl"
+
+
+def run(run_dir: Path, reference: str = "", progress: Progress | None = None) -> Comparison:
+    """The comparison of a stored run with verdicts recomputed; throughput is untouched.
+
+    `reference`: variant to replay all verified samples through first; its scores replace the stored ones,
+    which are kept as scores.<old reference>.jsonl. One that cannot be reached or dies leaves CANNOT TELL with
+    the cause. Raises InputError for an unknown variant or one that cannot score, StoreError for a run without
+    samples.
+    """
+    if reference:
+        recipe = registry.convert(registry.read_toml(run_dir / "recipe.toml"), Recipe, str(run_dir))
+        chosen = msgspec.structs.replace(recipe, reference=registry.variant(reference).name)
+        oracle = plan.reference(chosen, feasible.probe())
+        if not any(verification.samples_of(run_dir, f) for f in verification.trial_folders(run_dir)):
+            raise StoreError(
+                f"{run_dir.name} holds no verified sample to replay; rerun it with verify= above 0."
+            )
+        with Progress() if progress is None else progress as shown, _set_aside(run_dir):
+            verification.replay_run(run_dir, oracle, shown)
+    return compare.compare(run_dir)
+
+
+@contextmanager
+def _set_aside(run_dir: Path) -> Iterator[None]:
+    """Stored scores get their reference's name; one that gets no successor is put back."""
+    moved: dict[Path, Path] = {}
+    for path in sorted(run_dir.glob(f"*/r*/*/{SCORES}")):
+        first = next(store.read_lines(path, Score), None)
+        moved[path] = path.with_name(f"scores.{(first and first.reference) or 'unscored'}.jsonl")
+        path.replace(moved[path])
+    try:
+        yield
+    finally:
+        for path, aside in moved.items():
+            if not path.exists():
+                aside.replace(path)

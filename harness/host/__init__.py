@@ -1,0 +1,1 @@
+"""This machine: environments, images, telemetry, what is left over."""

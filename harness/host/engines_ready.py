@@ -1,0 +1,46 @@
+"""Makes the process environment of a planned variant, on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from harness import registry
+from harness.errors import HarnessError
+from harness.host import engine_env
+from harness.plan import Planned
+
+
+def ensure(planned: Planned, on_line: Callable[[str], None]) -> None:
+    """Create .engines/<environment> when this variant is launched from it and it is not there.
+
+    Raises MachineError with the package manager's last lines.
+    """
+    name = planned.variant.environment
+    if planned.launch.launcher == "process" and name and planned.deployment.python.startswith(".engines/"):
+        engine_env.ensure(name, registry.ROOT, lambda line: on_line(f"installing {name}: {line}"))
+
+
+def ensure_all(
+    planned: tuple[Planned, ...], oracle: Planned | None, on_line: Callable[[str], None]
+) -> tuple[tuple[Planned, ...], Planned | None]:
+    """Make the environments of all variants, two at a time; a variant whose environment fails is skipped."""
+    everything = (*planned, oracle) if oracle else planned
+    wanted = {p.variant.environment: p for p in everything if p.variant.environment and not p.skip}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        failed = dict(zip(wanted, pool.map(lambda p: _why_not(p, on_line), wanted.values()), strict=True))
+
+    def marked(chosen: Planned) -> Planned:
+        return msgspec.structs.replace(chosen, skip=chosen.skip or failed.get(chosen.variant.environment, ""))
+
+    return tuple(marked(p) for p in planned), marked(oracle) if oracle else None
+
+
+def _why_not(planned: Planned, on_line: Callable[[str], None]) -> str:
+    try:
+        ensure(planned, on_line)
+    except HarnessError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,103 @@
+"""Once a second, beside the client: the engine's /metrics and the accelerators' sensors -> telemetry.jsonl.
+
+A process of its own, so that parsing a large metrics page never delays a time stamp of the client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import requests
+
+from harness import registry, store
+from harness.errors import HarnessError
+from harness.host import gpus
+from harness.schema import Sample
+
+PERIOD_S = 1.0
+_START_S = 30.0
+"""Longest wait for the sampler's first sample."""
+
+
+@contextlib.contextmanager
+def sampling(path: Path, engine: str, base_url: str) -> Iterator[None]:
+    """Samples to `path` while the body runs; its first sample is taken before the body begins.
+
+    A sampler that cannot run costs the telemetry, not the trial.
+    """
+    words = [sys.executable, "-m", "harness.host.telemetry", str(path), engine, base_url]
+    child = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=registry.ROOT
+    )
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        select.select([child.stdout], [], [], _START_S)
+        _tell(child.stdin)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            child.stdin.close()
+        try:
+            child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        child.stdout.close()
+
+
+def read(folder: Path) -> list[Sample]:
+    """The samples of a trial; [] when none were taken or they cannot be read."""
+    with contextlib.suppress(HarnessError):
+        return list(store.read_lines(folder / "telemetry.jsonl", Sample))
+    return []
+
+
+def sample(engine: str, base_url: str, read_gpus: gpus.Reader | None, at_s: float) -> Sample:
+    """One sample now; whatever does not answer is empty in it."""
+    counters: dict[str, float] = {}
+    parse = getattr(registry.engine(engine), "counters", None)
+    if parse:
+        with contextlib.suppress(requests.RequestException):
+            counters = dict(parse(requests.get(base_url + "/metrics", timeout=PERIOD_S).text))
+    return Sample(at_s=at_s, engine=counters, gpus=read_gpus() if read_gpus else ())
+
+
+def main(path: Path, engine: str, base_url: str) -> None:
+    """The sampler: says it is ready, waits for the trial's start, samples until its input is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes our input
+    read_gpus = gpus.reader()
+    sample(engine, base_url, read_gpus, 0.0)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    started = time.monotonic()
+    number = 0
+    with store.RecordWriter(path) as write:
+        while not _closed(sys.stdin, max(0.0, started + number * PERIOD_S - time.monotonic())):
+            write(sample(engine, base_url, read_gpus, time.monotonic() - started))
+            number = max(number + 1, int((time.monotonic() - started) / PERIOD_S))
+        write(sample(engine, base_url, read_gpus, time.monotonic() - started))
+
+
+def _tell(stdin: IO[bytes]) -> None:
+    """Begin: the trial starts now."""
+    with contextlib.suppress(OSError):
+        stdin.write(b"begin\n")
+        stdin.flush()
+
+
+def _closed(stdin: IO[str], wait_s: float) -> bool:
+    """Waits, and says whether the other side has gone."""
+    return bool(select.select([stdin], [], [], wait_s)[0])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

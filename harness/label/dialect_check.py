@@ -1,0 +1,224 @@
+"""`plan --check`: the rendered command parsed by the engine's own parser, before any GPU is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from harness import registry
+from harness.errors import LaunchError, MachineError
+from harness.label import trtllm_options
+from harness.label.dialect import is_branch, version_key
+from harness.registry import ROOT
+from harness.schema import Launch, Noun, ParseResult, Variant
+
+PROGRAMS = {"vllm": "serve", "sglang": "sglang.launch_server"}
+"""Engine -> the word of argv after which its own arguments begin."""
+
+LOCAL = {"vllm": "vllm-cpu", "sglang": "sglang-cpu"}
+"""Engine -> the light environment that holds its real package."""
+
+FORK_FLAGS = {"vllm": ("--all2all-backend",), "sglang": ()}
+"""Flags with values that only a fork's own parser knows."""
+
+PACKAGES = {"sglang": "sglang", "vllm": "vllm-cpu"}
+"""Engine -> package whose other versions bring their parser, which runs in the same environment."""
+
+NO_PARSER = "no parser"
+_TIMEOUT_S = 300.0
+_TAIL_LINES = 10
+
+
+class Parsed(Noun):
+    """What a parser script answers: its package's version, and one error per argument list."""
+
+    version: str
+    errors: tuple[str, ...]
+
+
+def check(variant: Variant, launch: Launch, images: Sequence[str] = ()) -> ParseResult:
+    """Parse one command. `images` are those the Docker Engine holds.
+
+    Raises MachineError when no parser of that engine is on this machine.
+    """
+    return check_all(((variant, launch),), images)[0]
+
+
+def check_all(
+    commands: Sequence[tuple[Variant, Launch]], images: Sequence[str] = ()
+) -> tuple[ParseResult, ...]:
+    """Parse many commands, those that share a parser in one process. Order is kept.
+
+    Raises MachineError when an engine's parser is neither in an image nor in an environment here.
+    """
+    groups: dict[Place, list[int]] = {}
+    for index, (variant, _) in enumerate(commands):
+        groups.setdefault(_place(variant, images), []).append(index)
+    results: dict[int, ParseResult] = {}
+    for place, indices in groups.items():
+        group = [commands[i] for i in indices]
+        results |= zip(indices, _check_group(place, group), strict=True)
+    return tuple(results[i] for i in range(len(commands)))
+
+
+class Place(NamedTuple):
+    """Where commands are parsed: in an image, else in the engine's environment, another version on top."""
+
+    engine: str
+    image: str = ""
+    package: str = ""
+    """Version whose package is put before the environment's own; "" = the environment's."""
+
+
+def _place(variant: Variant, images: Sequence[str]) -> Place:
+    if variant.image in images:
+        return Place(variant.engine, image=variant.image)
+    if variant.engine not in PACKAGES or is_branch(variant.version):
+        return Place(variant.engine)
+    local = registry.variant(LOCAL[variant.engine]).version
+    return Place(variant.engine, package="" if variant.version == local else variant.version)
+
+
+def _check_group(place: Place, group: Sequence[tuple[Variant, Launch]]) -> list[ParseResult]:
+    if place.engine == "trtllm":
+        return [trtllm_options.check(variant, launch) for variant, launch in group]
+    if place.engine not in PROGRAMS:
+        return [_unparsed(variant) for variant, _ in group]
+    arguments = [_checkable(variant, launch, bool(place.image)) for variant, launch in group]
+    parsed = _in_image(place, arguments) if place.image else _in_environment(place, arguments)
+    where = f"image {place.image}" if place.image else f"environment {LOCAL[place.engine]}"
+    return [
+        _result(variant, parsed.version, error, where)
+        for (variant, _), error in zip(group, parsed.errors, strict=True)
+    ]
+
+
+def engine_arguments(launch: Launch) -> tuple[str, ...]:
+    """What the engine's parser sees of argv: everything after the program's name."""
+    start = launch.argv.index(PROGRAMS[launch.engine]) + 1
+    return launch.argv[start:]
+
+
+def _checkable(variant: Variant, launch: Launch, in_image: bool) -> tuple[str, ...]:
+    """The arguments; without a fork's own ones where only an upstream parser is at hand."""
+    words = engine_arguments(launch)
+    if in_image or not is_branch(variant.version):
+        return words
+    own = FORK_FLAGS.get(variant.engine, ())
+    return tuple(
+        w for w, before in zip(words, ("", *words), strict=False) if w not in own and before not in own
+    )
+
+
+def _result(variant: Variant, version: str, error: str, where: str) -> ParseResult:
+    exact = version_key(version.partition("+")[0]) == version_key(variant.version)
+    note = "" if exact else f"pinned to {variant.version}, parsed by {version}"
+    if is_branch(variant.version) and where.startswith("environment"):
+        note += f"; only the fork's image knows its {', '.join(FORK_FLAGS[variant.engine])}"
+    return ParseResult(
+        variant=variant.name,
+        ok=not error,
+        parser=f"{variant.engine} {version} ({where})",
+        exact=exact,
+        error=f"{variant.engine} {version} refuses the command: {error}" if error else "",
+        note=note,
+    )
+
+
+def _unparsed(variant: Variant) -> ParseResult:
+    return ParseResult(
+        variant=variant.name,
+        ok=True,
+        parser=NO_PARSER,
+        exact=False,
+        note="its start is the check",
+    )
+
+
+def _in_environment(place: Place, arguments: Sequence[Sequence[str]]) -> Parsed:
+    engine, name = place.engine, LOCAL[place.engine]
+    python = ROOT / ".engines" / name / "bin" / "python"
+    if not python.exists():
+        raise MachineError(
+            f"No parser of {engine} is on this machine: neither its image nor the environment {name}; "
+            f"`just bench {name}` makes the environment, `docker pull` gets the image."
+        )
+    package = _package(engine, place.package) if place.package else None
+    return _ask((str(python), str(_script(engine))), arguments, package)
+
+
+def _package(engine: str, version: str) -> Path | None:
+    """Folder with that version's package, fetched on first use; None when it cannot be fetched."""
+    folder = ROOT / ".engines" / "parsers" / f"{engine}-{version}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile")
+        wanted = f"{PACKAGES[engine]}=={version}"
+        done = subprocess.run((*pip, "--target", f"{partial}/site", wanted), capture_output=True)
+        if done.returncode != 0:
+            return None
+        Path(partial, "site").rename(folder)
+    return folder
+
+
+def _in_image(place: Place, arguments: Sequence[Sequence[str]]) -> Parsed:
+    script = _script(place.engine)
+    command = (
+        *("docker", "run", "--rm", "-i", "--network", "none", "--entrypoint", "python3"),
+        *("-v", f"{script.parent}:/parsers:ro", place.image, f"/parsers/{script.name}"),
+    )
+    return _ask(command, arguments)
+
+
+def _script(engine: str) -> Path:
+    return ROOT / "engines" / "parsers" / f"{engine}_parser.py"
+
+
+def _ask(command: Sequence[str], arguments: Sequence[Sequence[str]], package: Path | None = None) -> Parsed:
+    """Run a parser script, `package` before its environment's own. Raises MachineError without an answer."""
+    question = json.dumps([list(words) for words in arguments])
+    env = {**os.environ, "PYTHONPATH": str(package)} if package else None
+    try:
+        done = subprocess.run(
+            command, input=question, capture_output=True, text=True, timeout=_TIMEOUT_S, env=env
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MachineError(f"The engine's parser could not be run ({error}); try it by hand.") from error
+    answer = (done.stdout.strip().splitlines() or [""])[-1]
+    try:
+        return msgspec.json.decode(answer, type=Parsed)
+    except msgspec.DecodeError as error:
+        raise MachineError(
+            f"The engine's parser ended with exit code {done.returncode} and no answer; run it by hand: "
+            f"echo '[]' | {shlex.join(command)}",
+            details="\n".join(done.stderr.splitlines()[-_TAIL_LINES:]),
+        ) from error
+
+
+def as_text(results: Sequence[ParseResult]) -> str:
+    """One line per command: verdict, variant, parser, what could not be checked, what was refused."""
+    lines = []
+    for r in results:
+        verdict = "REFUSED" if not r.ok else "parses" if r.parser != NO_PARSER else "-"
+        detail = "; ".join(part for part in (r.error, r.note) if part)
+        lines.append(f"{verdict:8} {r.variant}: {r.parser}{' - ' + detail if detail else ''}")
+    return "\n".join(lines)
+
+
+def refuse(results: Sequence[ParseResult]) -> None:
+    """Raises LaunchError naming variant, flag and version when a command was refused."""
+    refused = [r for r in results if not r.ok]
+    if refused:
+        named = "; ".join(f"{r.variant}: {r.error}" for r in refused)
+        raise LaunchError(f"{named}. Correct the flag (args=, or engines/<engine>.toml) and plan again.")

@@ -1,0 +1,161 @@
+"""Whether a variant can run on a machine, and if not, why: a pure function, and the probe that feeds it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from harness.host import environment
+from harness.launchers.docker_engine import how_to_get
+from harness.registry import ROOT
+from harness.schema import Machine, Model, Variant
+
+__all__ = ["Machine", "feasible", "probe"]
+
+_ENGINE_PACKAGES = ("vllm", "sglang", "tensorrt_llm")
+
+_BYTES_BEYOND_WEIGHTS = 1.1
+"""Weights x this must fit into the GPUs' memory: KV cache and activations want room too."""
+
+
+def feasible(variant: Variant, machine: Machine, model: Model, launcher: str = "") -> str:
+    """Why the variant cannot run here with this model; "" when it can. Nothing is launched or imported."""
+    return (
+        _accelerator(variant, machine)
+        or _experts(variant, model)
+        or _memory(variant, machine, model)
+        or _software(variant, machine, launcher)
+        or _weights(model)
+    )
+
+
+def _accelerator(variant: Variant, machine: Machine) -> str:
+    if variant.accelerator == "cpu":
+        return ""
+    if variant.accelerator != machine.accelerator:
+        return f"needs {variant.accelerator} GPUs, this machine has {_kind(machine)}"
+    if len(machine.gpus) < variant.parallel.num_gpus:
+        return f"needs {variant.parallel.num_gpus} GPUs, this machine has {len(machine.gpus)}"
+    return ""
+
+
+def _kind(machine: Machine) -> str:
+    return "none" if machine.accelerator == "cpu" else f"{len(machine.gpus)} of {machine.accelerator}"
+
+
+def _experts(variant: Variant, model: Model) -> str:
+    size = variant.parallel.expert
+    if size == 1 or not (model.path or model.moe):
+        return ""
+    if model.moe is None:
+        return f"{model.alias} has no experts, so the label's expert parallelism {size} could not hold"
+    if model.moe.num_experts % size:
+        return f"{model.alias} has {model.moe.num_experts} experts, which {size} ranks cannot share evenly"
+    return ""
+
+
+def _memory(variant: Variant, machine: Machine, model: Model) -> str:
+    if variant.accelerator == "cpu" or not machine.gpus or not model.weights_gb:
+        return ""
+    needed_gb = weights_per_gpu_gb(variant, model) * _BYTES_BEYOND_WEIGHTS
+    smallest_gb = min(gpu.memory_gb for gpu in machine.gpus[: variant.parallel.num_gpus])
+    if needed_gb > smallest_gb:
+        return (
+            f"{model.alias} needs about {needed_gb:.0f} GB on each GPU in this layout, "
+            f"the smallest here has {smallest_gb:.0f} GB"
+        )
+    return ""
+
+
+def weights_per_gpu_gb(variant: Variant, model: Model) -> float:
+    """Memory of the weights on one GPU, GB.
+
+    Under data-parallel attention with expert parallelism each rank holds its share of the routed experts
+    and all of the rest. The experts' share of the parameters is DeepSeek-R1's for every MoE (653.9 of 671
+    billion: 58 layers x 256 experts x 44.0 million); smaller models fit either way.
+    """
+    sizes = variant.parallel
+    attention_is_replicated = sizes.data > 1 or sizes.attention_data > 1
+    if model.moe is None or sizes.expert == 1 or not attention_is_replicated:
+        return model.weights_gb / (sizes.tensor * sizes.pipeline)
+    experts_gb = model.weights_gb * 653.9 / 671
+    return experts_gb / sizes.expert + model.weights_gb - experts_gb
+
+
+def _software(variant: Variant, machine: Machine, launcher: str) -> str:
+    if launcher == "attach":
+        return ""
+    contained = launcher == "docker" or (not launcher and variant.accelerator != "cpu" and machine.docker)
+    if contained:
+        return _container(variant, machine)
+    if variant.environment:
+        if variant.environment in machine.environments:
+            return ""
+        return f"its environment is not described: engines/{variant.environment}.requirements.txt is missing"
+    if variant.accelerator == "cpu" or _package(variant) in machine.importable:
+        return ""
+    return f"no Docker Engine answers, and this machine's python3 cannot import {_package(variant)}"
+
+
+def _container(variant: Variant, machine: Machine) -> str:
+    if not machine.docker:
+        return "no Docker Engine answers"
+    if not variant.image:
+        return "it names no image"
+    if variant.image not in machine.images:
+        return f"image {variant.image} is not here; `{how_to_get(variant.image)}` gets it"
+    return ""
+
+
+def _package(variant: Variant) -> str:
+    return {"trtllm": "tensorrt_llm"}.get(variant.engine, variant.engine)
+
+
+def _weights(model: Model) -> str:
+    if model.path:
+        return ""
+    return f"the weights of {model.alias} are not on this machine (download {model.hf_id or model.alias})"
+
+
+def probe() -> Machine:
+    """What this machine offers: GPUs, Docker Engine and images, engine packages. Starts nothing."""
+    gpus = environment.find_gpus()
+    docker, images = _docker()
+    return Machine(
+        accelerator=environment.accelerator(gpus),
+        gpus=gpus,
+        docker=docker,
+        images=images,
+        importable=_importable(),
+        environments=tuple(sorted(p.name.split(".")[0] for p in ROOT.glob("engines/*.requirements.txt"))),
+        free_disk_gb=round(shutil.disk_usage(ROOT).free / 1e9, 1),
+    )
+
+
+def _docker() -> tuple[str, tuple[str, ...]]:
+    """Version of the Docker Engine and the images it holds; ("", ()) when none answers."""
+    from docker.client import from_env
+    from docker.errors import DockerException
+
+    try:
+        engine = from_env(timeout=10)
+        version = str(engine.version()["Version"])
+        images = tuple(sorted(tag for image in engine.images.list() for tag in image.tags))
+        engine.close()
+    except (DockerException, OSError):
+        return "", ()
+    return version, images
+
+
+_FIND = "import importlib.util as u, sys; print(*[p for p in sys.argv[1:] if u.find_spec(p)])"
+
+
+def _importable() -> tuple[str, ...]:
+    """Engine packages of the python3 on PATH, found without importing them."""
+    try:
+        done = subprocess.run(
+            ["python3", "-c", _FIND, *_ENGINE_PACKAGES], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(done.stdout.split())

@@ -1,0 +1,93 @@
+"""Numbers of one trial from its records. Pure; definitions are those printed under every table.
+
+A failed request counts as failed and enters nothing else. Rates are successful work over the window
+first sent -> last content of the successful requests. Percentiles interpolate linearly (numpy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import InputError
+from harness.numbers import steady
+from harness.numbers.columns import Columns, columns
+from harness.schema import Distribution, Metrics, RequestRecord
+
+LIMITS = ("ttft_s", "tpot_s", "e2el_s")
+"""Latencies an SLO may limit."""
+
+
+def metrics(records: Iterable[RequestRecord], slo: Mapping[str, float] | None = None) -> Metrics:
+    """Metrics of records in memory; see `summarize`."""
+    return summarize(columns(records), slo or {})
+
+
+def summarize(table: Columns, slo: Mapping[str, float]) -> Metrics:
+    """Metrics of one trial's columns. `slo` maps ttft_s, tpot_s, e2el_s to limits in seconds.
+
+    Raises InputError for another key in `slo`.
+    """
+    ok = table.ok
+    start, end = window(table)
+    window_s = end - start
+    plateau = steady.steady(table)
+    per_s = 1.0 / window_s if window_s > 0 else 0.0
+    completed = int(ok.sum())
+    num_input, num_output = int(table.input_len[ok].sum()), int(table.output_len[ok].sum())
+    return Metrics(
+        completed=completed,
+        failed=int(ok.size) - completed,
+        window_s=window_s,
+        total_input_tokens=num_input,
+        total_output_tokens=num_output,
+        request_throughput=completed * per_s,
+        output_throughput=num_output * per_s,
+        total_token_throughput=(num_input + num_output) * per_s,
+        request_goodput=int(_good(table, slo).sum()) * per_s if slo else None,
+        steady_window_s=plateau.end_s - plateau.start_s if plateau else None,
+        steady_output_throughput=plateau.output_throughput if plateau else None,
+        ttft_s=distribution(table.ttft_s[ok]),
+        tpot_s=distribution(table.tpot_s[ok]),
+        icl_s=distribution(table.icl_s),
+        e2el_s=distribution(table.e2el_s[ok]),
+        schedule_delay_s=distribution(table.schedule_delay_s[ok]),
+    )
+
+
+def distribution(values: NDArray[np.floating]) -> Distribution | None:
+    """Summary of the defined (finite) values; None when there are none."""
+    finite = np.isfinite(values)
+    defined = values if finite.all() else values[finite]
+    if defined.size == 0:
+        return None
+    p50, p90, p95, p99 = (float(p) for p in np.percentile(defined, (50, 90, 95, 99)))
+    return Distribution(
+        count=int(defined.size),
+        mean=float(defined.mean(dtype=np.float64)),
+        p50=p50,
+        p90=p90,
+        p95=p95,
+        p99=p99,
+        max=float(defined.max()),
+    )
+
+
+def window(table: Columns) -> tuple[float, float]:
+    """First sent and last content of the successful requests, seconds; (0, 0) when there are none."""
+    ends = table.last_at_s[table.ok]
+    ends = ends[np.isfinite(ends)]
+    return (float(table.sent_at_s[table.ok].min()), float(ends.max())) if ends.size else (0.0, 0.0)
+
+
+def _good(table: Columns, slo: Mapping[str, float]) -> NDArray[np.bool_]:
+    """Successful requests that met every limit; a TPOT that is undefined (one token) breaks none."""
+    good = table.ok & np.isfinite(table.last_at_s)
+    for name, limit in slo.items():
+        if name not in LIMITS:
+            raise InputError(f"slo has no limit {name!r}: write one of {', '.join(LIMITS)}, in seconds.")
+        values: NDArray[np.float64] = getattr(table, name)
+        good &= ~(values > limit)
+    return good

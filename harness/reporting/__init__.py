@@ -1,0 +1,1 @@
+"""Table, Markdown, HTML, and the experiment log."""

@@ -1,0 +1,255 @@
+"""EXPERIMENT_LOG.md: written once, appended for ever. An entry is a run; a note names its entry.
+
+Every append is one write to a file opened O_APPEND, under a POSIX lock (which network file systems
+honour between machines), so concurrent writers lose nothing. No function here rewrites the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from harness.command import is_secret, redacted_argv
+from harness.errors import InputError, StoreError
+from harness.reporting.cells import DEFINITIONS
+from harness.reporting.escape import block, markdown, plain
+from harness.reporting.report import failures, markdown_table
+from harness.schema import Comparison, Environment, LogFacts, LoggedRow, Recipe, Row
+
+_HEADING = re.compile(r"^## (?P<date>\S+Z) (?:note(?: on (?P<about>\S+))? by (?P<author>.+)|(?P<run>\S+))$")
+_FACTS = re.compile(r"^```json\n(.+)\n```$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A remark appended later."""
+
+    date: str
+    author: str
+    about: str
+    """Run id of the entry it belongs to; "" = the log as a whole."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One run in the log."""
+
+    run_id: str
+    date: str
+    text: str
+    """The entry as written, hand-written notes included."""
+    facts: LogFacts | None
+    """None when its machine-readable part is missing, damaged or of a later version."""
+    notes: tuple[Note, ...] = ()
+
+
+def entry(comparison: Comparison, environment: Environment, recipe: Recipe, *, bundle: str = "") -> str:
+    """The Markdown of one entry. `bundle` is the sha256 of the results, from reporting.bundle.digest."""
+    facts = _facts(comparison, environment, recipe, bundle)
+    dirty = " + uncommitted changes" * environment.harness_dirty
+    model = recipe.model or "each variant's default"
+    lines = [
+        f"## {environment.started_at} {comparison.run_id}",
+        "",
+        f"- question: {markdown(comparison.question)}",
+        f"- variants: {markdown(', '.join(recipe.variants))}; model: {markdown(model)}",
+        f"- commit: {environment.harness_commit}{dirty}",
+        f"- machine: {markdown(_machine(environment))}",
+        f"- results: sha256 {bundle or 'not computed'}",
+        "",
+        markdown_table(comparison),
+        "",
+        *_part("Verdicts", [f"{c.scenario}: {c.words}" for c in comparison.contrasts]),
+        *_part("Failures", failures(comparison.rows)),
+        *_part("Remarks", list(comparison.notes)),
+        "<details><summary>For replay and history</summary>",
+        "",
+        f"```json\n{msgspec.json.encode(facts).decode()}\n```",
+        "",
+        "</details>",
+        "",
+        "### Notes",
+        "",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def note_text(date: str, author: str, text: str, about: str = "") -> str:
+    """The Markdown of a note; every line is quoted, so that nothing in it can pass for an entry."""
+    quoted = "\n".join(f"> {line}".rstrip() for line in block(text).splitlines())
+    on = f" on {about}" if about else ""
+    return f"## {date} note{on} by {plain(author) or 'unknown'}\n\n{quoted}\n"
+
+
+def append(path: Path, text: str) -> None:
+    """Adds `text` at the end, all of it or nothing; the first append also writes the log's title.
+
+    Raises StoreError when the file cannot be written or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX)
+            _append_locked(fd, text)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be appended to ({error.strerror}); make it writable.") from error
+
+
+def note(path: Path, run_id: str, text: str, *, author: str, date: str) -> None:
+    """Appends a signed, dated note; `run_id` "" makes it one on the log as a whole.
+
+    Raises InputError for an unknown entry or an empty note, StoreError when the log cannot be written.
+    """
+    if not text.strip():
+        raise InputError("The note is empty; write it after the id: just log note ID 'text'.")
+    about = find(path, run_id).run_id if run_id else ""
+    append(path, note_text(date, author, text, about))
+
+
+def entries(path: Path) -> list[Entry]:
+    """All entries in file order, each with its notes. A missing file is an empty log.
+
+    Raises StoreError when the file exists and cannot be read.
+    """
+    found: list[Entry] = []
+    notes: list[Note] = []
+    for heading, body in _blocks(_text(path)):
+        if heading["run"]:
+            text = f"{heading.group(0)}\n{body}"
+            found.append(Entry(heading["run"], heading["date"], text, _parse_facts(body)))
+        else:
+            words = "\n".join(line.removeprefix(">").removeprefix(" ") for line in body.strip().split("\n"))
+            notes.append(Note(heading["date"], heading["author"], heading["about"] or "", words))
+    return [
+        Entry(e.run_id, e.date, e.text, e.facts, tuple(n for n in notes if n.about == e.run_id))
+        for e in found
+    ]
+
+
+def last(path: Path, num: int) -> list[Entry]:
+    """The newest `num` entries, newest first."""
+    return sorted(entries(path), key=lambda e: e.date, reverse=True)[:num]
+
+
+def find(path: Path, run_id: str) -> Entry:
+    """The newest entry of that id, or of the one id that begins so; "last" is the newest of all.
+
+    Raises InputError that lists what exists.
+    """
+    known = last(path, len(_text(path)))
+    if run_id == "last" and known:
+        return known[0]
+    exact = [e for e in known if e.run_id == run_id]
+    matching = exact or [e for e in known if e.run_id.startswith(run_id)]
+    if len({e.run_id for e in matching}) == 1:
+        return matching[0]
+    some = ", ".join(dict.fromkeys(e.run_id for e in (matching or known)[:8])) or "none: the log is empty"
+    what = "names several entries" if matching else "names no entry"
+    raise InputError(f"{run_id!r} {what} of {path.name}; write one of: {some}.")
+
+
+def _append_locked(fd: int, text: str) -> None:
+    size = os.fstat(fd).st_size
+    data = (_TITLE if not size else _separator(fd, size)).encode() + text.encode()
+    written = os.write(fd, data)
+    if written != len(data):
+        os.ftruncate(fd, size)
+        raise OSError(28, "the disk is full")
+
+
+def _separator(fd: int, size: int) -> str:
+    """What makes the next heading start after one empty line, whatever a person left at the end."""
+    tail = os.pread(fd, 2, max(0, size - 2))
+    return "" if tail == b"\n\n" else "\n" if tail.endswith(b"\n") else "\n\n"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}); make it readable.") from error
+
+
+def _blocks(text: str) -> list[tuple[re.Match[str], str]]:
+    """(heading, body) of every dated block; other text before the first one is skipped."""
+    blocks: list[tuple[re.Match[str], list[str]]] = []
+    for line in text.split("\n"):
+        heading = _HEADING.match(line)
+        if heading:
+            blocks.append((heading, []))
+        elif blocks:
+            blocks[-1][1].append(line)
+    return [(heading, "\n".join(lines) + "\n") for heading, lines in blocks]
+
+
+def _parse_facts(body: str) -> LogFacts | None:
+    found = _FACTS.search(body)
+    try:
+        return msgspec.json.decode(found.group(1), type=LogFacts) if found else None
+    except msgspec.MsgspecError:
+        return None
+
+
+def _part(title: str, lines: list[str]) -> list[str]:
+    return [f"{title}:", *(f"- {markdown(line)}" for line in lines), ""] if lines else []
+
+
+def _machine(environment: Environment) -> str:
+    gpus = [gpu.name for gpu in environment.gpus]
+    cpu = f"{environment.cpu_model}, {environment.num_cpus} cores, {environment.memory_gb:.0f} GB"
+    accelerators = (
+        ", ".join(f"{gpus.count(name)}x {name}" for name in dict.fromkeys(gpus)) or "no accelerator"
+    )
+    return f"{cpu}; {accelerators}; {environment.os}; host {environment.hostname_hash}"
+
+
+def _facts(comparison: Comparison, environment: Environment, recipe: Recipe, bundle: str) -> LogFacts:
+    public = msgspec.structs.replace(
+        recipe,
+        env={name: value for name, value in recipe.env.items() if not is_secret(name)},
+        args=redacted_argv(recipe.args),
+    )
+    return LogFacts(
+        run_id=comparison.run_id,
+        date=environment.started_at,
+        commit=environment.harness_commit,
+        host=environment.hostname_hash,
+        recipe=public,
+        rows=tuple(_logged(row) for row in comparison.rows),
+        image_digests=environment.image_digests,
+        bundle=bundle,
+    )
+
+
+def _logged(row: Row) -> LoggedRow:
+    m = row.metrics
+    return LoggedRow(
+        variant=row.variant,
+        scenario=row.scenario,
+        status=row.status,
+        verdict=row.agreement.verdict if row.agreement else "",
+        invalid=row.invalid,
+        num_gpus=row.num_gpus,
+        output_throughput=row.output_throughput,
+        ttft_p50_s=m.ttft_s.p50 if m and m.ttft_s else None,
+        tpot_p50_s=m.tpot_s.p50 if m and m.tpot_s else None,
+    )
+
+
+_TITLE = (
+    "# Experiment log\n\nAppend-only: one entry per run, failures included. `just log` lists it, "
+    "`just log note ID 'text'` appends a note, `just log check` finds results that changed.\n\n"
+    + "".join(f"- {markdown(term)}: {markdown(meaning)}\n" for term, meaning in DEFINITIONS)
+    + "\n"
+)

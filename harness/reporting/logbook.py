@@ -1,0 +1,174 @@
+"""The verbs on the experiment log: list, show, note, check; and what a replay is and says."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.errors import InputError, StoreError
+from harness.host import environment
+from harness.launchers.docker_engine import image_digest
+from harness.reporting import bundle, log
+from harness.reporting.cells import number
+from harness.reporting.escape import plain
+from harness.reporting.log import Entry
+from harness.schema import Comparison, Interval, LogFacts, LoggedRow, Recipe
+
+FILTERS = ("variant", "model", "verdict", "num")
+_SHOWN = 10
+
+
+def run(path: Path, results: Path, words: Sequence[str]) -> str:
+    """`log [show ID | note ID TEXT | check | TEXT | variant=... model=... verdict=... num=...]`.
+
+    Raises InputError for words that are not understood, StoreError when the log cannot be used.
+    """
+    first, rest = (words[0], list(words[1:])) if words else ("list", [])
+    if first == "show":
+        return show(path, rest[0] if rest else "last")
+    if first == "note":
+        return note(path, rest[0] if rest else "", " ".join(rest[1:]))
+    if first == "check":
+        return "\n".join(check(path, results)) or "Every entry's results are there and unchanged."
+    if first == "list" or "=" in first.split(" ")[0]:
+        return listing(path, rest if first == "list" else list(words))
+    return note(path, "", " ".join(words))
+
+
+def listing(path: Path, filters: Sequence[str] = ()) -> str:
+    """One block per entry, newest first. Raises InputError for an unknown filter."""
+    wanted = dict(word.partition("=")[::2] for word in filters)
+    unknown = [key for key in wanted if key not in FILTERS]
+    if unknown:
+        raise InputError(
+            f"The log has no filter {unknown[0]!r}; there are: {', '.join(FILTERS)} (key=value)."
+        )
+    num = wanted.pop("num", str(_SHOWN))
+    if not num.isdigit():
+        raise InputError(f"num={num} is not a whole number; correct it.")
+    found = [e for e in log.last(path, len(log.entries(path))) if _matches(e, wanted)]
+    blocks = [_summary(entry) for entry in found[: int(num)]]
+    left = len(found) - len(blocks)
+    if left > 0:
+        blocks.append(f"{left} older entries; show more with num={len(found)}")
+    return "\n\n".join(blocks) or "The log has no such entry."
+
+
+def show(path: Path, run_id: str) -> str:
+    """An entry as it stands in the log, with its notes."""
+    entry = log.find(path, run_id)
+    notes = [f"Note of {n.date} by {n.author}:\n{n.text}" for n in entry.notes]
+    return "\n\n".join([entry.text.strip(), *notes])
+
+
+def note(path: Path, run_id: str, text: str) -> str:
+    """Appends a note, signed with the git user's or the login's name."""
+    log.note(path, run_id, text, author=author(), date=environment.now())
+    return f"Appended to {path.name}."
+
+
+def check(path: Path, results: Path) -> list[str]:
+    """A sentence per run whose results are missing, changed since its newest entry, or cannot be checked."""
+    problems = []
+    newest: dict[str, Entry] = {entry.run_id: entry for entry in log.entries(path)}
+    for entry in newest.values():
+        problems += _problem(entry, results)
+    return problems
+
+
+def recipe_of(entry: Entry) -> Recipe:
+    """What to run again. Raises InputError when the entry does not say, or its images are others now."""
+    if entry.facts is None:
+        raise InputError(
+            f"Entry {entry.run_id} has no part that this version can replay; use its commit or recipe.toml."
+        )
+    for name, digest in entry.facts.image_digests.items():
+        now = image_digest(name)
+        if digest and now != digest:
+            raise InputError(
+                f"Image {name} is {now or 'not here'}, entry {entry.run_id} used {digest}; fetch that one: "
+                f"docker pull {name.partition(':')[0]}@{digest.rpartition('@')[2]} and tag it {name}."
+            )
+    return entry.facts.recipe
+
+
+def distance(before: LogFacts, now: Comparison) -> list[str]:
+    """How far each row of a replay is from the entry, in words."""
+    rows = {(row.variant, row.scenario): row for row in now.rows}
+    lines = []
+    for old in before.rows:
+        new = rows.get((old.variant, old.scenario))
+        name = f"{old.variant} at {old.scenario}"
+        if new is None:
+            lines.append(f"{name}: not measured again")
+        elif not old.output_throughput or not new.output_throughput:
+            lines.append(f"{name}: {old.status} then, {new.status} now")
+        else:
+            verdict = new.agreement.verdict if new.agreement else ""
+            changed = f"; verdict {old.verdict} then, {verdict} now" * (old.verdict != verdict)
+            lines.append(f"{name}: {_change(old.output_throughput, new.output_throughput)}{changed}")
+    return [plain(line) for line in lines]
+
+
+def author() -> str:
+    """Who signs: git's user.name, else the login."""
+    git = shutil.which("git")
+    name = ""
+    if git:
+        asked = subprocess.run([git, "config", "user.name"], capture_output=True, text=True, check=False)
+        name = asked.stdout.strip()
+    try:
+        return name or getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _change(old: Interval, new: Interval) -> str:
+    change = new.mean / old.mean - 1 if old.mean else float("nan")
+    apart = new.low > old.high or new.high < old.low
+    sure = "one restart each" if min(old.num, new.num) < 2 else "intervals apart" if apart else "within noise"
+    return f"{number(old.mean)} then, {number(new.mean)} output tok/s now ({change:+.1%}, {sure})"
+
+
+def _problem(entry: Entry, results: Path) -> list[str]:
+    if entry.facts is None:
+        return [f"{entry.run_id}: its machine-readable part is missing, damaged or of another version"]
+    if not entry.facts.bundle:
+        return [f"{entry.run_id}: was logged without a hash of its results"]
+    try:
+        same = bundle.digest(results / entry.run_id) == entry.facts.bundle
+    except StoreError as error:
+        return [f"{entry.run_id}: {error.message}"]
+    return [] if same else [f"{entry.run_id}: its results changed since they were logged"]
+
+
+def _matches(entry: Entry, wanted: dict[str, str]) -> bool:
+    if not wanted:
+        return True
+    if entry.facts is None:
+        return False
+    rows = entry.facts.rows
+    tests: dict[str, Callable[[str], bool]] = {
+        "variant": lambda v: any(v in row.variant for row in rows),
+        "model": lambda v: v in entry.facts.recipe.model if entry.facts else False,
+        "verdict": lambda v: any(row.verdict.casefold() == v.casefold() for row in rows),
+    }
+    return all(tests[key](value) for key, value in wanted.items())
+
+
+def _summary(entry: Entry) -> str:
+    head = f"{entry.run_id}  {entry.date}"
+    if entry.facts is None:
+        return f"{head}\n  this version cannot read its data; `just log show {entry.run_id}` shows the text"
+    lines = [head, f"  {plain(entry.facts.recipe.question)}", *(_row(row) for row in entry.facts.rows)]
+    lines += [f"  note of {n.date} by {n.author}: {plain(n.text)}" for n in entry.notes]
+    return "\n".join(lines)
+
+
+def _row(row: LoggedRow) -> str:
+    rate = f"{number(row.output_throughput.mean)} tok/s" if row.output_throughput else row.status
+    marks = [row.verdict or "not verified", "INVALID" if row.invalid else ""]
+    return "    " + plain(f"{row.variant} {row.scenario}: {rate}, {', '.join(filter(None, marks))}")

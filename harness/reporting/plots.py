@@ -1,0 +1,133 @@
+"""Plots as inline SVG that follows the page's light or dark colours. Pure, but for matplotlib's own caches.
+
+SVG without script: it works from file://, prints, and cannot run what an engine wrote. Drawn at the width of
+a phone, so that its text stays readable there; wide pages show several side by side.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.reporting.curves import Curve, frontier
+from harness.reporting.escape import plain
+
+_INK = "#010203"
+"""Stands for the page's text colour; replaced by currentColor."""
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8a00", "#7f7f7f")
+"""Okabe and Ito's palette: told apart by colour-blind readers, on white and on black."""
+_SIZE = (3.5, 2.5)
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.4,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+}
+
+
+def lines(title: str, axes: tuple[str, str], curves: Sequence[Curve], order: Sequence[str]) -> str:
+    """Curves with their bands as SVG; a name has the colour of its place in `order` in every plot."""
+
+    def draw(plot: Axes) -> None:
+        for curve in curves:
+            colour = colour_of(curve.name, order)
+            plot.plot(curve.x, curve.y, color=colour, label=short(curve.name))
+            if curve.low is not None and curve.high is not None:
+                plot.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+
+    return picture(title, axes, draw)
+
+
+def points(title: str, axes: tuple[str, str], groups: Sequence[Curve], order: Sequence[str]) -> str:
+    """Marked points, joined within a group, and the frontier over all of them dashed."""
+    x, y = np.concatenate([g.x for g in groups]), np.concatenate([g.y for g in groups])
+    best = frontier(x, y)
+
+    def draw(plot: Axes) -> None:
+        plot.plot(x[best], y[best], color=_INK, linestyle="--", linewidth=0.8, alpha=0.6)
+        for group in groups:
+            colour = colour_of(group.name, order)
+            plot.plot(group.x, group.y, color=colour, marker="o", markersize=4, label=short(group.name))
+        plot.set_xlim(0, 1.1 * float(x.max()))
+        plot.set_ylim(0, 1.1 * float(y.max()))
+
+    return picture(title, axes, draw)
+
+
+def history(title: str, dates: Sequence[str], groups: Sequence[Curve], order: Sequence[str]) -> str:
+    """Values with intervals over numbered runs; x of each curve are indices into `dates`."""
+
+    def draw(plot: Axes) -> None:
+        for group in groups:
+            colour = colour_of(group.name, order)
+            plot.plot(group.x, group.y, color=colour, marker="o", markersize=3, label=short(group.name))
+            if group.low is not None and group.high is not None:
+                plot.vlines(group.x, group.low, group.high, color=colour, linewidth=1)
+        shown = range(0, len(dates), max(1, len(dates) // 4))
+        plot.set_xticks(list(shown), [dates[i][5:10] for i in shown])
+        plot.set_ylim(bottom=0)
+
+    return picture(title, ("run", "output tok/s"), draw)
+
+
+def picture(title: str, axes: tuple[str, str], draw: Callable[[Axes], None]) -> str:
+    """One pair of axes as SVG, its legend below."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        plot = figure.add_subplot()
+        draw(plot)
+        plot.set_title(plain(title, 60), loc="left")
+        plot.set_xlabel(axes[0])
+        plot.set_ylabel(axes[1])
+        plot.grid(alpha=0.25, linewidth=0.5)
+        handles, labels = plot.get_legend_handles_labels()
+        if labels:
+            figure.legend(handles, labels, loc="outside lower left", ncols=2, handlelength=1.2)
+        return svg(figure, title)
+
+
+def svg(figure: Figure, title: str) -> str:
+    """A figure as an <svg> element with ids of its own, for use inside a page."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"font-family: [^;]*;", "", text)
+    prefix = "p" + re.sub(r"[^a-z0-9]+", "-", title.lower())
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r'(url\(|href=")#', rf"\1#{prefix}-", text)
+    label = plain(title).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{label}"', text, count=1)
+
+
+def colour_of(name: str, order: Sequence[str]) -> str:
+    """The colour of a name, the same in all plots of a page."""
+    return COLOURS[(order.index(name) if name in order else len(order)) % len(COLOURS)]
+
+
+def short(name: str) -> str:
+    """A name that fits a legend; matplotlib leaves out labels that begin with an underscore."""
+    return plain(name, 26).lstrip("_") or "-"

@@ -1,0 +1,188 @@
+"""A Comparison as a terminal table and as report.md. Pure; everything an engine wrote is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from harness.reporting.cells import DEFINITIONS, HEADERS, cells, rankable, ranked, struck
+from harness.reporting.escape import block, plain
+from harness.reporting.escape import markdown as md
+from harness.schema import Comparison, Environment, Recipe, Row, Scalar
+
+_NUMERIC = (0, 3, 4, 5, 6, 7)
+_TERMINAL_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("#", "right"),
+    ("variant", "left"),
+    ("output\ntok/s", "right"),
+    ("/GPU", "right"),
+    ("TTFT ms\np50/p99", "right"),
+    ("TPOT ms\np50/p99", "right"),
+    ("failed", "right"),
+    ("agreement", "left"),
+    ("label", "left"),
+)
+
+
+def table(comparison: Comparison) -> Table:
+    """The comparison for a terminal of 80 columns: FAIL rows struck out, unranked rows dim."""
+    title = Text(plain(comparison.question))
+    view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    on_gpu = any(row.num_gpus for row in comparison.rows)
+    for header, justify in _TERMINAL_COLUMNS:
+        if header != "/GPU" or on_gpu:
+            view.add_column(header, justify=justify, overflow="fold", no_wrap=justify == "right")
+    scenario = ""
+    for rank, row in ranked(comparison.rows):
+        if row.scenario != scenario:
+            view.add_section()
+            view.add_row("", Text(plain(row.scenario), style="bold"))
+            scenario = row.scenario
+        view.add_row(*_terminal_cells(row, rank, on_gpu))
+    return view
+
+
+def footnotes(comparison: Comparison) -> tuple[str, ...]:
+    """Lines printed under the terminal table: verdicts, failures, then what the columns mean."""
+    lines = [plain(f"{c.scenario}: {c.words}") for c in comparison.contrasts]
+    lines += [plain(line) for line in failures(comparison.rows)]
+    lines += [plain(note) for note in comparison.notes]
+    return (*lines, *(f"{term}: {meaning}" for term, meaning in DEFINITIONS))
+
+
+def markdown(comparison: Comparison, environment: Environment | None, recipe: Recipe | None = None) -> str:
+    """report.md: table, definitions, verdicts, failures, fairness ledger, machine, how to reproduce."""
+    sections = (
+        ("", markdown_table(comparison)),
+        ("", "\n".join(f"- **{md(term)}**: {md(meaning)}" for term, meaning in DEFINITIONS)),
+        ("Verdicts", _bullets(f"{c.scenario}: {c.words}" for c in comparison.contrasts)),
+        ("Failures", _bullets(failures(comparison.rows))),
+        ("Notes", _bullets((*comparison.notes, *_row_notes(comparison.rows)))),
+        ("Where the compared engines differ", _ledger(comparison)),
+        ("Machine", _machine(environment) if environment else ""),
+        ("Reproduce", _reproduction(comparison, environment, recipe)),
+    )
+    parts = [f"# {md(comparison.question)}", f"Run `{comparison.run_id}`."]
+    parts += [f"## {title}\n\n{body}" if title else body for title, body in sections if body]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(comparison: Comparison) -> str:
+    """The table alone, as the experiment log carries it."""
+    lines = [_line(HEADERS), _line("--:" if i in _NUMERIC else ":--" for i in range(len(HEADERS)))]
+    for rank, row in ranked(comparison.rows):
+        safe = [md(cell) for cell in cells(row, rank)]
+        lines.append(
+            _line(f"~~{cell}~~" if struck(row) and 2 < i < 8 else cell for i, cell in enumerate(safe))
+        )
+    return "\n".join(lines)
+
+
+def failures(rows: Iterable[Row]) -> list[str]:
+    """What did not work, with its cause, one line a row."""
+    lines = []
+    for row in rows:
+        name = f"{row.variant} at {row.scenario}"
+        if row.status != "done":
+            lines.append(f"{name} {row.status}: {row.reason or 'no cause recorded'}")
+        if row.invalid:
+            lines.append(f"{name} is not ranked: {row.invalid}")
+        if row.agreement and row.agreement.verdict == "FAIL":
+            lines.append(f"{name} answers wrongly: {row.agreement.reason or 'no cause recorded'}")
+        if row.agreement and row.agreement.verdict == "CANNOT TELL":
+            lines.append(f"{name} cannot be judged: {row.agreement.reason or 'no cause recorded'}")
+        if row.agreement:
+            lines += [f"{name} raised an alarm: {alarm}" for alarm in row.agreement.alarms]
+        if row.metrics and row.metrics.failed:
+            total = row.metrics.failed + row.metrics.completed
+            lines.append(f"{name}: {row.metrics.failed} of {total} requests failed")
+    return lines
+
+
+def _terminal_cells(row: Row, rank: int | None, on_gpu: bool) -> list[Text]:
+    """Cells short enough for 80 columns; reasons of INVALID rows stand in the footnotes."""
+    full = cells(row, rank)
+    numbers = [
+        full[3].replace(" (", "\n").replace(", ", "\n").rstrip(")"),
+        *([full[4]] if on_gpu else []),
+        *full[5:8],
+    ]
+    style, around = ("strike red", "red") if struck(row) else ("", "") if rankable(row) else ("dim", "dim")
+    standing = "INVALID" if row.invalid and row.status == "done" else full[9]
+    return [
+        *(Text(plain(cell), style=around) for cell in (full[0], full[1])),
+        *(Text(block(cell), style=style) for cell in numbers),
+        *(Text(block(cell), style=around) for cell in (full[8].replace(", ", "\n"), standing)),
+    ]
+
+
+def _line(cells_: Iterable[str]) -> str:
+    return "| " + " | ".join(cells_) + " |"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {md(line)}" for line in lines)
+
+
+def _row_notes(rows: Iterable[Row]) -> list[str]:
+    return [f"{row.variant} at {row.scenario}: {note}" for row in rows for note in row.notes]
+
+
+def _ledger(comparison: Comparison) -> str:
+    if not comparison.differences:
+        return ""
+    variants = list(dict.fromkeys(v for d in comparison.differences for v in d.values))
+    lines = [_line(("setting", *map(md, variants), "reason")), _line([":--"] * (len(variants) + 2))]
+    for difference in comparison.differences:
+        values = [md(_shown(difference.values.get(v))) for v in variants]
+        lines.append(_line((md(difference.field), *values, md(difference.reason))))
+    return "\n".join(lines)
+
+
+def _shown(value: Scalar) -> str:
+    return "not shown" if value is None else str(value)
+
+
+def machine_facts(environment: Environment | None) -> list[tuple[str, str]]:
+    """What the run was made on, by name."""
+    if environment is None:
+        return []
+    gpus = [f"{gpu.name}, {gpu.memory_gb:.0f} GB, driver {gpu.driver or '?'}" for gpu in environment.gpus]
+    facts = (
+        ("started", environment.started_at),
+        ("commit", environment.harness_commit + (" + uncommitted changes" * environment.harness_dirty)),
+        ("CPU", f"{environment.cpu_model}, {environment.num_cpus} cores, {environment.memory_gb:.0f} GB"),
+        ("accelerators", "; ".join(gpus) or "none"),
+        ("system", f"{environment.os}, kernel {environment.kernel}, Python {environment.python}"),
+        ("host", environment.hostname_hash),
+        ("weights", "; ".join(f"{name} {digest[:16]}" for name, digest in environment.weights.items())),
+        ("images", "; ".join(f"{name} {digest}" for name, digest in environment.image_digests.items())),
+    )
+    return [(name, value) for name, value in facts if value]
+
+
+def commands(comparison: Comparison, environment: Environment | None) -> str:
+    """What to type to get this run again."""
+    lines = [f"git checkout {environment.harness_commit}"] if environment else []
+    return "\n".join([*lines, f"just bench recipe=results/{comparison.run_id}/recipe.toml"])
+
+
+def _machine(environment: Environment) -> str:
+    return "\n".join(f"- {name}: {md(value)}" for name, value in machine_facts(environment))
+
+
+def _reproduction(comparison: Comparison, environment: Environment | None, recipe: Recipe | None) -> str:
+    words = f"```\n{commands(comparison, environment)}\n```"
+    if environment and environment.harness_dirty:
+        words += (
+            "\n\nThe working tree had uncommitted changes: the commit alone may not give the same numbers."
+        )
+    if recipe:
+        repeats = recipe.repeats or "auto"
+        words += f"\n\nSeed {recipe.seed}, {repeats} restart(s) per variant, "
+        words += f"{recipe.warmup} warm-up requests per trial."
+    return words

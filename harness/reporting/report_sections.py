@@ -1,0 +1,252 @@
+"""What report.html shows of one run beyond the table, read from its folder and from the experiment log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from harness import store
+from harness.errors import StoreError
+from harness.host import telemetry
+from harness.numbers import collector
+from harness.numbers.columns import Columns
+from harness.numbers.steady import LUMP_SHARE
+from harness.reporting import curves, history, log, plots, report_routing
+from harness.reporting.curves import Curve
+from harness.reporting.report_html import Block, Section
+from harness.schema import Comparison, Metrics, Recipe, RequestRecord, Row, Sample, Score, TrialResult
+
+_GAUGES = (
+    ("running", "requests running"),
+    ("waiting", "requests waiting"),
+    ("kv_usage", "KV cache in use (share)"),
+    ("preemptions", "preemptions"),
+)
+Draw = Callable[[str, "list[Told]", Sequence[str]], list[str]]
+"""(scenario, its trials, order of the variants' colours) -> plots."""
+_NUM_ANSWERS = 2
+_ANSWER_LEN = 1200
+
+
+class Told(NamedTuple):
+    """One trial, as the plots need it."""
+
+    result: TrialResult
+    table: Columns
+    samples: list[Sample]
+    scores: list[Score]
+    answers: list[RequestRecord]
+
+    @property
+    def variant(self) -> str:
+        """Name for legends."""
+        return self.result.trial.variant
+
+
+def sections(
+    run: Path, comparison: Comparison, recipe: Recipe, entries: Sequence[log.Entry]
+) -> list[Section]:
+    """Plots, agreement, history, answers and log tails. Trials that cannot be read are left out."""
+    trials, failures = _read(run)
+    scenarios = list(dict.fromkeys(row.scenario for row in comparison.rows))
+    order = tuple(dict.fromkeys(row.variant for row in comparison.rows))
+    past = history.of(entries, recipe.question, recipe.model)
+    return [
+        Section(
+            "Throughput and interactivity",
+            "Up and to the right is better: tokens/s of the whole per accelerator against tokens/s one user "
+            "sees (1 / median TPOT). Points of one variant are its loads; nothing beats the dashed line.",
+            plots=_pareto(comparison.rows, order),
+        ),
+        Section("Latencies", plots=_each(scenarios, trials, _distributions, order)),
+        Section(
+            "Over time",
+            "By the time a request was sent: median, with a band from p10 to p90; engine figures beneath.",
+            plots=_each(scenarios, trials, _timelines, order),
+        ),
+        _agreement(scenarios, trials, comparison, order),
+        report_routing.section(run, order),
+        Section(
+            "The same question before",
+            plots=[
+                plots.history(f"{s}: output tok/s by run", past.dates, found, order)
+                for s in scenarios
+                if len(past.facts) > 1 and (found := history.curves(past, s))
+            ],
+            lines=history.regressions(past),
+        ),
+        Section("What they answered", blocks=_answers(trials)),
+        Section("Log tails of failures", blocks=failures),
+    ]
+
+
+def _read(run: Path) -> tuple[list[Told], list[Block]]:
+    trials, failures = [], []
+    for path in sorted(run.glob("*/r*/*/trial.json")):
+        try:
+            result = store.read(path, TrialResult)
+            if result.evidence:
+                failures.append(Block(f"{result.trial.variant} at {result.trial.scenario}", result.evidence))
+            if result.status == "done":
+                trials.append(_told(path.parent, result))
+        except StoreError:
+            continue  # the comparison's notes name it
+    return trials, failures
+
+
+def _told(folder: Path, result: TrialResult) -> Told:
+    collected = collector.collect(folder / "requests.jsonl")
+    scores = folder / "scores.jsonl"
+    return Told(
+        result=result,
+        table=collected.columns,
+        samples=telemetry.read(folder),
+        scores=list(store.read_lines(scores, Score)) if scores.exists() else [],
+        answers=[r for r in collected.sample() if not r.error and r.text][:_NUM_ANSWERS],
+    )
+
+
+def _each(scenarios: Iterable[str], trials: Sequence[Told], draw: Draw, order: Sequence[str]) -> list[str]:
+    return [
+        plot
+        for scenario in scenarios
+        if (found := [t for t in trials if t.result.trial.scenario == scenario])
+        for plot in draw(scenario, found, order)
+    ]
+
+
+def _distributions(scenario: str, trials: list[Told], order: Sequence[str]) -> list[str]:
+    """CDFs over all restarts of a variant together."""
+    drawn = []
+    for field, name in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2el_s", "E2EL")):
+        found = [
+            curves.cdf(variant, np.concatenate([getattr(t.table, field)[t.table.ok] for t in group]))
+            for variant, group in _by_variant(trials).items()
+        ]
+        drawn.append(_lines(f"{name}, {scenario}", (f"{name} (ms)", "share of requests"), found, order))
+    return [plot for plot in drawn if plot]
+
+
+def _timelines(scenario: str, trials: list[Told], order: Sequence[str]) -> list[str]:
+    """The first restart of each variant."""
+    first = [group[0] for group in _by_variant(trials).values()]
+    drawn = [
+        _lines(
+            f"{name} over time, {scenario}",
+            ("s since start", f"{name} (ms)"),
+            [curves.over_time(t.variant, t.table, field) for t in first],
+            order,
+        )
+        for field, name in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"))
+    ]
+    for key, name in _GAUGES:
+        found = [curves.gauge(t.variant, t.samples, key) for t in first]
+        drawn.append(_lines(f"{name}, {scenario}", ("s since start", name), found, order))
+    drawn.append(
+        _lines(
+            f"power, {scenario}",
+            ("s since start", "W"),
+            [curves.power(t.variant, t.samples) for t in first],
+            order,
+        )
+    )
+    return [plot for plot in drawn if plot]
+
+
+def _agreement(
+    scenarios: Iterable[str], trials: Sequence[Told], comparison: Comparison, order: Sequence[str]
+) -> Section:
+    def draw(scenario: str, found: list[Told], order: Sequence[str]) -> list[str]:
+        lines = [
+            curves.margin_by_position(variant, [s for t in group for s in t.scores])
+            for variant, group in _by_variant(found).items()
+        ]
+        plot = _lines(
+            f"margin by position, {scenario}", ("output position", "mean margin (nats)"), lines, order
+        )
+        return [plot] if plot else []
+
+    judged = [(row, row.agreement) for row in comparison.rows if row.agreement]
+    return Section(
+        "Agreement with the reference",
+        "Margin: how much more probable the reference finds its own choice than the emitted token. "
+        "A statistic counts against its floor, the noise of healthy output under the same load.",
+        plots=_each(scenarios, trials, draw, order),
+        headers=("variant", "scenario", "verdict", "statistic", "value", "floor", "limit", "reason"),
+        rows=[
+            (
+                row.variant,
+                row.scenario,
+                a.verdict,
+                name,
+                f"{value.mean:.4g} ({value.low:.4g}-{value.high:.4g})",
+                f"{a.floor[name]:.4g}" if name in a.floor else "-",
+                f"{a.thresholds[name]:.4g}" if name in a.thresholds else "-",
+                a.reason,
+            )
+            for row, a in judged
+            for name, value in a.statistics.items()
+        ],
+    )
+
+
+def _pareto(rows: Sequence[Row], order: Sequence[str]) -> list[str]:
+    """A plot per workload: each variant's loads as points, the frontier over all."""
+    drawn = []
+    for workload in dict.fromkeys(row.scenario.partition("@")[0] for row in rows):
+        groups: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            point = _point(row)
+            if point and row.scenario.partition("@")[0] == workload:
+                groups.setdefault(row.variant, []).append(point)
+        found = [Curve(name, *np.array(sorted(points)).T) for name, points in groups.items()]
+        if not found:
+            continue
+        per = "per accelerator" if any(row.num_gpus for row in rows) else "of the host"
+        axes = ("tok/s one user sees (1 / TPOT)", f"output tok/s {per}")
+        drawn.append(plots.points(workload, axes, found, order))
+    return drawn
+
+
+def _point(row: Row) -> tuple[float, float] | None:
+    """(interactivity, output throughput per accelerator) of a row that counts."""
+    tpot = row.metrics.tpot_s if row.metrics else None
+    wrong = row.agreement is not None and row.agreement.verdict == "FAIL"
+    if not tpot or not tpot.p50 or not row.output_throughput or row.invalid or wrong or row.status != "done":
+        return None
+    if row.metrics and _held_back(row.metrics):
+        return None
+    return 1.0 / tpot.p50, row.output_throughput.mean / max(1, row.num_gpus)
+
+
+def _held_back(found: Metrics) -> bool:
+    """Whether most answers arrived whole: their TPOT then says nothing of what a user sees."""
+    tpot, e2el = found.tpot_s, found.e2el_s
+    if not tpot or not e2el or tpot.p50 is None or e2el.p50 is None or not found.total_output_tokens:
+        return False
+    return tpot.p50 < LUMP_SHARE * e2el.p50 * found.completed / found.total_output_tokens
+
+
+def _answers(trials: Sequence[Told]) -> list[Block]:
+    return [
+        Block(f"{t.variant} at {t.result.trial.scenario}, request {r.request_id}", r.text[:_ANSWER_LEN])
+        for t in trials
+        if t.result.trial.restart == 1
+        for r in t.answers
+    ]
+
+
+def _by_variant(trials: Iterable[Told]) -> dict[str, list[Told]]:
+    groups: dict[str, list[Told]] = {}
+    for told in trials:
+        groups.setdefault(told.variant, []).append(told)
+    return groups
+
+
+def _lines(title: str, axes: tuple[str, str], found: Sequence[Curve | None], order: Sequence[str]) -> str:
+    """The plot, or "" when there is nothing to draw."""
+    known = [curve for curve in found if curve is not None and curve.x.size]
+    return plots.lines(title, axes, known, order) if known else ""
