@@ -48,6 +48,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         self.response = Response()
         self.open = False
+        self._num_answers = 0
         self.last_ns = 0
         """Last activity: sent, or the last read."""
 
@@ -171,8 +172,15 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def was_stale(self) -> bool:
+        """It had carried an answer before, and died without a byte of the next one."""
+        lost = self.response.error_kind == "reset" and not self.response.started
+        return lost and self._num_answers > 0
+
     def _settle(self, reusable: bool) -> None:
         on_done, self._on_done = self._on_done, None
+        self._num_answers += reusable
         self._look_closely = True
         if not reusable:
             self.abort()

@@ -32,7 +32,7 @@ SPARE_CONNECTIONS = 16
 class Turn:
     """One request on its way."""
 
-    __slots__ = ("connection", "due_ns", "held", "index", "payload", "sent_ns")
+    __slots__ = ("connection", "due_ns", "held", "index", "payload", "resent", "sent_ns")
 
     def __init__(self, index: int, due_ns: int) -> None:
         self.index = index
@@ -41,6 +41,8 @@ class Turn:
         """It had to wait for a free slot or an earlier turn, so being late is no fault of the client."""
         self.payload = b""
         self.sent_ns = 0
+        self.resent = False
+        """Sent again because the kept connection it first went out on was already closed by the server."""
         self.connection: Connection | None = None
 
 
@@ -183,13 +185,17 @@ class Dispatch:
         if connection is not None:
             self._send(turn, connection)
         else:
-            task = connect_later(self._pool, self._loop, lambda made: self._on_connect(turn, made))
-            self._connects.add(task)
-            task.add_done_callback(self._connects.discard)
+            self._connect(turn)
         if self._open_loop:
             self._pool.keep_ready(min(SPARE_CONNECTIONS, self._left - len(self._in_flight)))
         if self._prebuild_order:
             self._loop.call_soon(self._prebuild_one)
+
+    def _connect(self, turn: Turn) -> None:
+        """Send on a new connection as soon as there is one."""
+        task = connect_later(self._pool, self._loop, lambda made: self._on_connect(turn, made))
+        self._connects.add(task)
+        task.add_done_callback(self._connects.discard)
 
     def _on_connect(self, turn: Turn, made: Connection | OSError) -> None:
         if turn not in self._in_flight:
@@ -207,9 +213,10 @@ class Dispatch:
 
     def _send(self, turn: Turn, connection: Connection) -> None:
         turn.connection = connection
-        turn.sent_ns = connection.send(turn.payload, lambda c: self._on_answer(turn, c))
+        sent_ns = connection.send(turn.payload, lambda c: self._on_answer(turn, c))
+        turn.sent_ns = turn.sent_ns or sent_ns
         turn.payload = b""
-        if self._open_loop and not turn.held:
+        if self._open_loop and not turn.held and not turn.resent:
             self.late_ns.append(turn.sent_ns - self._start_ns - turn.due_ns)
 
     def _build(self, index: int) -> bytes:
@@ -229,7 +236,20 @@ class Dispatch:
 
     def _on_answer(self, turn: Turn, connection: Connection) -> None:
         self._pool.give(connection)
-        self._finish(turn, connection.response)
+        if connection.was_stale and not turn.resent:
+            self._resend(turn)
+        else:
+            self._finish(turn, connection.response)
+
+    def _resend(self, turn: Turn) -> None:
+        """Once more on a fresh connection; the time since the first try counts.
+
+        Some servers promise keep-alive and close after each answer (llama.cpp): as every HTTP client does, a
+        kept connection that died before a byte came back is taken for closed, not for a failed request.
+        """
+        turn.resent = True
+        turn.payload = self._build(turn.index)
+        self._connect(turn)
 
     def _finish(self, turn: Turn, response: Response) -> None:
         """Free the turn's place at once; parse and record it when no read is waiting."""
