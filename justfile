@@ -66,6 +66,10 @@ ep-check *words: setup
 trace *words: setup
     @{{ python }} -m harness trace "$@"
 
+# What this machine has and lacks, and which variants can run here
+doctor: setup
+    @{{ python }} -m harness doctor
+
 # Build an image of docker/: image NAME [KEY=VALUE ...]
 image *words: setup
     @{{ python }} -m harness image "$@"
