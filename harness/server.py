@@ -18,6 +18,7 @@ from harness.command import by_hand, is_secret, redacted_argv
 from harness.errors import LaunchError
 from harness.label import signatures
 from harness.launchers import Server
+from harness.registry import ROOT
 from harness.schema import Evidence, Launch
 
 _QUIET_S = 300.0
@@ -77,17 +78,19 @@ def storable(evidence: Evidence) -> Evidence:
     return msgspec.structs.replace(
         evidence,
         log=(),
-        environ=ours,
-        cmdline=redacted_argv(evidence.cmdline),
+        environ=_public(ours),
+        cmdline=tuple(_public(redacted_argv(evidence.cmdline))),
         server_info=_public(evidence.server_info),
     )
 
 
 def _public(value: Any) -> Any:
-    """The same, values of secret names replaced, at any depth."""
+    """The same at any depth, without values of secret names and without this machine's own folders."""
     if isinstance(value, dict):
         return {k: "***" if is_secret(str(k)) and v else _public(v) for k, v in value.items()}
-    return [_public(v) for v in value] if isinstance(value, list) else value
+    if isinstance(value, str):
+        return value.replace(str(ROOT), ".").replace(str(Path.home()), "~")
+    return [_public(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 @contextlib.contextmanager
