@@ -139,6 +139,14 @@ def test_an_engine_that_exits_at_the_start_is_a_failed_row_with_its_cause(desk: 
     assert "by hand" in evidence.evidence and "mock.py" in evidence.evidence
 
 
+def test_an_engine_that_never_answers_is_given_up_with_its_log(desk: Desk) -> None:
+    done = desk.run("bench", "mock-hangs", *QUICK, "run_id=hangs")
+    assert done.returncode == 1, done.stderr
+    assert "did not answer a completion within" in desk.row("mock-hangs").reason
+    result = store.read(desk.runs[0] / "mock-hangs" / "r1" / "text-32-8@c2" / "trial.json", TrialResult)
+    assert "thinking about it" in result.evidence and "by hand" in result.evidence
+
+
 def test_a_label_that_is_not_proven_is_not_ranked(desk: Desk) -> None:
     done = desk.run("bench", "mock-mislabelled", *QUICK)
     assert done.returncode == 0, done.stderr

@@ -33,7 +33,7 @@ DEFINITIONS = (
         "agreement",
         "the timed output, teacher-forced through the reference: share of tokens that are its own greedy "
         "choice, mean |difference of logprob| of emitted tokens, mean margin (reference's best logprob - "
-        "emitted token's); CANNOT TELL = not enough evidence",
+        "emitted token's), median position where an output first forks; CANNOT TELL = not enough evidence",
     ),
     ("label", "proven = the running engine shows every setting that the variant's name claims"),
 )
@@ -108,6 +108,8 @@ def agreement(found: Agreement | None) -> str:
         parts.append(f"Δlogprob {found.mean_abs_dlogprob:.3f}")
     if found.mean_margin is not None:
         parts.append(f"margin {found.mean_margin:.3f}")
+    if found.first_divergence is not None:
+        parts.append(f"forks at {found.first_divergence}")
     if found.alarms:
         parts.append(f"{len(found.alarms)} alarm" + "s" * (len(found.alarms) > 1))
     return ", ".join(parts)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from typing import Any
 
 from aiohttp import web
@@ -27,7 +28,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         port=deployment.port,
         url=deployment.url,
         served_model_name=deployment.served_model_name,
-        ready_timeout_s=20.0,
+        ready_timeout_s=float(variant.env.get("MOCK_READY_S", "20")),
         stop_grace_s=5.0,
     )
 
@@ -118,6 +119,9 @@ def main() -> None:
     if cause := os.environ.get("MOCK_EXIT"):
         print(f"Traceback (most recent call last):\n{cause}\nEngine core initialization failed", flush=True)
         sys.exit(1)
+    if "MOCK_READY_S" in os.environ:
+        print("INFO: thinking about it", flush=True)
+        time.sleep(600)
     mock = Mock()
     app = web.Application(client_max_size=2**26)
     app.router.add_post("/v1/completions", mock.complete)
