@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-_POSITIONS_AT_ONCE = 512
-"""Rows of logits held at a time: a long prompt times a large vocabulary would not fit."""
+_POSITIONS_AT_ONCE = 2048
+"""Longer prompts are read in pieces of this: the square of their attention scores would not fit."""
 
 
 class Top(NamedTuple):
@@ -54,12 +54,15 @@ class Oracle:
     @torch.inference_mode()
     def score(self, ids: Sequence[int], num_best: int) -> list[Top]:
         """The view of positions 1 .. len(ids)-1, each given the true ids before it."""
-        hidden = self.model.model(input_ids=self._batch(ids), use_cache=False).last_hidden_state[0, :-1]
-        targets = torch.tensor(ids[1:], device=self.device)
-        found: list[Top] = []
-        for first in range(0, len(hidden), _POSITIONS_AT_ONCE):
-            rows = slice(first, first + _POSITIONS_AT_ONCE)
-            found += _tops(self._logprobs(hidden[rows]), targets[rows], num_best)
+        past, found = None, []
+        for first in range(0, len(ids) - 1, _POSITIONS_AT_ONCE):
+            last = min(first + _POSITIONS_AT_ONCE, len(ids) - 1)
+            out = self.model.model(
+                input_ids=self._batch(ids[first:last]), past_key_values=past, use_cache=True
+            )
+            past = out.past_key_values
+            targets = torch.tensor(ids[first + 1 : last + 1], device=self.device)
+            found += _tops(self._logprobs(out.last_hidden_state[0]), targets, num_best)
         return found
 
     @torch.inference_mode()

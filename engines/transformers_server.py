@@ -242,6 +242,18 @@ class Handler(BaseHTTPRequestHandler):
                 self._stream(answer) if question.stream else self._whole(answer)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
+            except torch.OutOfMemoryError as error:
+                self._out_of_memory(answer, error)
+
+    def _out_of_memory(self, answer: Answer, error: Exception) -> None:
+        """Said to the client, unless its stream has begun; the next request may fit."""
+        torch.cuda.empty_cache()
+        words = f"{len(answer.ids)} tokens do not fit this device's memory: {str(error)[:200]}"
+        print(words, flush=True)
+        if answer.question.stream:
+            self.close_connection = True
+        else:
+            self._json(507, {"error": {"message": words, "type": "out_of_memory", "code": 507}})
 
     def _whole(self, answer: Answer) -> None:
         question = answer.question

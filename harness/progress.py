@@ -81,7 +81,8 @@ class Progress:
         self._trials_done += 1
         self._said.clear()
         trial = result.trial
-        name = f"[{self._trials_done}/{self._trials_total}] {trial.variant} {trial.scenario} r{trial.restart}"
+        total = max(self._trials_done, self._trials_total)
+        name = f"[{self._trials_done}/{total}] {trial.variant} {trial.scenario} r{trial.restart}"
         said = result.reason or (self._counts() if result.status == "done" else "")
         self.note(f"{name}: {result.status}{'; ' if said else ''}{said}")
 

@@ -113,6 +113,7 @@ def again(
     """The second and last measurement of a trial that was not warm; the first is kept beside it."""
     folder = store.trial_folder(bench.run, trial)
     (folder / "requests.jsonl").replace(folder / "requests.cold.jsonl")
+    bench.progress.trial_begin(trial, len(work[1]))
     outcome = timed_part(bench, trial, running, work)
     notes = [f"a first measurement was discarded: {cold}"]
     still = unproven_warmth(bench, trial, running, outcome)
