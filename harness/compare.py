@@ -26,6 +26,7 @@ from harness.schema import (
     Launch,
     Recipe,
     Row,
+    TrialResult,
 )
 
 
@@ -52,6 +53,21 @@ def compare(run: Path) -> Comparison:
         differences=_differences(groups),
         notes=(*notes, *calibration.drift(calibrations(run))),
     )
+
+
+def without_records(run: Path) -> Comparison | None:
+    """The stored comparison of a run kept without its request records; None for a run that has them.
+
+    Raises StoreError when such a run has no comparison.json either.
+    """
+    kept = [p.parent for p in run.glob("*/r*/*/trial.json") if store.read(p, TrialResult).status == "done"]
+    if not kept or any((folder / "requests.jsonl").exists() for folder in kept):
+        return None
+    stored = store.read(run / "comparison.json", Comparison)
+    note = (
+        f"{run.name} is kept without requests.jsonl: this is the comparison as it was stored, not recomputed"
+    )
+    return msgspec.structs.replace(stored, notes=(*stored.notes, note))
 
 
 def _ordered(groups: Iterable[tuple[str, str]], recipe: Recipe) -> list[tuple[str, str]]:

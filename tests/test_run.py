@@ -221,6 +221,17 @@ def test_compare_needs_no_engine_and_gives_the_same_rows(desk: Desk) -> None:
     assert desk.log.read_text().count("## 2") == 1, "compare must not log"
 
 
+def test_a_run_kept_without_records_is_shown_not_overwritten(desk: Desk) -> None:
+    desk.run("bench", "mock", *QUICK)
+    for path in desk.runs[0].rglob("requests.jsonl"):
+        path.unlink()
+    stored = (desk.runs[0] / "comparison.json").read_bytes()
+    done = desk.run("compare", desk.runs[0].name)
+    assert done.returncode == 0, done.stderr
+    assert "kept without requests.jsonl" in done.stdout and "proven" in done.stdout
+    assert (desk.runs[0] / "comparison.json").read_bytes() == stored
+
+
 def test_load_drives_a_running_endpoint(desk: Desk) -> None:
     from harness.client import known_server
 
