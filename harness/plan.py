@@ -269,5 +269,10 @@ def _text(planned: Planned) -> str:
 
 
 def redacted(launch: Launch) -> Launch:
-    """The launch as it may be shown or written to a file."""
-    return msgspec.structs.replace(launch, argv=redacted_argv(launch.argv), env=redacted_env(launch.env))
+    """The launch as it may be shown or written to a file: no secret, no folder above the repository."""
+    return msgspec.structs.replace(
+        launch,
+        argv=redacted_argv(launch.argv),
+        env=redacted_env(launch.env),
+        mounts={relative(host): inside for host, inside in launch.mounts.items()},
+    )
