@@ -394,7 +394,7 @@ class Recipe(Noun):
     verify_requests: int = 16
     """Requests per trial replayed through the reference."""
     options: dict[str, Scalar] = msgspec.field(default_factory=dict)
-    """Switches of single features, e.g. allow_dummy_moe, client, moe_log."""
+    """Switches of single features, e.g. allow_dummy_moe, moe_log, workers."""
 
 
 class Trial(Noun):
