@@ -22,9 +22,12 @@ H200 = list(store.read_lines(Path(__file__).parent / "golden" / "telemetry-h200.
 
 class _Metrics(http.server.BaseHTTPRequestHandler):
     scrapes = 0
+    drained = 0
 
     def do_GET(self) -> None:
-        """A metrics page whose counter grows with each scrape."""
+        """A metrics page whose counter grows with each scrape; anything else is a queue it empties."""
+        if self.path != "/prometheus/metrics":
+            _Metrics.drained += 1
         _Metrics.scrapes += 1
         page = (
             "# TYPE vllm:generation_tokens_total counter\n"
@@ -45,7 +48,7 @@ def metrics_url() -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Metrics)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield f"http://127.0.0.1:{server.server_port}/prometheus/metrics"
     server.shutdown()
     thread.join()
     server.server_close()
@@ -60,11 +63,12 @@ def test_samples_arrive_once_a_second_and_cover_the_body(tmp_path: Path, metrics
     assert all(s.engine["running"] == 3 for s in samples)
     tokens = [s.engine["generation_tokens"] for s in samples]
     assert tokens == sorted(tokens) and tokens[-1] > tokens[0]
+    assert _Metrics.drained == 0, "only the launch's own metrics page may be read"
 
 
 def test_an_engine_without_metrics_costs_nothing(tmp_path: Path) -> None:
     begun = time.monotonic()
-    with telemetry.sampling(tmp_path / "telemetry.jsonl", "vllm", "http://127.0.0.1:9"):
+    with telemetry.sampling(tmp_path / "telemetry.jsonl", "vllm", "http://127.0.0.1:9/metrics"):
         pass
     assert time.monotonic() - begun < 20
     assert all(s.engine == {} for s in telemetry.read(tmp_path))
@@ -142,3 +146,23 @@ def test_a_machine_without_accelerators_has_no_reader() -> None:
     else:
         assert all(g.index >= 0 for g in found())
     assert msgspec.json.decode(msgspec.json.encode(H200[0]), type=Sample) == H200[0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("CUDA_VISIBLE_DEVICES", "2,3", [2, 3]),
+        ("CUDA_VISIBLE_DEVICES", "GPU-bb", [1]),
+        ("CUDA_VISIBLE_DEVICES", "", []),
+        ("HIP_VISIBLE_DEVICES", "0", [0]),
+        ("ROCR_VISIBLE_DEVICES", " 1 , 0 ", [0, 1]),
+        ("UNRELATED", "1", [0, 1, 2, 3]),
+    ],
+)
+def test_only_the_accelerators_this_process_may_use_are_counted(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: list[int]
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    assert gpus.visible(["GPU-aa1", "GPU-bb2", "GPU-cc3", ""]) == expected

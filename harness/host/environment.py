@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from harness.host import gpus
 from harness.launchers.docker_engine import image_digest
 from harness.models import weight_files
 from harness.registry import ROOT
@@ -68,7 +69,10 @@ def accelerator(gpus: tuple[Gpu, ...]) -> Accelerator:
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """NVIDIA GPUs through NVML, AMD ones through rocm's sysfs topology; () without either driver."""
+    """NVIDIA GPUs through NVML, AMD ones through rocm's sysfs topology; () without either driver.
+
+    Only those that CUDA_VISIBLE_DEVICES (HIP_..., ROCR_...) leaves to this process.
+    """
     return _nvidia_gpus() or _amd_gpus()
 
 
@@ -82,8 +86,9 @@ def _nvidia_gpus() -> tuple[Gpu, ...]:
     try:
         driver = str(pynvml.nvmlSystemGetDriverVersion())
         found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        for index in gpus.visible(str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles):
+            handle = handles[index]
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30
             name = str(pynvml.nvmlDeviceGetName(handle))
             found.append(Gpu(index=index, name=name, memory_gb=round(memory, 1), driver=driver))
@@ -94,11 +99,13 @@ def _nvidia_gpus() -> tuple[Gpu, ...]:
 
 def _amd_gpus() -> tuple[Gpu, ...]:
     found: list[Gpu] = []
-    for card in sorted(Path("/sys/class/drm").glob("card[0-9]*/device/mem_info_vram_total")):
+    cards = sorted(Path("/sys/class/drm").glob("card[0-9]*/device/mem_info_vram_total"))
+    for index in gpus.visible([""] * len(cards)):
+        card = cards[index]
         name = card.parent / "product_name"
         label = name.read_text().strip() if name.exists() else "AMD GPU"
         memory = int(card.read_text()) / 2**30
-        found.append(Gpu(index=len(found), name=label, memory_gb=round(memory, 1)))
+        found.append(Gpu(index=index, name=label, memory_gb=round(memory, 1)))
     return tuple(found)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -21,14 +22,36 @@ def reader() -> Reader | None:
     return None
 
 
+def visible(names: Iterable[str]) -> list[int]:
+    """Indices of the accelerators that this process may use, in the machine's order.
+
+    names: each device's UUID by index, "" where unknown. The makers' libraries list every device whatever
+    CUDA_VISIBLE_DEVICES and its AMD siblings say; engines do obey them, so the harness counts what they see.
+    """
+    uuids = list(names)
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        chosen = os.environ.get(variable)
+        if chosen is not None:
+            wanted = [word.strip() for word in chosen.split(",") if word.strip()]
+            return [i for i, uuid in enumerate(uuids) if str(i) in wanted or _named(uuid, wanted)]
+    return list(range(len(uuids)))
+
+
+def _named(uuid: str, wanted: list[str]) -> bool:
+    """A device may be named by any unambiguous beginning of its UUID."""
+    return any(uuid.startswith(word) for word in wanted if not word.isdigit())
+
+
 def _nvidia() -> Reader:
     import pynvml
 
     pynvml.nvmlInit()
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    all_handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    indices = visible(str(pynvml.nvmlDeviceGetUUID(handle)) for handle in all_handles)
+    handles = [(index, all_handles[index]) for index in indices]
     if not handles:
         raise LookupError("no NVIDIA device")
-    return lambda: tuple(_nvidia_sample(pynvml, index, handle) for index, handle in enumerate(handles))
+    return lambda: tuple(_nvidia_sample(pynvml, index, handle) for index, handle in handles)
 
 
 def _nvidia_sample(nvml: Any, index: int, handle: Any) -> GpuSample:
@@ -63,10 +86,11 @@ def _amd() -> Reader:
     import amdsmi
 
     amdsmi.amdsmi_init()
-    handles = list(amdsmi.amdsmi_get_processor_handles())
+    all_handles = list(amdsmi.amdsmi_get_processor_handles())
+    handles = [(index, all_handles[index]) for index in visible([""] * len(all_handles))]
     if not handles:
         raise LookupError("no AMD device")
-    return lambda: tuple(_amd_sample(amdsmi, index, handle) for index, handle in enumerate(handles))
+    return lambda: tuple(_amd_sample(amdsmi, index, handle) for index, handle in handles)
 
 
 def _amd_sample(smi: Any, index: int, handle: Any) -> GpuSample:
