@@ -17,6 +17,9 @@ from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 EXTRAS: dict[str, Any] = {"cache_prompt": False, "logprobs": 1}
 """Prompts are computed, not reused between requests; token ids come only with logprobs."""
 
+KEEPS_NOTHING = True
+"""Its prompt cache is switched off, so no scenario needs a new start."""
+
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
     """This very file in the engine's own environment."""

@@ -17,6 +17,8 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         url=deployment.url,
         served_model_name=deployment.served_model_name,
         ready_path="/v1/models",
+        # It may be TensorRT-LLM, whose /metrics is a queue that its owner reads: nothing here needs it.
+        metrics_path="",
         ready_timeout_s=60.0,
     )
 

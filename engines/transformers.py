@@ -8,6 +8,9 @@ from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
 SCORING = "prompt_logprobs"
 
+KEEPS_NOTHING = True
+"""engines/transformers_server.py has no prefix cache."""
+
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
     """engines/transformers_server.py in the engine's own environment."""

@@ -51,6 +51,11 @@ class Planned(Noun):
     skip: str = ""
     warnings: tuple[str, ...] = ()
 
+    @property
+    def one_scenario_per_launch(self) -> bool:
+        """Whether the engine is started anew for every scenario, so that each begins with an empty cache."""
+        return self.launch.launcher != "attach" and registry.keeps_prompts(self.variant.engine)
+
     def trial(self, planned: PlannedTrial, restart: int) -> Trial:
         """The trial of one restart."""
         return Trial(variant=self.variant.name, workload=planned.workload, load=planned.load, restart=restart)
@@ -262,6 +267,8 @@ def _text(planned: Planned) -> str:
     lines = [f"# {planned.variant.name}: {planned.variant.source}"]
     lines += [f"# cannot run here: {planned.skip}"] if planned.skip else []
     lines += [f"# warning: {w}" for w in planned.warnings]
+    if planned.one_scenario_per_launch and len(planned.trials) > 1:
+        lines.append("# started anew for every scenario: no endpoint empties its prefix cache")
     lines += [f"# skips {t.workload.label}@{t.load.label}: {t.skip}" for t in planned.trials if t.skip]
     for path, content in planned.launch.files.items():
         lines += [f"# file {path}:", *(f"#   {line}" for line in content.splitlines())]

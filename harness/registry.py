@@ -91,6 +91,15 @@ def engine(name: str) -> ModuleType:
     return _outside(name)
 
 
+def keeps_prompts(name: str) -> bool:
+    """Whether only a new start surely empties what an engine keeps of earlier prompts.
+
+    True unless its file offers flush(), or says KEEPS_NOTHING: no request leaves anything for the next.
+    """
+    module = engine(name)
+    return not hasattr(module, "flush") and not getattr(module, "KEEPS_NOTHING", False)
+
+
 @cache
 def _outside(name: str) -> ModuleType:
     """An engine file that lies outside this repository. Raises InputError when there is none."""

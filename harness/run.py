@@ -20,7 +20,7 @@ from harness.numbers import stopping
 from harness.plan import Planned
 from harness.progress import Progress
 from harness.reporting import publish
-from harness.schema import Comparison, Machine, Recipe, Trial, TrialResult
+from harness.schema import Attestation, Comparison, Machine, Recipe, Trial, TrialResult
 from harness.trial import Bench, built, measure
 
 
@@ -102,17 +102,18 @@ def visits(planned: tuple[Planned, ...], restarts: Iterable[int]) -> Iterator[tu
 def visit(bench: Bench) -> None:
     """One server life: launch, prove the label, run what is not done yet, stop.
 
-    An engine that dies takes the trial it died in; it is launched again for the rest.
+    An engine that dies takes the trial it died in; it is launched again for the rest. So is one whose prefix
+    cache nothing else empties, after every scenario.
     """
     pending = bench.pending()
     while pending:
-        left = _serve_trials(bench, pending)
+        left = _launch(bench, pending)
         if len(left) == len(pending):
             raise HarnessError(f"{bench.planned.variant.name}: a launch measured nothing; this is a defect.")
         pending = left
 
 
-def _serve_trials(bench: Bench, pending: list[Trial]) -> list[Trial]:
+def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
     """Trials still to do after one launch; those it touched have their trial.json."""
     folder = store.visit_folder(bench.run, bench.planned.variant.name, bench.restart)
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,16 +128,13 @@ def _serve_trials(bench: Bench, pending: list[Trial]) -> list[Trial]:
         with server.serving(chosen.launch, log_path, bench.run.name, bench.progress.stage) as running:
             evidence = running.evidence()
             store.write(folder / "evidence.json", server.storable(evidence))
-            attested = attestation.attest(bench.effective(evidence), chosen.variant)
-            store.write(folder / "attestation.json", attested)
+            keep_attestation(folder, attestation.attest(bench.effective(evidence), chosen.variant))
             bench.progress.stage(f"{chosen.variant.name}: pre-flight")
             verification.preflight(folder, running)
-            for index, trial in enumerate(pending):
-                measure(bench, trial, running)
-                if running.dead():
-                    return pending[index + 1 :]
+            left = serve_trials(bench, pending, running)
         if told := routing.told(folder):
             bench.progress.note(told)
+        return left
     except HarnessError as error:
         done = {t.scenario for t in pending if bench.result_of(t)}
         for trial in pending:
@@ -146,6 +144,22 @@ def _serve_trials(bench: Bench, pending: list[Trial]) -> list[Trial]:
                     TrialResult(trial=trial, status="failed", reason=error.message, evidence=error.details),
                 )
     return []
+
+
+def serve_trials(bench: Bench, pending: list[Trial], running: server.Running) -> list[Trial]:
+    """Measure one trial after the other; those that need another launch are left."""
+    for index, trial in enumerate(pending):
+        measure(bench, trial, running)
+        if running.dead() or bench.planned.one_scenario_per_launch:
+            return pending[index + 1 :]
+    return []
+
+
+def keep_attestation(folder: Path, attested: Attestation) -> None:
+    """attestation.json of a restart that took several launches: of the first whose label did not hold."""
+    path = folder / "attestation.json"
+    if not path.exists() or store.read(path, Attestation).valid:
+        store.write(path, attested)
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ class Launch(Noun):
     served_model_name: str = ""
     ready_path: str = "/health"
     metrics_path: str = "/metrics"
-    """Where the engine serves Prometheus text."""
+    """Where the engine serves Prometheus text; "" = nowhere that may be read."""
     ready_timeout_s: float = 1800.0
     stop_grace_s: float = 30.0
     labels: tuple[str, ...] = ()
@@ -158,6 +158,11 @@ class Launch(Noun):
     def base_url(self) -> str:
         """Where clients connect, without a trailing slash."""
         return self.url.rstrip("/") or f"http://{self.host}:{self.port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where its Prometheus text is read; "" when it has none."""
+        return self.base_url + self.metrics_path if self.metrics_path else ""
 
 
 # --- what really runs --------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class Running:
             server_info=info,
             version=_get_json(base + "/version"),
             models=_get_json(base + "/v1/models"),
-            metrics=_get_text(base + self.launch.metrics_path),
+            metrics=_get_text(self.launch.metrics_url) if self.launch.metrics_url else "",
             cmdline=cmdline,
             environ=environ,
         )
@@ -103,6 +103,7 @@ def serving(
     """
     if launch.launcher != "attach":
         check_port(launch)
+    set_aside(log_path)
     server = launchers.start(launch, log_path, run_id)
     try:
         on_stage(f"starting {launch.variant}")
@@ -111,6 +112,16 @@ def serving(
     finally:
         on_stage(f"stopping {launch.variant}")
         server.stop(launch.stop_grace_s)
+
+
+def set_aside(log_path: Path) -> None:
+    """Rename the log of an earlier launch to server-1.log, server-2.log ...
+
+    Each launch is proven, and its end explained, by its own lines only.
+    """
+    if log_path.exists():
+        number = 1 + sum(1 for _ in log_path.parent.glob(f"{log_path.stem}-*{log_path.suffix}"))
+        log_path.rename(log_path.with_stem(f"{log_path.stem}-{number}"))
 
 
 def free_port() -> int:

@@ -140,7 +140,7 @@ def timed_part(
     before = counters(bench, running)
     running.new_log_lines()
     sampler = telemetry.sampling(
-        folder / "telemetry.jsonl", bench.planned.variant.engine, running.launch.base_url
+        folder / "telemetry.jsonl", bench.planned.variant.engine, running.launch.metrics_url
     )
     with store.RecordWriter(folder / "requests.jsonl") as write, sampler:
         started = environment.now()
@@ -235,10 +235,10 @@ def flush(bench: Bench, running: Running) -> None:
 def counters(bench: Bench, running: Running) -> dict[str, float]:
     """The engine's own counters now, canonical names; {} where it has none."""
     parse = getattr(registry.engine(bench.planned.variant.engine), "counters", None)
-    if parse is None:
+    if parse is None or not running.launch.metrics_url:
         return {}
     try:
-        text = http.get(running.launch.base_url + running.launch.metrics_path, timeout=30).text
+        text = http.get(running.launch.metrics_url, timeout=30).text
     except http.RequestException:
         return {}
     return dict(parse(text))

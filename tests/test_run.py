@@ -16,6 +16,7 @@ from harness import store
 from harness.launchers.process import MARK
 from harness.registry import ROOT
 from harness.schema import Attestation, Comparison, Environment, Launch, Row, TrialResult, Workload
+from harness.server import free_port
 
 
 class Desk:
@@ -166,6 +167,34 @@ def test_restarts_interleave_and_give_an_interval(desk: Desk) -> None:
     assert any("mock-slow" in c.variant for c in desk.comparison().contrasts)
 
 
+def test_an_engine_that_cannot_be_reset_starts_anew_for_every_scenario(desk: Desk) -> None:
+    words = ("32/8,32/4", "concurrency=2", "num_prompts=6", "reference=none")
+    done = desk.run("bench", "hoarder,mock", *words)
+    assert done.returncode == 0, done.stderr
+    stages = [line for line in done.stderr.splitlines() if line.startswith("starting ")]
+    assert stages.count("starting hoarder") == 2 and stages.count("starting mock") == 1
+    for scenario in ("text-32-8@c2", "text-32-4@c2"):
+        row = desk.row("hoarder", scenario)
+        assert (row.status, row.invalid) == ("done", "")
+    folder = desk.runs[0] / "hoarder" / "r1"
+    assert sorted(p.name for p in folder.glob("*.log")) == ["server-1.log", "server.log"]
+    planned = desk.run("plan", "hoarder,mock", *words).stdout
+    assert planned.count("started anew for every scenario") == 1
+
+
+def test_prompts_that_an_engine_remembers_make_its_row_invalid(desk: Desk) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    process = desk.start("serve", "hoarder", "tiny-moe", f"port={url.rsplit(':', 1)[1]}")
+    assert process.stderr is not None and any("answers at" in line for line in process.stderr)
+    words = ("32/8,32/4", "num_prompts=6", "concurrency=2", "reference=none")
+    done = desk.run("bench", "attach", *words, f"url={url}")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert desk.row("attach").invalid == ""
+    assert "came from the prefix cache" in desk.row("attach", "text-32-4@c2").invalid
+
+
 def test_ctrl_c_keeps_what_was_measured_and_a_rerun_resumes(desk: Desk) -> None:
     words = ("bench", "mock,mock-slow", "32/8,32/40", "concurrency=2", "num_prompts=8", "reference=mock")
     process = desk.start(*words, f"run_id={RESUMED}")
@@ -253,9 +282,7 @@ def test_a_port_in_use_is_told(desk: Desk) -> None:
 
 
 def test_serve_answers_until_ctrl_c(desk: Desk) -> None:
-    from harness import server
-
-    process = desk.start("serve", "mock", "tiny-moe", f"port={server.free_port()}")
+    process = desk.start("serve", "mock", "tiny-moe", f"port={free_port()}")
     assert process.stderr is not None
     for line in process.stderr:
         if "answers at" in line:

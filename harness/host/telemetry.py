@@ -1,4 +1,4 @@
-"""Once a second, beside the client: the engine's /metrics and the accelerators' sensors -> telemetry.jsonl.
+"""Once a second, beside the client: the engine's counters and the accelerators' sensors -> telemetry.jsonl.
 
 A process of its own, so that parsing a large metrics page never delays a time stamp of the client.
 """
@@ -28,12 +28,14 @@ _START_S = 30.0
 
 
 @contextlib.contextmanager
-def sampling(path: Path, engine: str, base_url: str) -> Iterator[None]:
+def sampling(path: Path, engine: str, metrics_url: str) -> Iterator[None]:
     """Samples to `path` while the body runs; its first sample is taken before the body begins.
 
-    A sampler that cannot run costs the telemetry, not the trial.
+    `metrics_url` is the launch's own: not every engine's /metrics may be read (TensorRT-LLM's is a queue
+    that whoever reads it empties); "" = no counters. A sampler that cannot run costs the telemetry, not the
+    trial.
     """
-    words = [sys.executable, "-m", "harness.host.telemetry", str(path), engine, base_url]
+    words = [sys.executable, "-m", "harness.host.telemetry", str(path), engine, metrics_url]
     child = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=registry.ROOT
     )
@@ -60,21 +62,21 @@ def read(folder: Path) -> list[Sample]:
     return []
 
 
-def sample(engine: str, base_url: str, read_gpus: gpus.Reader | None, at_s: float) -> Sample:
+def sample(engine: str, metrics_url: str, read_gpus: gpus.Reader | None, at_s: float) -> Sample:
     """One sample now; whatever does not answer is empty in it."""
     counters: dict[str, float] = {}
     parse = getattr(registry.engine(engine), "counters", None)
-    if parse:
+    if parse and metrics_url:
         with contextlib.suppress(requests.RequestException):
-            counters = dict(parse(requests.get(base_url + "/metrics", timeout=PERIOD_S).text))
+            counters = dict(parse(requests.get(metrics_url, timeout=PERIOD_S).text))
     return Sample(at_s=at_s, engine=counters, gpus=read_gpus() if read_gpus else ())
 
 
-def main(path: Path, engine: str, base_url: str) -> None:
+def main(path: Path, engine: str, metrics_url: str) -> None:
     """The sampler: says it is ready, waits for the trial's start, samples until its input is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes our input
     read_gpus = gpus.reader()
-    sample(engine, base_url, read_gpus, 0.0)
+    sample(engine, metrics_url, read_gpus, 0.0)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
@@ -82,9 +84,9 @@ def main(path: Path, engine: str, base_url: str) -> None:
     number = 0
     with store.RecordWriter(path) as write:
         while not _closed(sys.stdin, max(0.0, started + number * PERIOD_S - time.monotonic())):
-            write(sample(engine, base_url, read_gpus, time.monotonic() - started))
+            write(sample(engine, metrics_url, read_gpus, time.monotonic() - started))
             number = max(number + 1, int((time.monotonic() - started) / PERIOD_S))
-        write(sample(engine, base_url, read_gpus, time.monotonic() - started))
+        write(sample(engine, metrics_url, read_gpus, time.monotonic() - started))
 
 
 def _tell(stdin: IO[bytes]) -> None:

@@ -11,8 +11,8 @@ from harness.errors import StoreError
 DERIVED = ("comparison.json", "report.md", "report.html", "columns.npz")
 """Files recomputed from the records; they may change with the harness and are not signed."""
 
-UNSIGNED = (*DERIVED, "server.log")
-"""A server's log names folders of its machine, so it may be left out where results are shared."""
+LOG_SUFFIX = ".log"
+"""Servers' logs name folders of their machine, so they may be left out where results are shared."""
 
 
 def digest(run: Path) -> str:
@@ -39,6 +39,6 @@ def files(run: Path) -> Iterator[Path]:
     """The signed files in a fixed order: no derived file, no hidden or half-written one, no link."""
     for path in sorted(run.rglob("*"), key=lambda p: p.relative_to(run).as_posix()):
         hidden = any(part.startswith(".") for part in path.relative_to(run).parts)
-        unsigned = hidden or path.name in UNSIGNED or path.suffix == ".partial"
+        unsigned = hidden or path.name in DERIVED or path.suffix in (LOG_SUFFIX, ".partial")
         if path.is_file() and not path.is_symlink() and not unsigned:
             yield path

@@ -14,6 +14,7 @@ from aiohttp import web
 from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
 SCORING = "prompt_logprobs"
+KEEPS_NOTHING = True
 VOCABULARY = 1000
 
 
@@ -52,6 +53,8 @@ class Mock:
         self.token_s = float(os.environ.get("MOCK_TOKEN_S", "0.001"))
         self.die_at = int(os.environ.get("MOCK_DIE_AT", "0"))
         self.wrong = bool(os.environ.get("MOCK_WRONG"))
+        self.keeps = bool(os.environ.get("MOCK_KEEPS"))
+        self.kept: set[tuple[int, ...]] = set()
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
@@ -92,11 +95,17 @@ class Mock:
                 }
             choice["finish_reason"] = "length" if index == body["max_tokens"] - 1 else None
             await answer.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": body["max_tokens"]}
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": body["max_tokens"], **self.cached(prompt)}
         await answer.write(
             f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode()
         )
         return answer
+
+    def cached(self, prompt: list[int]) -> dict[str, Any]:
+        """What an engine with a prefix cache says of a prompt it has seen."""
+        seen = tuple(prompt) in self.kept
+        self.kept.add(tuple(prompt))
+        return {"prompt_tokens_details": {"cached_tokens": len(prompt)}} if self.keeps and seen else {}
 
 
 def scored(ids: list[int], index: int) -> dict[str, Any]:
