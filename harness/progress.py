@@ -18,15 +18,19 @@ _PLAIN_EVERY_S = 10.0
 class Progress:
     """Stages and the running trial's requests. Use as a context manager."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, every_s: float = _PLAIN_EVERY_S) -> None:
+        """`every_s`: least time between plain lines of one kind."""
+        self._every_s = every_s
         self.console = console or Console(stderr=True)
         self._live: Live | None = None
         self._stage = ""
         self._said: set[str] = set()
+        self._stage_told = 0.0
         self._trial = ""
         self._began = self._last = time.monotonic()
         self._trials_done, self._trials_total = 0, 0
         self._done, self._failed, self._tokens, self._total = 0, 0, 0, 0
+        self._in_flight: int | None = None
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -51,10 +55,13 @@ class Progress:
         """What happens now, outside timed parts."""
         self._stage = text
         kind = text.split(":")[0]
-        if not self._live and kind not in self._said:
-            self.note(text if kind == text else f"{kind} ...")
-        # A repeated stage is told again only once another trial has ended.
-        self._said.add(kind)
+        # Lines of one kind come by the hundred (an installer's); the next is told when time has passed, and a
+        # repeated stage only once another trial has ended.
+        due = time.monotonic() - self._stage_told > self._every_s
+        if not self._live and (kind not in self._said or (due and text not in self._said)):
+            self._stage_told = time.monotonic()
+            self._said |= {kind, text}
+            self.note(text)
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -66,13 +73,23 @@ class Progress:
         self._stage = f"{self._trial}: measuring"
         self._began = self._last = time.monotonic()
         self._done, self._failed, self._tokens, self._total = 0, 0, 0, total
+        self._in_flight = None
+
+    def in_flight(self, num: int) -> None:
+        """So many requests are in flight now."""
+        self._in_flight = num
+        self._tell()
 
     def record(self, record: RequestRecord) -> None:
         """A request finished."""
         self._done += 1
         self._failed += bool(record.error)
         self._tokens += record.output_len
-        if not self._live and time.monotonic() - self._last > _PLAIN_EVERY_S:
+        self._tell()
+
+    def _tell(self) -> None:
+        """Where nothing is redrawn, a line now and then."""
+        if not self._live and time.monotonic() - self._last > self._every_s:
             self._last = time.monotonic()
             self.note(f"  {self._trial}: {self._counts()}")
 
@@ -80,6 +97,7 @@ class Progress:
         """A trial has its trial.json."""
         self._trials_done += 1
         self._said.clear()
+        self._in_flight = None
         trial = result.trial
         total = max(self._trials_done, self._trials_total)
         name = f"[{self._trials_done}/{total}] {trial.variant} {trial.scenario} r{trial.restart}"
@@ -90,7 +108,8 @@ class Progress:
         elapsed = max(time.monotonic() - self._began, 1e-9)
         left = max(0, self._total - self._done) * elapsed / self._done if self._done else 0.0
         speed = self._tokens / elapsed
-        text = f"{self._done} of {self._total} requests, {self._failed} failed, {speed:.0f} tokens/s"
+        flying = "" if self._in_flight is None else f", {self._in_flight} in flight"
+        text = f"{self._done} of {self._total} requests{flying}, {self._failed} failed, {speed:.0f} tokens/s"
         return text + (f", about {left:.0f} s left" if left else "")
 
     def _view(self) -> Table:

@@ -164,7 +164,7 @@ def _fire(
         write(record)
         bench.progress.record(record)
 
-    return client.fire(target, timed, trial.load, keep)
+    return client.fire(target, timed, trial.load, keep, client.Watch(on_pulse=bench.progress.in_flight))
 
 
 def built(

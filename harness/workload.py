@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import random
-from types import ModuleType
 
 import msgspec
 
+from harness import registry
 from harness.client import pacing
 from harness.errors import InputError
 from harness.schema import Load, Request, Workload, WorkloadSpec
@@ -17,34 +16,14 @@ from harness.tokens import Vocabulary
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def module(name: str) -> ModuleType:
-    """workloads/<name>.py. Raises InputError."""
-    if not name.isidentifier():
-        raise InputError(f"workload {name!r} is not the name of a file in workloads/")
-    try:
-        return importlib.import_module(f"workloads.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"workloads.{name}":
-            raise
-        raise InputError(f"there is no workload {name!r}: see the files in workloads/") from error
-
-
-def does_not_fit(spec: WorkloadSpec, max_model_len: int) -> str:
-    """Why a model length cannot hold the longest request of this workload; "" when it can."""
-    input_len, output_len = module(spec.name).longest(spec)
-    if not max_model_len or input_len + output_len <= max_model_len:
-        return ""
-    return f"{input_len} + {output_len} tokens exceed the model length of {max_model_len}"
-
-
 def build(
     spec: WorkloadSpec, load: Load, vocabulary: Vocabulary, max_model_len: int = 0, num_verify: int = 0
 ) -> tuple[tuple[Request, ...], Workload]:
     """All requests with due times set and `num_verify` of them (seeded) marked for logprobs.
 
-    Requests that exceed `max_model_len` (0 = no limit) raise InputError: ask does_not_fit() first.
+    Requests that exceed `max_model_len` (0 = no limit) raise InputError; guards.holds() tells before.
     """
-    made: tuple[Request, ...] = module(spec.name).requests(spec, vocabulary)
+    made: tuple[Request, ...] = registry.workload(spec.name).requests(spec, vocabulary)
     if not made:
         raise InputError(f"workload {spec.name} gave no request: raise num_prompts or loosen its limits")
     _refuse_too_long(made, max_model_len)

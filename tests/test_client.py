@@ -183,7 +183,7 @@ def test_stop_cancels_what_is_in_flight() -> None:
     with known_server.running(FAST) as base_url:
         target = client.Target(base_url=base_url, model="m")
         requests = [*made(1), *(msgspec.structs.replace(r, max_tokens=5000) for r in made(60)[1:])]
-        stats = client.fire(target, requests, Load(max_concurrency=3), on_record, stop)
+        stats = client.fire(target, requests, Load(max_concurrency=3), on_record, client.Watch(stop))
     kinds = [r.error_kind for r in records]
     assert stats.interrupted and kinds.count("") == 1 and kinds.count("cancelled") == 3 and len(kinds) == 4
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from harness import workload
+from harness import registry, workload
 from harness.errors import InputError, ModelError
 from harness.schema import Load, Request, WorkloadSpec
 from harness.tokens import Vocabulary
@@ -63,7 +63,7 @@ def test_exact_lengths_no_special_ids_and_one_result_per_seed(
     assert len(requests) == 10 and len({r.request_id for r in requests}) == 10
     assert all(len(ids(r)) == 33 and r.max_tokens == 7 for r in requests)
     assert not vocabulary.special_ids & {i for r in requests for i in ids(r)}
-    assert workload.module(made.name).longest(made) == (33, 7)
+    assert registry.workload(made.name).longest(made) == (33, 7)
     assert requests == built(made, vocabulary)
     other = WorkloadSpec(name=made.name, num_prompts=10, seed=1, params=made.params)
     assert workload.sha256(requests) != workload.sha256(built(other, vocabulary))
@@ -95,10 +95,9 @@ def test_build_marks_the_verified_sample_and_hashes_all(vocabulary: Vocabulary) 
     assert slower.sha256 != proof.sha256
 
 
-def test_what_does_not_fit_is_known_before(vocabulary: Vocabulary) -> None:
+def test_a_request_too_long_is_refused(vocabulary: Vocabulary) -> None:
     made = spec("random_tokens", 1, input_len=60, output_len=5)
-    assert workload.does_not_fit(made, 65) == "" and workload.does_not_fit(made, 0) == ""
-    assert "65" not in workload.does_not_fit(made, 64).split("of")[0] and workload.does_not_fit(made, 64)
+    assert workload.build(made, Load(), vocabulary, max_model_len=65)[1].num_requests == 1
     with pytest.raises(InputError, match="model length"):
         workload.build(made, Load(), vocabulary, max_model_len=64)
 
@@ -130,7 +129,7 @@ def test_custom_jsonl(vocabulary: Vocabulary, tmp_path: Path) -> None:
     first, chat, third = built(made, vocabulary)
     assert vocabulary.decode(ids(first)) == "hi there" and first.max_tokens == 3
     assert chat.request_id == "chat" and chat.messages and chat.max_tokens == 9
-    assert ids(third) == (1, 2, 3) and workload.module("custom_jsonl").longest(made) == (3, 9)
+    assert ids(third) == (1, 2, 3) and registry.workload("custom_jsonl").longest(made) == (3, 9)
 
 
 def test_shared_prefix_has_the_hit_share_it_says(vocabulary: Vocabulary) -> None:
@@ -176,13 +175,13 @@ def test_traces(kind: str, vocabulary: Vocabulary, tmp_path: Path) -> None:
     assert (len(ids(first)), first.max_tokens, len(ids(second)), second.max_tokens) == (600, 5, 700, 6)
     assert first.due_at_s == 0 and second.due_at_s == pytest.approx(1.5)
     assert (ids(first)[:512] == ids(second)[:512]) == (kind == "mooncake")
-    assert workload.module("trace").longest(made) == (700, 6)
+    assert registry.workload("trace").longest(made) == (700, 6)
     assert len(built(spec("trace", 10, path=str(path), max_input_len=650), vocabulary)) == 1
 
 
 BAD_INPUT = [
     (spec("no_such_workload"), "no_such_workload"),
-    (spec("../evil"), "not the name"),
+    (spec("../evil"), "There is no workload"),
     (spec("random_tokens", input_len=0), "input_len"),
     (spec("random_tokens", input_len="many"), "input_len"),
     (spec("shared_prefix", hit_share=2), "hit_share"),

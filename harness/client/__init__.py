@@ -15,10 +15,10 @@ import uvloop
 
 from harness.client.body import Target, body
 from harness.client.dispatch import Dispatch
-from harness.client.window import ClientStats, measured
+from harness.client.window import UNWATCHED, ClientStats, Watch, measured
 from harness.schema import Load, Request, RequestRecord
 
-__all__ = ["ClientStats", "Target", "body", "fire"]
+__all__ = ["ClientStats", "Target", "Watch", "body", "fire"]
 
 
 def fire(
@@ -26,12 +26,12 @@ def fire(
     requests: Sequence[Request],
     load: Load,
     on_record: Callable[[RequestRecord], None],
-    stop: threading.Event | None = None,
+    watch: Watch = UNWATCHED,
 ) -> ClientStats:
     """Send all requests as `load` says; call `on_record`, in this thread, as each ends.
 
-    `stop`, once set, or Ctrl-C ends the run early: requests in flight are recorded as cancelled, those not
-    yet sent leave no record; after Ctrl-C KeyboardInterrupt is raised again. Runs in processes of its own
+    `watch.stop`, once set, or Ctrl-C ends the run early: requests in flight are recorded as cancelled, those
+    not yet sent leave no record; after Ctrl-C KeyboardInterrupt is raised again. Runs in processes of its own
     when several workers are asked for, or when this process has other threads: a live view that holds the
     interpreter lock for milliseconds would show as latency of the engine. Raises InputError before
     anything is sent when the requests cannot be expressed, MachineError when a worker cannot run.
@@ -39,6 +39,6 @@ def fire(
     if target.num_workers > 1 or threading.active_count() > 1:
         from harness.client import workers
 
-        return workers.fire(target, requests, load, on_record, stop)
+        return workers.fire(target, requests, load, on_record, watch)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(measured(Dispatch(target, requests, load, on_record), stop))
+        return runner.run(measured(Dispatch(target, requests, load, on_record), watch))

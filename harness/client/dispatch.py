@@ -81,6 +81,11 @@ class Dispatch:
         self.late_ns = array("q")
 
     @property
+    def num_in_flight(self) -> int:
+        """Requests sent, or waiting for a connection, and not yet answered."""
+        return len(self._in_flight)
+
+    @property
     def num_connections(self) -> int:
         """Connections opened so far."""
         return self._pool.num_opened

@@ -24,6 +24,12 @@ class Record(Noun, tag="record"):
     record: RequestRecord
 
 
+class Pulse(Noun, tag="pulse"):
+    """Worker: how many of its requests are in flight now."""
+
+    num_in_flight: int
+
+
 class Finished(Noun, tag="finished"):
     """Worker: the share is over."""
 
@@ -37,7 +43,7 @@ class Refused(Noun, tag="refused"):
     user_error: bool = False
 
 
-Message = Ready | Record | Finished | Refused
+Message = Ready | Record | Pulse | Finished | Refused
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import threading
 import time
 from array import array
 from collections.abc import Iterable, Sequence
@@ -109,7 +108,7 @@ def run_share(job: Job, index: int, count: int, out: Path, start_unix_s: float) 
             return time.monotonic_ns() + int((start_unix_s - time.time()) * 1e9)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(measured(dispatch, threading.Event(), gate))
+            return runner.run(measured(dispatch, gate=gate))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

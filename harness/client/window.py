@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import monotonic_ns
+from typing import NamedTuple
 
 from harness.client.dispatch import Dispatch
 from harness.schema import Noun
@@ -17,6 +18,19 @@ from harness.schema import Noun
 Gate = Callable[[], Awaitable[int]]
 """Waits until the timed part may begin and returns its start, ns on the monotonic clock."""
 _LEAD_NS = 2_000_000
+_PULSE_S = 0.5
+
+
+class Watch(NamedTuple):
+    """What ties a timed part to its caller."""
+
+    stop: threading.Event | None = None
+    """Once set, the timed part ends early."""
+    on_pulse: Callable[[int], None] | None = None
+    """Told twice a second how many requests are in flight."""
+
+
+UNWATCHED = Watch()
 
 
 class ClientStats(Noun):
@@ -51,7 +65,7 @@ async def soon() -> int:
     return monotonic_ns() + _LEAD_NS
 
 
-async def measured(dispatch: Dispatch, stop: threading.Event | None = None, gate: Gate = soon) -> ClientStats:
+async def measured(dispatch: Dispatch, watch: Watch = UNWATCHED, gate: Gate = soon) -> ClientStats:
     """Prepare, run the timed part, clean up. Ctrl-C arrives as CancelledError, after records are written."""
     await dispatch.prepare()
     try:
@@ -59,7 +73,12 @@ async def measured(dispatch: Dispatch, stop: threading.Event | None = None, gate
             started = await gate()
             cpu = cpu_seconds()
             started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            finished = await dispatch.run(started, stop)
+            pulse = asyncio.create_task(_pulse(dispatch, watch.on_pulse)) if watch.on_pulse else None
+            try:
+                finished = await dispatch.run(started, watch.stop)
+            finally:
+                if pulse:
+                    pulse.cancel()
             ended, cpu = monotonic_ns(), cpu_seconds() - cpu
     finally:
         dispatch.close()
@@ -76,6 +95,12 @@ async def measured(dispatch: Dispatch, stop: threading.Event | None = None, gate
         late_max_s=percentile(late, 100) / 1e9,
         interrupted=not finished,
     )
+
+
+async def _pulse(dispatch: Dispatch, on_pulse: Callable[[int], None]) -> None:
+    while True:
+        await asyncio.sleep(_PULSE_S)
+        on_pulse(dispatch.num_in_flight)
 
 
 def percentile(ordered: Sequence[float], p: float) -> float:

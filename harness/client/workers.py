@@ -14,9 +14,9 @@ from time import monotonic_ns
 import msgspec
 
 from harness.client.body import Target
-from harness.client.frames import Finished, Inbox, Message, Ready, Record, Refused
+from harness.client.frames import Finished, Inbox, Message, Pulse, Ready, Record, Refused
 from harness.client.shard import Job, Result, load_share, num_shares, share
-from harness.client.window import ClientStats, cpu_seconds, percentile
+from harness.client.window import UNWATCHED, ClientStats, Watch, cpu_seconds, percentile
 from harness.errors import InputError, MachineError
 from harness.schema import Load, Request, RequestRecord
 
@@ -30,11 +30,11 @@ def fire(
     requests: Sequence[Request],
     load: Load,
     on_record: Callable[[RequestRecord], None],
-    stop: threading.Event | None = None,
+    watch: Watch = UNWATCHED,
 ) -> ClientStats:
     """client.fire() with target.num_workers processes. Raises InputError, MachineError."""
     count = num_shares(load, requests, target.num_workers)
-    crew = _Crew(on_record)
+    crew = _Crew(on_record, watch.on_pulse)
     try:
         for index in range(count):
             crew.hire(
@@ -45,7 +45,7 @@ def fire(
         crew.until(lambda: crew.num_ready == count)
         cpu = cpu_seconds()
         crew.begin(monotonic_ns() + _LEAD_NS)
-        crew.until(lambda: len(crew.results) == count, stop)
+        crew.until(lambda: len(crew.results) == count, watch.stop)
     except KeyboardInterrupt:
         crew.call_off()
         crew.until(lambda: len(crew.results) == count)
@@ -58,8 +58,12 @@ def fire(
 class _Crew:
     """The worker processes of one fire()."""
 
-    def __init__(self, on_record: Callable[[RequestRecord], None]) -> None:
+    def __init__(
+        self, on_record: Callable[[RequestRecord], None], on_pulse: Callable[[int], None] | None
+    ) -> None:
         self._on_record = on_record
+        self._on_pulse = on_pulse
+        self._in_flight: dict[int, int] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._selector = selectors.DefaultSelector()
         self.num_ready = 0
@@ -113,10 +117,14 @@ class _Crew:
                             "a client process ended before its work was done: see its message above"
                         )
                 for message in key.data.feed(data):
-                    self._take(message)
+                    self._take(message, key.fd)
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message, worker: int) -> None:
         match message:
+            case Pulse(num_in_flight=num):
+                self._in_flight[worker] = num
+                if self._on_pulse:
+                    self._on_pulse(sum(self._in_flight.values()))
             case Record(record=record):
                 self._on_record(record)
             case Ready():
