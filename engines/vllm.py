@@ -114,7 +114,7 @@ def _offline(deployment: Deployment) -> dict[str, str]:
 # --- what runs ---------------------------------------------------------------------------------
 
 SCORING = "prompt_logprobs"
-EXTRAS = {"return_token_ids": True}
+EXTRAS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 
 _CONFIG = {
     "tensor_parallel_size": "parallel_config.tensor_parallel_size",

@@ -98,6 +98,8 @@ class Variant(Noun):
     in_bench_all: bool = True
     privileged: bool = False
     """Its container needs all devices of the host (DeepEP's IBGDA transport)."""
+    traces: str = ""
+    """Folder in `args` that its profiler writes to: a run keeps it as traces/ beside the log; "" = none."""
 
 
 class Deployment(Noun):
@@ -305,6 +307,8 @@ class Request(Noun):
     seed: int = 0
     logprobs: bool = False
     """Ask for emitted tokens' logprobs: the seeded sample that is verified, the same for all engines."""
+    top_logprobs: int = 0
+    """With them, the best alternatives per token asked for; 0 = none beyond what the API always gives."""
     due_at_s: float = 0.0
     """Seconds after the start of the timed part; 0 in a closed loop."""
     session: str = ""
@@ -335,6 +339,10 @@ class RequestRecord(Noun):
     cached_len: int = 0
     output_token_ids: tuple[int, ...] | None = None
     output_logprobs: tuple[float, ...] | None = None
+    output_tokens: tuple[str, ...] | None = None
+    """Text of each token, where logprobs came with it and no ids did."""
+    top_logprobs: tuple[dict[str, float], ...] | None = None
+    """Per token, alternatives with their logprobs as the engine names them: text, or "token_id:N"."""
     text: str = ""
     finish_reason: str = ""
     http_status: int = 0
@@ -501,6 +509,10 @@ class Score(Noun):
     """Reference's best logprob - emitted token's; 0 where the reference agrees."""
     emitted_logprob: tuple[float, ...] | None = None
     """The engine's own logprob of the token it emitted, where it gave one."""
+    top_logprobs: tuple[dict[int, float], ...] = ()
+    """Per token, the reference's best token ids with their logprobs, where the engine gave its own."""
+    emitted_top_logprobs: tuple[dict[int, float], ...] = ()
+    """The engine's own; tokens it named ambiguously are left out."""
     prompt_token_ids: tuple[int, ...] = ()
     """Kept, so that stored outputs can be replayed through another reference."""
     retokenised: bool = False
@@ -546,6 +558,10 @@ class Agreement(Noun):
     """The same statistics of healthy output: the noise that is not a fault."""
     floor_source: str = ""
     """Where the floor comes from: measured in this run, or the default of a dtype."""
+    self_noise: dict[str, float] = msgspec.field(default_factory=dict)
+    """The same statistics of the variant's restarts against each other; {} with one restart."""
+    outside_mass: float | None = None
+    """Mean probability, by the reference, of tokens outside the shared top logprobs that mean_kl looks at."""
     thresholds: dict[str, float] = msgspec.field(default_factory=dict)
     """Multiples of the floor beyond which the output fails."""
     first_bad_position: int | None = None
@@ -606,6 +622,7 @@ class Comparison(Noun):
     rows: tuple[Row, ...]
     contrasts: tuple[Contrast, ...] = ()
     differences: tuple[Difference, ...] = ()
+    opinions: tuple[SecondOpinion, ...] = ()
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
@@ -872,6 +889,31 @@ class Imported(Noun):
     caveats: tuple[str, ...] = ()
     records: tuple[RequestRecord, ...] = ()
     """Where the file holds single requests: the metrics are then recomputed from these."""
+
+
+class Opinion(Noun):
+    """opinions/<client>.json of a trial: what another tool measured there after us, or why it did not."""
+
+    client: str
+    imported: Imported | None = None
+    problem: str = ""
+
+
+class SecondOpinion(Noun):
+    """Another tool's figures beside those of our own trial: never merged with them, never ranked."""
+
+    variant: str
+    scenario: str
+    restart: int
+    client: str
+    tool_version: str = ""
+    ours: Metrics | None = None
+    theirs: Metrics | None = None
+    differences: dict[str, float] = msgspec.field(default_factory=dict)
+    """Figure -> (theirs / ours - 1) x 100, percent; figures that one of the two lacks are left out."""
+    caveats: tuple[str, ...] = ()
+    problem: str = ""
+    """Why there are no figures; "" when there are."""
 
 
 # --- the experiment log ------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +61,13 @@ class Vocabulary:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, special tokens left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    @cached_property
+    def ids_by_text(self) -> dict[str, int]:
+        """What a token reads as alone, special ones included -> its id, where no other id reads the same."""
+        texts = self._tokenizer.decode_batch([[i] for i in range(self.size)], skip_special_tokens=False)
+        times = Counter(texts)
+        return {text: i for i, text in enumerate(texts) if times[text] == 1}
 
     def count(self, text: str) -> int:
         """Number of tokens the text encodes to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -50,7 +51,50 @@ def test_pooled_statistics_are_over_tokens_not_over_requests() -> None:
             "mean_margin": 10.52 / 6,
         }
     )
-    assert tuple(sums) == divergence.STATISTICS
+    assert (*sums, "mean_kl") == divergence.STATISTICS
+
+
+def exact_kl(p: np.ndarray, q: np.ndarray) -> float:
+    return float(np.sum(p * np.log(p / q)))
+
+
+def best(p: np.ndarray, num: int) -> dict[int, float]:
+    """The `num` best (id, logprob) of a distribution."""
+    return {int(i): float(np.log(p[i])) for i in np.argsort(-p)[:num]}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kl_of_whole_distributions_is_exact_and_of_shared_ones_a_lower_bound(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    p = draw.dirichlet(np.full(12, 0.3)) * 0.999 + 0.001 / 12
+    q = np.exp(np.log(p) + draw.normal(0, 0.5, 12))
+    q /= q.sum()
+    exact = exact_kl(p, q)
+    whole, outside = divergence.shared_kl(best(p, 12), best(q, 12))
+    assert (whole, outside) == (pytest.approx(exact, rel=1e-5), pytest.approx(0.0, abs=1e-8))
+    found = [divergence.shared_kl(best(p, k), best(q, k)) for k in range(1, 12)]
+    assert all(0.0 <= kl <= exact + 1e-9 for kl, _ in found)
+    assert found[10][0] > 0.5 * exact
+    shared = best(p, 4).keys() & best(q, 4).keys()
+    assert found[3][1] == pytest.approx(1 - sum(p[i] for i in shared))
+
+
+def test_kl_by_hand() -> None:
+    """p = (1/2, 1/4, rest 1/4), q = (1/4, 1/4, rest 1/2): ln 2 / 2 - ln 2 / 4."""
+    p, q = {1: np.log(0.5), 2: np.log(0.25)}, {1: np.log(0.25), 2: np.log(0.25), 9: np.log(0.3)}
+    assert divergence.shared_kl(p, q) == (pytest.approx(np.log(2) / 4), pytest.approx(0.25))
+    assert divergence.shared_kl(p, p) == (pytest.approx(0.0), pytest.approx(0.25))
+    assert divergence.shared_kl(p, {7: -1.0}) == (pytest.approx(0.0), pytest.approx(1.0))
+
+
+def test_kl_needs_both_sides_for_every_token() -> None:
+    row = {1: -0.1, 2: -3.0}
+    both = msgspec.structs.replace(SHORT, top_logprobs=(row, row), emitted_top_logprobs=(row, row))
+    tokens = divergence.tokens_of([both, LONG])
+    assert np.isnan(tokens.kl).tolist() == [False, False, True, True, True, True]
+    assert divergence.sums(tokens, 0.2)["mean_kl"].shape == (2, 1)
+    missing = msgspec.structs.replace(both, emitted_top_logprobs=(row,))
+    assert "mean_kl" not in divergence.sums(divergence.tokens_of([missing]), 0.2)
 
 
 def test_a_request_without_logprobs_counts_for_margins_only() -> None:

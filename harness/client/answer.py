@@ -18,17 +18,29 @@ LOWEST_LOGPROB = -9999.0
 _TEXT_LIMIT = 2000
 
 
+class Alternative(msgspec.Struct, gc=False):
+    """One entry of top_logprobs (chat shape)."""
+
+    token: str | None = None
+    logprob: float | None = None
+    id: int | None = None
+
+
 class TokenLogprob(msgspec.Struct, gc=False):
     """One entry of logprobs.content (chat shape)."""
 
     logprob: float | None = None
     id: int | None = None
+    token: str | None = None
+    top_logprobs: list[Alternative] | None = None
 
 
 class Logprobs(msgspec.Struct, gc=False):
     """Logprobs of the emitted tokens in either shape."""
 
     token_logprobs: list[float | None] | None = None
+    tokens: list[str | None] | None = None
+    top_logprobs: list[dict[str, float | None] | None] | None = None
     content: list[TokenLogprob] | None = None
 
 
@@ -113,6 +125,8 @@ class Answer:
         "output_len",
         "saw_done",
         "texts",
+        "tokens",
+        "top",
         "usage",
     )
 
@@ -121,6 +135,8 @@ class Answer:
         self.texts: list[str] = []
         self.ids: list[int] = []
         self.logprobs: list[float] = []
+        self.tokens: list[str | None] = []
+        self.top: list[dict[str, float]] = []
         self.finish_reason = ""
         self.usage = False
         self.input_len = 0
@@ -210,8 +226,12 @@ class Answer:
 
     def _take_logprobs(self, logprobs: Logprobs, *, with_ids: bool) -> None:
         values: list[float | None] = list(logprobs.token_logprobs or ())
+        self.tokens.extend(logprobs.tokens or ())
+        self.top.extend(_known(row or {}) for row in logprobs.top_logprobs or ())
         for entry in logprobs.content or ():
             values.append(entry.logprob)
+            self.tokens.append(entry.token)
+            self.top.append(_known({_name(a): a.logprob for a in entry.top_logprobs or ()}))
             if with_ids and entry.id is not None:
                 self.ids.append(entry.id)
         for value in values:
@@ -234,3 +254,13 @@ class Answer:
         self.engine_error = (
             body[:_TEXT_LIMIT].decode("utf-8", "replace").strip() or "an error event without words"
         )
+
+
+def _name(found: Alternative) -> str:
+    """What an alternative is called in a record."""
+    return f"token_id:{found.id}" if found.id is not None else found.token or ""
+
+
+def _known(row: dict[str, float | None]) -> dict[str, float]:
+    """The alternatives whose logprob is a number."""
+    return {name: value for name, value in row.items() if value is not None and math.isfinite(value)}

@@ -82,7 +82,9 @@ def body(request: Request, target: Target, history: Sequence[Any] = ()) -> bytes
     if target.stream:
         fields["stream_options"] = {"include_usage": True}
     if request.logprobs:
-        fields["logprobs"] = True if chat else 1
+        fields["logprobs"] = True if chat else max(1, request.top_logprobs)
+        if chat and request.top_logprobs:
+            fields["top_logprobs"] = request.top_logprobs
     fields |= target.extras
     return _encode({name: value for name, value in fields.items() if value is not None})
 

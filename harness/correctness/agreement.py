@@ -1,7 +1,8 @@
 """The verdict on one trial's timed output: is it what the reference says, up to healthy output's noise?
 
-Five statistics of the replayed tokens (harness/correctness/divergence.py) are compared with a floor: the same
-statistics of healthy output under the same load. Thresholds are multiples of the floor; a bootstrap over
+Six statistics of the replayed tokens (harness/correctness/divergence.py) are compared with a floor: the same
+statistics of healthy output under the same load, or of the variant's own restarts against each other where
+those differ more. Thresholds are multiples of the floor; a bootstrap over
 requests says whether a statistic beyond its threshold could be luck. docs/CORRECTNESS.md explains the
 choices and shows what they catch.
 """
@@ -17,7 +18,7 @@ import msgspec
 import numpy as np
 from scipy.stats import binom
 
-from harness.correctness import divergence, textcheck
+from harness.correctness import divergence, self_noise, textcheck
 from harness.correctness.divergence import Array, Tokens
 from harness.schema import Agreement, Noun, RequestRecord, Score, Verdict
 
@@ -27,6 +28,7 @@ MULTIPLES = {
     "mismatch_share": 6.0,
     "gross_share": 5.0,
     "mean_margin": 20.0,
+    "mean_kl": 40.0,
 }
 """A statistic fails beyond its multiple of the floor. Measured multiples, in this order: keys and values in
 fp8, which is no fault, 3.6, 0.8, 3.4, 3 and 10; one expert of one layer x 1.5, which is one, 1.8, 4.3, 1.8, 6
@@ -38,6 +40,7 @@ SMALLEST_FLOOR = {
     "mismatch_share": 1e-3,
     "gross_share": 1e-3,
     "mean_margin": 5e-4,
+    "mean_kl": 1e-6,
 }
 """A floor measured on few tokens can be zero by luck; none is taken to be lower than this."""
 
@@ -56,6 +59,7 @@ _BF16 = {
     "mismatch_share": 0.0125,
     "gross_share": 0.001,
     "mean_margin": 0.0007,
+    "mean_kl": 0.0003,
 }
 DEFAULT_FLOORS = {
     "bfloat16": _BF16,
@@ -87,6 +91,8 @@ class JudgeSettings(Noun):
     floor_dtype: str = "bfloat16"
     """Effective dtype of the engine whose output is the floor."""
     seed: int = 0
+    expected_len: dict[str, int] = msgspec.field(default_factory=dict)
+    """Request id -> output tokens that had to come, to find premature ends."""
 
 
 class _Floor(NamedTuple):
@@ -115,9 +121,11 @@ def judge(
     they show as often is no fault.
     """
     symptoms = _symptoms(records, floor_records)
-    alarms = textcheck.alarms(records)
+    alarms = textcheck.alarms(records, settings.expected_len)
     tokens = divergence.tokens_of(scores)
-    floor = _floor(floor_scores or (), settings)
+    reference_floor = _floor(floor_scores or (), settings)
+    own = self_noise.sums(scores, _outlier(tokens, reference_floor))
+    floor = _raised(reference_floor, own, settings)
     if not len(tokens.margin):
         verdict, reason = _verdict(scores, symptoms, [])
         reference = scores[0].reference if scores else ""
@@ -126,8 +134,14 @@ def judge(
     sums = divergence.sums(tokens, outlier)
     surely, perhaps = _compare(sums, floor, settings.seed)
     bad_from, late = _late(tokens, outlier, floor, settings.seed)
-    findings = [*surely, *late, *_bad_requests(scores, outlier, floor), *symptoms]
-    verdict, reason = _verdict(scores, findings, perhaps)
+    numeric = [*surely, *late, *_bad_requests(scores, outlier, floor)]
+    verdict, reason = _verdict(scores, numeric + symptoms, perhaps)
+    exact = [s for s in scores if not s.retokenised]
+    if numeric and verdict == "CANNOT TELL" and _enough(exact):
+        # Ids made from text can look like a fault; those that came as ids decide, where they are enough.
+        left_out = f"{len(scores) - len(exact)} outputs without token ids are left out of the verdict"
+        alone = judge(exact, records, floor_scores, settings, floor_records)
+        return msgspec.structs.replace(alone, alarms=(*alone.alarms, left_out))
     described = _describe([s for s in scores if not s.error and s.token_ids], tokens, outlier)
     return msgspec.structs.replace(
         described,
@@ -136,6 +150,7 @@ def judge(
         statistics={n: divergence.interval(s, LEVEL, settings.seed) for n, s in sums.items()},
         floor=floor.values,
         floor_source=floor.source,
+        self_noise={n: divergence.pooled(s) for n, s in own.items()},
         thresholds={n: multiple * floor.values[n] for n, multiple in MULTIPLES.items()},
         first_bad_position=bad_from,
         alarms=alarms,
@@ -169,6 +184,26 @@ def _floor(floor_scores: Sequence[Score], settings: JudgeSettings) -> _Floor:
         )
     kept = {n: s for n, s in sums.items() if n not in capped}
     return _Floor({**default, **measured, **capped}, source, kept)
+
+
+def _raised(floor: _Floor, own: dict[str, Array], settings: JudgeSettings) -> _Floor:
+    """The floor where the variant's restarts differ less than it; their own noise, capped, where more.
+
+    Never lower: restarts that agree with each other can agree on what is wrong.
+    """
+    dtype = settings.dtype if settings.dtype in DEFAULT_FLOORS else "bfloat16"
+    values, sums = dict(floor.values), dict(floor.sums)
+    for name, request_sums in own.items():
+        noise, cap = divergence.pooled(request_sums), FLOOR_CAP * DEFAULT_FLOORS[dtype][name]
+        if min(noise, cap) <= values[name]:
+            continue
+        values[name] = min(noise, cap)
+        sums.pop(name, None)
+        if noise <= cap:
+            sums[name] = request_sums
+    raised = [n for n in MULTIPLES if values[n] != floor.values[n]]
+    told = f"; {', '.join(raised)} raised to the variant's own noise between restarts" if raised else ""
+    return _Floor(values, floor.source + told, sums)
 
 
 def _floor_draws(floor: _Floor, name: str, seed: int) -> Array | float:
@@ -255,6 +290,12 @@ def _symptoms(records: Sequence[RequestRecord], healthy: Sequence[RequestRecord]
     return found + list(textcheck.excess(records, healthy))
 
 
+def _enough(scores: Sequence[Score]) -> bool:
+    """Whether there are scored requests and tokens enough to judge by."""
+    usable = [s for s in scores if not s.error and s.token_ids]
+    return len(usable) >= MIN_REQUESTS and sum(len(s.token_ids) for s in usable) >= MIN_TOKENS
+
+
 def _verdict(scores: Sequence[Score], findings: list[str], perhaps: list[str]) -> tuple[Verdict, str]:
     """FAIL on any finding; CANNOT TELL on too little or unclear evidence; else PASS."""
     failed = [s for s in scores if s.error]
@@ -271,7 +312,7 @@ def _verdict(scores: Sequence[Score], findings: list[str], perhaps: list[str]) -
         return "CANNOT TELL", "nothing was replayed through a reference"
     if len(failed) * 5 > len(scores):
         return "CANNOT TELL", f"{len(failed)} of {len(scores)} requests not scored: {failed[0].error}"
-    if tokens < MIN_TOKENS or len(scores) - len(failed) < MIN_REQUESTS:
+    if not _enough(scores):
         few = f"only {tokens} tokens of {len(scores) - len(failed)} requests were scored"
         return "CANNOT TELL", f"{few}; at least {MIN_TOKENS} of {MIN_REQUESTS} are needed"
     if perhaps:
@@ -284,6 +325,7 @@ def _describe(usable: Sequence[Score], tokens: Tokens, outlier: float) -> Agreem
     firsts = [next((j for j, m in enumerate(s.margin) if m > 0), None) for s in usable]
     diverged = [f for f in firsts if f is not None]
     dlogprob = tokens.abs_dlogprob[~np.isnan(tokens.abs_dlogprob)]
+    outside = tokens.outside[~np.isnan(tokens.outside)]
     return Agreement(
         verdict="CANNOT TELL",
         reference=usable[0].reference,
@@ -296,4 +338,5 @@ def _describe(usable: Sequence[Score], tokens: Tokens, outlier: float) -> Agreem
         mean_margin=float(tokens.margin.mean()),
         p99_margin=float(np.quantile(tokens.margin, 0.99)),
         mean_abs_dlogprob=float(dlogprob.mean()) if len(dlogprob) else None,
+        outside_mass=float(outside.mean()) if len(outside) else None,
     )

@@ -7,8 +7,8 @@ that a bootstrap which draws whole requests keeps the dependence between tokens 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,16 @@ MIN_OUTLIER_NATS = 0.05
 CAP_NATS = 10.0
 """One impossible token must not outweigh a thousand others."""
 NUM_RESAMPLES = 2000
+SMALLEST_MASS = 1e-9
+"""Probability below which single-precision logprobs say nothing."""
 
-STATISTICS = ("mean_abs_dlogprob", "outlier_share", "mismatch_share", "gross_share", "mean_margin")
+STATISTICS = (
+    *("mean_abs_dlogprob", "outlier_share", "mismatch_share", "gross_share", "mean_margin"),
+    "mean_kl",
+)
 """Mean |engine's logprob - reference's|; share of tokens where it is an outlier; share of tokens that are not
-the reference's choice; share where the reference prefers another by an outlier's margin; mean margin."""
+the reference's choice; share where the reference prefers another by an outlier's margin; mean margin; mean
+KL divergence of the engine from the reference over shared top logprobs."""
 
 
 class Tokens(NamedTuple):
@@ -41,21 +47,33 @@ class Tokens(NamedTuple):
     margin: Array
     abs_dlogprob: Array
     """|engine's logprob - reference's|; NaN where the engine gave none."""
+    kl: Array
+    """KL divergence, nats, as far as the shared top logprobs show it; NaN where there are none."""
+    outside: Array
+    """The reference's probability of everything outside the shared ones; NaN likewise."""
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Tokens:
         """The tokens for which `keep` holds."""
-        return Tokens(self.request[keep], self.position[keep], self.margin[keep], self.abs_dlogprob[keep])
+        return Tokens(
+            self.request[keep],
+            self.position[keep],
+            *(column[keep] for column in (self.margin, self.abs_dlogprob, self.kl, self.outside)),
+        )
 
 
 def tokens_of(scores: Sequence[Score]) -> Tokens:
     """All tokens of the scores without error; `request` counts those scores from 0."""
     usable = [s for s in scores if not s.error and s.token_ids]
     lengths = [len(s.token_ids) for s in usable]
+    shared = [pair for s in usable for pair in _shared(s)]
+    kl, outside = np.asarray(shared, dtype=np.float64).reshape(-1, 2).T
     return Tokens(
         request=np.repeat(np.arange(len(usable)), lengths),
         position=np.concatenate([np.arange(n) for n in lengths] or [np.zeros(0, np.int64)]),
         margin=np.minimum(_flat([s.margin for s in usable]), CAP_NATS),
         abs_dlogprob=np.minimum(_flat([_abs_dlogprob(s) for s in usable]), CAP_NATS),
+        kl=np.minimum(kl, CAP_NATS),
+        outside=outside,
     )
 
 
@@ -72,6 +90,30 @@ def _abs_dlogprob(score: Score) -> Sequence[float]:
     if emitted is None or len(emitted) != len(score.token_ids) or not any(emitted):
         return [float("nan")] * len(score.token_ids)
     return [abs(e - r) for e, r in zip(emitted, score.logprob, strict=True)]
+
+
+def _shared(score: Score) -> list[tuple[float, float]]:
+    """shared_kl() per token; NaN unless both sides gave top logprobs for every token."""
+    num = len(score.token_ids)
+    if not len(score.top_logprobs) == len(score.emitted_top_logprobs) == num:
+        return [(np.nan, np.nan)] * num
+    rows = zip(score.top_logprobs, score.emitted_top_logprobs, strict=True)
+    return [shared_kl(theirs, ours) for theirs, ours in rows]
+
+
+def shared_kl(reference: Mapping[int, float], engine: Mapping[int, float]) -> tuple[float, float]:
+    """(KL(reference || engine) in nats, the reference's mass outside), as far as shared logprobs show it.
+
+    Each side lists its best tokens only. Those on both lists are compared one by one, all others together
+    as one: sum over shared i of p_i ln(p_i / q_i), + P ln(P / Q) with P = 1 - sum p_i and Q likewise. Lumping
+    can only lose divergence (log-sum inequality; Cover and Thomas, Elements of Information Theory, 2.7.1), so
+    this is a lower bound of the exact KL, and equal to it where nothing lies outside. Nothing shared: 0, 1.
+    """
+    shared = reference.keys() & engine.keys()
+    p = np.exp([reference[i] for i in shared])
+    q = np.exp([engine[i] for i in shared])
+    p, q = (np.maximum([*side, 1.0 - side.sum()], SMALLEST_MASS) for side in (p, q))
+    return max(float(np.sum(p * np.log(p / q))), 0.0), float(min(p[-1], 1.0))
 
 
 def noise(tokens: Tokens) -> float | None:
@@ -92,6 +134,7 @@ def sums(tokens: Tokens, outlier: float) -> dict[str, Array]:
     tokens.
     """
     known = ~np.isnan(tokens.abs_dlogprob)
+    compared = ~np.isnan(tokens.kl)
     every = np.ones(len(tokens.margin))
     columns = {
         "mean_abs_dlogprob": (np.where(known, tokens.abs_dlogprob, 0.0), known),
@@ -99,14 +142,17 @@ def sums(tokens: Tokens, outlier: float) -> dict[str, Array]:
         "mismatch_share": (tokens.margin > 0.0, every),
         "gross_share": (tokens.margin > outlier, every),
         "mean_margin": (tokens.margin, every),
+        "mean_kl": (np.where(compared, tokens.kl, 0.0), compared),
     }
-    result = {}
-    for name, pair in columns.items():
-        totals = np.stack([np.bincount(tokens.request, weights=column.astype(float)) for column in pair])
-        totals = totals[:, totals[1] > 0]
-        if totals.size:
-            result[name] = totals.astype(np.float64)
-    return result
+    return {
+        name: totals for name, pair in columns.items() if (totals := per_request(tokens.request, *pair)).size
+    }
+
+
+def per_request(request: npt.NDArray[np.int64], *columns: npt.NDArray[Any]) -> Array:
+    """(values, counts) per token, summed to an array [2, requests]; requests without a count are left out."""
+    totals = np.stack([np.bincount(request, weights=column.astype(float)) for column in columns])
+    return totals[:, totals[1] > 0].astype(np.float64)
 
 
 def pooled(request_sums: Array) -> float:

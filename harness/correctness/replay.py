@@ -12,6 +12,9 @@ from harness.correctness.scoring_dialects import Dialect, dialect_of
 from harness.errors import AttestationError
 from harness.schema import Noun, Score
 
+MAX_TOP = 20
+"""Alternatives per token that every engine grants without being started for more."""
+
 
 class Sample(Noun):
     """One timed request's token ids, and the engine's own logprobs of its output where it gave them."""
@@ -20,6 +23,8 @@ class Sample(Noun):
     prompt_token_ids: tuple[int, ...]
     output_token_ids: tuple[int, ...]
     emitted_logprobs: tuple[float, ...] | None = None
+    emitted_top: tuple[dict[int, float], ...] = ()
+    """Per token, the engine's best token ids with their logprobs; () when it was not asked for them."""
     retokenised: bool = False
     """The ids were made from text by us, because the engine gave none."""
     problem: str = ""
@@ -70,6 +75,7 @@ def samples_of(scores: Sequence[Score]) -> list[Sample]:
             prompt_token_ids=s.prompt_token_ids,
             output_token_ids=s.token_ids,
             emitted_logprobs=s.emitted_logprob,
+            emitted_top=s.emitted_top_logprobs,
             retokenised=s.retokenised,
         )
         for s in scores
@@ -86,6 +92,8 @@ def _score(sample: Sample, reference: str, error: str = "", **forced: Any) -> Sc
         rank=forced.get("rank", ()),
         margin=forced.get("margin", ()),
         emitted_logprob=sample.emitted_logprobs,
+        top_logprobs=forced.get("top", ()) if sample.emitted_top else (),
+        emitted_top_logprobs=sample.emitted_top,
         retokenised=sample.retokenised,
         error=error,
     )
@@ -117,9 +125,8 @@ class _Asker:
 
     def _post(self, sample: Sample) -> dict[str, Any] | str:
         """The parsed answer, or a sentence about the error it answered with."""
-        path, body = self.dialect.scoring(
-            sample.prompt_token_ids, sample.output_token_ids, self.model, self.options.top_k
-        )
+        top_k = max([self.options.top_k, *(min(len(row), MAX_TOP) for row in sample.emitted_top)])
+        path, body = self.dialect.scoring(sample.prompt_token_ids, sample.output_token_ids, self.model, top_k)
         with requests.post(self.base_url + path, json=body, timeout=self.options.timeout_s) as answer:
             if answer.status_code != 200:
                 return f"reference answered HTTP {answer.status_code}: {answer.text[:300]}"

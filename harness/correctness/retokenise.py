@@ -1,15 +1,22 @@
 """From a request and its record to what a reference can score; outputs without ids are made ids again.
 
-Text made into ids again may be cut into other tokens than the engine emitted, and a reference finds the other
-cut unlikely: such samples are flagged, and agreement never fails them on their margins alone.
+An engine that gives no ids may still give each token's text beside its logprob. Where one id alone reads like
+that, the ids are known exactly. Otherwise the whole text is tokenised again, which may cut it into other
+tokens than the engine emitted, and a reference finds the other cut unlikely: such samples are flagged, and
+agreement never fails them on their margins alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from harness.correctness.replay import Sample
 from harness.errors import ModelError
 from harness.schema import Request, RequestRecord
 from harness.tokens import Vocabulary
+
+TOKEN_ID = "token_id:"
+"""Prefix of tokens that vLLM names by number when it is asked to (return_tokens_as_token_ids)."""
 
 
 class _Unknown(Exception):
@@ -20,7 +27,8 @@ def sample(request: Request, record: RequestRecord, vocabulary: Vocabulary) -> S
     """What to replay; its `problem` says why not, where the ids cannot be known."""
     try:
         prompt = _prompt_ids(request, record, vocabulary)
-        ids = record.output_token_ids or _output_ids(record.text, vocabulary)
+        named = record.output_token_ids or _ids_of_tokens(record, vocabulary)
+        ids = named or _output_ids(record.text, vocabulary)
     except (_Unknown, ModelError) as problem:
         return Sample(
             request_id=record.request_id, prompt_token_ids=(), output_token_ids=(), problem=str(problem)
@@ -31,7 +39,8 @@ def sample(request: Request, record: RequestRecord, vocabulary: Vocabulary) -> S
         prompt_token_ids=prompt,
         output_token_ids=ids,
         emitted_logprobs=logprobs if logprobs and len(logprobs) == len(ids) else None,
-        retokenised=not record.output_token_ids,
+        emitted_top=_top(record, vocabulary) if len(record.top_logprobs or ()) == len(ids) else (),
+        retokenised=not named,
     )
 
 
@@ -45,6 +54,27 @@ def _prompt_ids(request: Request, record: RequestRecord, vocabulary: Vocabulary)
     if record.input_len and record.input_len != len(ids):
         raise _Unknown(f"its prompt is {len(ids)} tokens here and {record.input_len} in the engine")
     return ids
+
+
+def _ids_of_tokens(record: RequestRecord, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The ids by the text of each token; () when they were not all given, or several ids read like one."""
+    if not record.output_tokens or len(record.output_tokens) != record.output_len:
+        return ()
+    found = tuple(id_named(token, vocabulary.ids_by_text) for token in record.output_tokens)
+    return tuple(i for i in found if i is not None) if None not in found else ()
+
+
+def id_named(name: str, ids_by_text: Mapping[str, int]) -> int | None:
+    """The id an engine means by a token's text or by "token_id:N"; None when several read the same."""
+    number = name.removeprefix(TOKEN_ID)
+    return int(number) if number != name and number.isdigit() else ids_by_text.get(name)
+
+
+def _top(record: RequestRecord, vocabulary: Vocabulary) -> tuple[dict[int, float], ...]:
+    """Alternatives by id; those whose name is ambiguous are left out and so count as outside."""
+    rows = record.top_logprobs or ()
+    read = {name: id_named(name, vocabulary.ids_by_text) for row in rows for name in row}
+    return tuple({i: value for name, value in row.items() if (i := read[name]) is not None} for row in rows)
 
 
 def _output_ids(text: str, vocabulary: Vocabulary) -> tuple[int, ...]:

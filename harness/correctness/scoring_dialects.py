@@ -27,6 +27,8 @@ class Forced(NamedTuple):
     """1 + the number of strictly better tokens, so that tied best tokens all have rank 1."""
     margin: tuple[float, ...]
     """Best logprob - the token's, nats; >= 0."""
+    top: tuple[dict[int, float], ...] = ()
+    """The reference's best token ids with their logprobs, and the token itself."""
 
 
 class Dialect(NamedTuple):
@@ -47,8 +49,9 @@ def _entry(logprob: Any, best: Any, rank: int | None) -> tuple[float, int, float
     return own, (max(rank or 2, 2) if margin else 1), margin
 
 
-def _forced(entries: list[tuple[float, int, float]]) -> Forced:
+def _forced(entries: list[tuple[float, int, float]], top: list[dict[int, float]]) -> Forced:
     return Forced(
+        top=tuple(top),
         logprob=tuple(e[0] for e in entries),
         rank=tuple(e[1] for e in entries),
         margin=tuple(e[2] for e in entries),
@@ -82,12 +85,13 @@ def _read_prompt_logprobs(response: dict[str, Any], prompt_ids: Ids, output_ids:
             f"the reference returned prompt logprobs for {len(rows or [])} of {expected} tokens: it does not "
             "support prompt_logprobs; choose a reference that does (vllm, sglang, transformers)"
         )
-    entries = []
+    entries, top = [], []
     for token, row in zip(output_ids, rows[len(prompt_ids) :], strict=True):
         own = (row or {}).get(str(token)) or {}
         best = max((e["logprob"] for e in (row or {}).values()), default=None)
         entries.append(_entry(own.get("logprob"), best, own.get("rank")))
-    return _forced(entries)
+        top.append({int(name): max(e["logprob"], LOWEST_LOGPROB) for name, e in (row or {}).items()})
+    return _forced(entries, top)
 
 
 def _ask_sglang(prompt_ids: Ids, output_ids: Ids, model: str, top_k: int) -> tuple[str, dict[str, Any]]:
@@ -117,12 +121,13 @@ def _read_sglang(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> 
             f"the reference returned input logprobs for {len(own)} of {num} tokens, or for other tokens; "
             "SGLang needs return_logprob on /generate: choose another reference"
         )
-    entries = []
-    for (logprob, _, *_), row in zip(own, top, strict=True):
+    entries, known = [], []
+    for (logprob, token, *_), row in zip(own, top, strict=True):
         best = max([e[0] for e in row or []] + [logprob] if logprob is not None else [], default=None)
         rank = 1 + sum(e[0] > logprob for e in row or []) if logprob is not None else None
         entries.append(_entry(logprob, best, rank))
-    return _forced(entries)
+        known.append({int(e[1]): max(e[0], LOWEST_LOGPROB) for e in row or []} | {int(token): entries[-1][0]})
+    return _forced(entries, known)
 
 
 DIALECTS = {
