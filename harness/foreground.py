@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import plan, registry, server
+from harness import plan, registry, server, store, traces
 from harness import recipe as recipes
 from harness.errors import HarnessError, LaunchError
 from harness.host import engines_ready
@@ -38,6 +38,8 @@ def serve(name: str, model: str, given: Sequence[str]) -> None:
     if planned.skip:
         raise HarnessError(f"{name} cannot run here: {planned.skip}. `just doctor` shows what is missing.")
     engines_ready.ensure(planned, console.print)
+    if planned.variant.traces:
+        planned = _with_traces(planned, console)
     with tempfile.TemporaryDirectory() as folder, interruptible():
         log_path = Path(folder) / "server.log"
         log_path.touch()
@@ -53,6 +55,18 @@ def serve(name: str, model: str, given: Sequence[str]) -> None:
                 time.sleep(0.5)
             sentence, details = server.failure(planned.launch, log_path, f"ended ({running.dead()})")
             raise LaunchError(sentence, details=details)
+
+
+def _with_traces(planned: plan.Planned, console: Console) -> plan.Planned:
+    """Traces of a server outlive it: they go into a folder of their own among the results."""
+    folder = store.results_root() / store.new_run_id(f"serve-{planned.variant.name}") / traces.FOLDER
+    with store.writing(folder):
+        folder.mkdir(parents=True)
+    console.print(
+        f"traces will be in {folder}: POST /start_profile, send requests, POST /stop_profile, then "
+        "`just trace FILE`"
+    )
+    return plan.keeping_traces(planned, folder)
 
 
 def follow(path: Path) -> None:

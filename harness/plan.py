@@ -160,7 +160,7 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
         for load in recipe.loads
         if not w.loads or load.label in w.loads
     )
-    return Planned(
+    planned = Planned(
         variant=variant,
         model=model,
         deployment=deployment,
@@ -169,6 +169,7 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
         skip=skip,
         warnings=warnings,
     )
+    return keeping_traces(planned, store.results_root() / "traces")
 
 
 def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherName) -> Deployment:
@@ -222,6 +223,19 @@ def render(variant: Variant, deployment: Deployment) -> Launch:
     if deployment.launcher != "docker":
         return launch
     return container.contained(launch, variant, deployment.model, str(registry.ROOT))
+
+
+def keeping_traces(planned: Planned, folder: Path) -> Planned:
+    """The same, its profiler's traces written to `folder`: mounted into a container, named to a process."""
+    inside, launch = planned.variant.traces, planned.launch
+    if not inside or launch.launcher == "attach":
+        return planned
+    if launch.launcher == "docker":
+        others = {host: target for host, target in launch.mounts.items() if target != f"{inside}:rw"}
+        mounts = {**others, str(folder.resolve()): f"{inside}:rw"}
+        return msgspec.structs.replace(planned, launch=msgspec.structs.replace(launch, mounts=mounts))
+    argv = tuple(str(folder.resolve()) if word == inside else word for word in launch.argv)
+    return msgspec.structs.replace(planned, launch=msgspec.structs.replace(launch, argv=argv))
 
 
 def at_port(planned: Planned, port: int) -> Planned:
@@ -279,7 +293,7 @@ def redacted(launch: Launch) -> Launch:
     """The launch as it may be shown or written to a file: no secret, no folder above the repository."""
     return msgspec.structs.replace(
         launch,
-        argv=redacted_argv(launch.argv),
-        env=redacted_env(launch.env),
+        argv=tuple(map(relative, redacted_argv(launch.argv))),
+        env={name: relative(value) for name, value in redacted_env(launch.env).items()},
         mounts={relative(host): inside for host, inside in launch.mounts.items()},
     )

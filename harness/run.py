@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from harness import compare, models, plan, server, store
+from harness import compare, models, plan, second_opinion, server, store, traces
 from harness.client import selfcheck
 from harness.correctness import verification
 from harness.errors import HarnessError
@@ -118,6 +118,10 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
     folder = store.visit_folder(bench.run, bench.planned.variant.name, bench.restart)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = plan.at_port(bench.planned, server.free_port()) if bench.own_server else bench.planned
+    trace_folder = folder / traces.FOLDER
+    if chosen.variant.traces:
+        trace_folder.mkdir(exist_ok=True)
+        chosen = plan.keeping_traces(chosen, trace_folder)
     chosen, unlogged = routing.logged(chosen, bench.recipe.options.get("moe_log"), folder)
     if unlogged:
         bench.progress.note(unlogged)
@@ -132,6 +136,8 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
             bench.progress.stage(f"{chosen.variant.name}: pre-flight")
             verification.preflight(folder, running)
             left = serve_trials(bench, pending, running)
+            if traced := traces.record(bench, pending[0], running, trace_folder):
+                bench.progress.note(traced)
         if told := routing.told(folder):
             bench.progress.note(told)
         return left

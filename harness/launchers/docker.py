@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
 import threading
@@ -165,7 +166,8 @@ def shell_command(launch: Launch) -> str:
     """What start() does, as commands to type."""
     files = Path(tempfile.gettempdir()) / f"{LABEL}-by-hand"
     caches = cache_root("by-hand")
-    lines = [f"mkdir -p {files} {caches}/{{{','.join(CACHES)}}}"]
+    written = [shlex.quote(host) for host, inside in launch.mounts.items() if inside.endswith(":rw")]
+    lines = [" ".join([f"mkdir -p {files} {caches}/{{{','.join(CACHES)}}}", *written])]
     for path, name in file_names(launch).items():
         lines.append(f"cat > {files}/{name} <<'END'\n{launch.files[path]}\nEND")
     options = container_options(launch, "by-hand", _host("by-hand", caches, files))

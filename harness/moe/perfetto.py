@@ -1,8 +1,10 @@
-"""A MORI-VIZ trace (Chrome/Perfetto JSON) as time per phase per rank."""
+"""A MORI-VIZ or torch profiler trace (Chrome/Perfetto JSON) as time per phase per rank."""
 
 from __future__ import annotations
 
+import gzip
 import statistics
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,17 +17,17 @@ from harness.reporting.escape import plain
 
 Key = tuple[str, str]
 """(rank, phase)."""
+_MOST_PHASES = 40
 
 
 def run(file: str) -> str:
     """Table to print for a trace file. Raises InputError."""
     path = Path(file)
     try:
-        content = msgspec.json.decode(path.read_bytes())
-    except OSError as reason:
-        raise InputError(
-            f"Cannot read {path}: {reason.strerror}; give the file export_to_perfetto wrote."
-        ) from None
+        content = msgspec.json.decode(_unpacked(path))
+    except (OSError, EOFError, zlib.error) as reason:
+        why = getattr(reason, "strerror", None) or reason
+        raise InputError(f"Cannot read {path}: {why}; give the file export_to_perfetto wrote.") from None
     except msgspec.DecodeError as reason:
         raise InputError(
             f"{path} is no JSON trace ({reason}): give the file export_to_perfetto wrote."
@@ -37,6 +39,11 @@ def run(file: str) -> str:
             f"{path} holds no complete spans (ph X, or B with E): is it a Perfetto trace in JSON?"
         )
     return as_text(spans)
+
+
+def _unpacked(path: Path) -> bytes:
+    content = path.read_bytes()
+    return gzip.decompress(content) if path.suffix == ".gz" else content
 
 
 def durations(events: Iterable[dict[str, Any]]) -> dict[Key, list[float]]:
@@ -59,13 +66,23 @@ def durations(events: Iterable[dict[str, Any]]) -> dict[Key, list[float]]:
 
 
 def as_text(spans: dict[Key, list[float]]) -> str:
-    """Count, total and median per phase and rank; the rank that waits longest shows as the largest total."""
+    """Count, total and median per phase and rank; the rank that waits longest shows as the largest total.
+
+    Of a profiler's thousands of operators only the phases that took longest are shown.
+    """
+    phases: dict[str, float] = defaultdict(float)
+    for (_, phase), took in spans.items():
+        phases[phase] += sum(took)
+    longest = sorted(phases, key=lambda phase: -phases[phase])[:_MOST_PHASES]
+    shown = {key: took for key, took in spans.items() if key[1] in longest}
     lines = [f"{'rank':<16}{'phase':<36}{'spans':>8}{'total us':>14}{'median us':>12}"]
-    for (rank, phase), took in sorted(spans.items(), key=lambda item: (item[0][1], item[0][0])):
+    for (rank, phase), took in sorted(shown.items(), key=lambda item: (item[0][1], item[0][0])):
         lines.append(
             f"{plain(rank, 15):<16}{plain(phase, 35):<36}{len(took):>8}{sum(took):>14.1f}"
             f"{statistics.median(took):>12.2f}"
         )
+    if len(phases) > len(longest):
+        lines.append(f"and {len(phases) - len(longest)} phases that took less")
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ def ep_check(words: Sequence[str]) -> tuple[str, int]:
 
 
 def trace_file(words: Sequence[str]) -> str:
-    """trace FILE [ranks=8] [experts=256] [top_k=8]; a .json file is a MORI-VIZ (Perfetto) trace."""
+    """trace FILE [ranks=8] [experts=256] [top_k=8]; a .json or .json.gz file is a Perfetto trace."""
     given = Words(words)
     defaults = {"ranks": "8", "experts": "256", "top_k": "8"}
     setting = [ep_command.number(given.take(name, value), name) for name, value in defaults.items()]
@@ -36,7 +36,7 @@ def trace_file(words: Sequence[str]) -> str:
     if len(given.plain) != 1:
         raise InputError("trace needs one file: trace FILE [ranks=8] [experts=256] [top_k=8]")
     name = given.plain[0]
-    if name.endswith(".json"):
+    if name.endswith((".json", ".json.gz")):
         return perfetto.run(name)
     return trace.run(name, *setting)
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -24,7 +25,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         variant=variant.name,
         engine="mock",
         launcher=deployment.launcher,
-        argv=(sys.executable, __file__, str(deployment.port)),
+        argv=(sys.executable, __file__, str(deployment.port), *variant.args),
         env={**variant.env, **deployment.extra_env, "PYTHONPATH": deployment.root},
         port=deployment.port,
         url=deployment.url,
@@ -117,6 +118,14 @@ def scored(ids: list[int], index: int) -> dict[str, Any]:
     return entry
 
 
+async def profiled(request: web.Request) -> web.Response:
+    """POST /start_profile and /stop_profile: the second writes a trace where the command line says."""
+    if request.path == "/stop_profile":
+        event = {"ph": "X", "name": "dispatch", "pid": 0, "tid": 0, "ts": 0, "dur": 30.0}
+        Path(sys.argv[-1], "rank0.json").write_text(json.dumps({"traceEvents": [event]}))
+    return web.Response()
+
+
 async def healthy(request: web.Request) -> web.Response:
     """GET /health and /v1/models."""
     return web.json_response({"data": [{"id": "mock"}]})
@@ -134,6 +143,8 @@ def main() -> None:
     mock = Mock()
     app = web.Application(client_max_size=2**26)
     app.router.add_post("/v1/completions", mock.complete)
+    app.router.add_post("/start_profile", profiled)
+    app.router.add_post("/stop_profile", profiled)
     app.router.add_get("/health", healthy)
     app.router.add_get("/v1/models", healthy)
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
