@@ -16,9 +16,9 @@ sys.path.insert(0, str(ROOT / "moe_log"))
 from vllm_moe_log import flags, step  # noqa: E402
 from vllm_moe_log.block import Block, to_binary, to_text  # noqa: E402
 from vllm_moe_log.step import Layout, Span  # noqa: E402
-from vllm_moe_log.writer import Writer  # noqa: E402
+from vllm_moe_log.writer import Batch, Writer  # noqa: E402
 
-__all__ = ["Block", "Layout", "Span", "Writer", "block", "flags", "random_log", "step", "write"]
+__all__ = ["Batch", "Block", "Layout", "Span", "Writer", "block", "flags", "random_log", "step", "write"]
 
 HEADER = {"type": "header", "format": 1, "engine": "vllm 0", "rank": 0, "num_experts": 8, "top_k": 2}
 

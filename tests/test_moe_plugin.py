@@ -22,7 +22,7 @@ from harness.host import engine_env
 from harness.moe import balance, plugin, routing_log
 from harness.schema import Deployment, Load, Request, RequestRecord
 from tests import moe_logs
-from tests.moe_logs import Block, Layout, Span, Writer, flags, step
+from tests.moe_logs import Batch, Layout, Span, Writer, flags, step
 
 
 def test_flags(tmp_path: Path) -> None:
@@ -49,20 +49,34 @@ def test_flags_that_do_not_parse(given: dict[str, str], says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "num_tokens", "layout", "rows"),
+    ("num_rows", "layout", "rows"),
     [
-        (10, 10, Layout(), (0, 10, 0)),
-        (16, 10, Layout(), (0, 10, 0)),  # padded for a CUDA graph
-        (30, 10, Layout(tokens_per_dp=(12, 10, 8), dp_rank=1), (12, 10, 0)),
-        (10, 10, Layout(tokens_per_dp=(12, 10, 8), dp_rank=1), (0, 10, 0)),
-        (3, 10, Layout(tp_size=4, tp_rank=1), (0, 3, 3)),
-        (3, 10, Layout(tp_size=4, tp_rank=3), (0, 1, 9)),
-        (14, 6, Layout(tokens_per_dp=(7, 6), shard_sizes=(4, 4, 3, 3), dp_rank=1), (8, 6, 0)),
-        (7, 10, Layout(tp_size=2), None),
+        (10, Layout(), (0, 10)),
+        (30, Layout(tokens_per_dp=(12, 10, 8), dp_rank=1), (12, 10)),
+        (10, Layout(tokens_per_dp=(12, 10, 8), dp_rank=1), (0, 10)),
+        (14, Layout(tokens_per_dp=(7, 6), shard_sizes=(4, 4, 3, 3), dp_rank=1), (8, 6)),
     ],
 )
-def test_own_rows(num_rows: int, num_tokens: int, layout: Layout, rows: tuple[int, int, int] | None) -> None:
-    assert step.own_rows(num_rows, num_tokens, layout) == rows
+def test_own_rows(num_rows: int, layout: Layout, rows: tuple[int, int]) -> None:
+    assert step.own_rows(num_rows, layout) == rows
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_tokens", "tp_rank", "tokens"),
+    [
+        (10, 10, None, (0, 10)),
+        (16, 10, None, (0, 10)),  # padded for a CUDA graph
+        (3, 10, 1, (3, 3)),
+        (3, 10, 3, (9, 1)),
+        (4, 3, 1, (0, 0)),  # all tokens fit the first rank's share
+        (7, 10, None, None),
+        (0, 10, None, None),
+    ],
+)
+def test_own_tokens(
+    num_rows: int, num_tokens: int, tp_rank: int | None, tokens: tuple[int, int] | None
+) -> None:
+    assert step.own_tokens(num_rows, num_tokens, tp_rank) == tokens
 
 
 def test_spans_are_cut_at_the_shard() -> None:
@@ -76,9 +90,9 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
     block = moe_logs.block(1, 0, [("a", 0, 2, 2)], [[0, 1], [2, 3]])
     writer = Writer(path, {"engine": "test", "num_experts": 8}, queue_blocks=2)
 
-    def ready() -> Block:
+    def ready() -> Batch:
         gate.wait(10)
-        return block
+        return Batch((block,))
 
     for _ in range(10):
         writer.put(ready, 2)  # returns at once though nothing can be written

@@ -76,4 +76,7 @@ def told(folder: Path) -> str:
         return ""
     from harness.moe import command  # brings matplotlib, which only a logged run needs
 
-    return command.after_visit(folder)
+    try:
+        return command.after_visit(folder)
+    except InputError as error:
+        return f"routing is not logged: {error.message}"

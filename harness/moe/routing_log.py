@@ -6,6 +6,7 @@ A log is a sequence of records, one JSON object a line:
     {"type":"block","step","at","layer","rank","requests":[[id,start,num,prompt_len],..],
      "experts":[[..K..],..],"weights":[[..K..],..]}          "warmup":true on profiling passes
     {"type":"count","tokens","dropped_tokens","warmup_tokens","unseen_tokens",...}   running totals
+    {"type":"problem","reason"}       why something that was asked for is not logged
 
 A block is one layer in one forward pass; its N rows are the requests' tokens, one request after another, at
 positions start .. start+num-1; positions below prompt_len are prefill. `.moelog` files replace the two lists
@@ -90,6 +91,7 @@ def read(paths: Sequence[str], *, warmup: bool = False) -> RoutingLog:
     headers: list[dict[str, Any]] = []
     counts = dict.fromkeys(COUNTS, 0)
     notes: list[str] = []
+    problems: dict[str, None] = {}
     for path in files:
         last: dict[str, Any] = {}
         for record in _records(path, notes):
@@ -99,9 +101,13 @@ def read(paths: Sequence[str], *, warmup: bool = False) -> RoutingLog:
                 last = {}
             elif record["type"] == "count":
                 last = record
+            elif record["type"] == "problem":
+                problems[record["reason"]] = None
             elif record["type"] == "block" and bool(record.get("warmup")) == warmup:
                 blocks.append(record)
         _add(counts, last)
+    if problems and not blocks:
+        raise InputError(f"{files[0]} holds no routing: {'; '.join(problems)}.")
     if not headers:
         raise InputError(
             f"{files[0]} has no header record: it is no routing log (see docs/MOE.md for the format)."
@@ -111,6 +117,7 @@ def read(paths: Sequence[str], *, warmup: bool = False) -> RoutingLog:
             "The files are logs of models with different numbers of experts: give one model's files."
         )
     log = assemble(blocks, headers[0]["num_experts"], ", ".join(map(str, files)))
+    notes += problems
     notes += [f"{name}: {count}" for name, count in counts.items() if count and name != "warmup_tokens"]
     engine = str(headers[0].get("engine", ""))
     return replace(log, engine=engine, counts=counts, notes=tuple(notes))

@@ -1,23 +1,35 @@
-"""Where the log is tied into vLLM 0.32: three methods wrapped, and one router method per logged layer.
+"""Where the log is tied into vLLM (0.24 to 0.32): methods wrapped, and one router method per logged layer.
 
 MoERunner.__init__            a MoE layer is built: its number, its router
 <router>._compute_routing     logical expert ids and weights, before any EPLB mapping
 GPUModelRunner.execute_model  a step over real requests (both model runners; the CPU's inherits)
 GPUModelRunner.prepare_inputs batch order of the second model runner
+
+On GPUs the router's method is called inside the custom op vllm::moe_forward, which torch.compile does not
+look into; it runs once per CUDA graph, at capture, and the kernels it launches there run at every replay
+(device.py).
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.metadata
 import logging
 import sys
 from typing import Any
 
 from vllm_moe_log import step as steps
+from vllm_moe_log.block import encode
 from vllm_moe_log.flags import Flags
-from vllm_moe_log.recorder import Recorder
+from vllm_moe_log.recorder import Limits, Recorder
 
 RUNNERS = ("vllm.v1.worker.gpu_model_runner", "vllm.v1.worker.gpu.model_runner")
+POINTS = (
+    ("vllm.model_executor.layers.fused_moe.runner.moe_runner", "MoERunner", ("__init__", "layer_id")),
+    ("vllm.model_executor.layers.fused_moe.router.base_router", "BaseRouter", ("_compute_routing",)),
+)
+"""Module, class and attributes without which nothing can be logged."""
 logger = logging.getLogger("vllm.moe_log")
 _installed: list[Recorder] = []
 
@@ -26,42 +38,78 @@ def install(flags: Flags) -> None:
     """Wrap MoERunner.__init__; vLLM may load plugins more than once per process, the first call counts."""
     if _installed:
         return
-    from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
-
+    reason = missing()
+    if reason:
+        logger.error("moe_log: nothing will be logged: %s", reason)
+        with flags.path.open("ab") as file:
+            file.write(encode({"type": "problem", "reason": reason}))
+        return
     from vllm_moe_log.placement import Placement
 
     recorder = Recorder(flags, Placement())
     _installed.append(recorder)
-    build = MoERunner.__init__
+    runner = importlib.import_module(POINTS[0][0]).MoERunner
+    build = runner.__init__
 
     @functools.wraps(build)
     def build_and_tag(self: Any, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
         _wrap_runners(recorder)
         if flags.wants(self.layer_id):
-            _tap(self.router, self.layer_id, recorder)
+            _tap(self, recorder)
+        else:
+            recorder.pass_over(self.layer_id, "")
 
-    MoERunner.__init__ = build_and_tag
+    runner.__init__ = build_and_tag
     logger.info("moe_log: logging layers %s to %s", sorted(flags.layers or ()) or "all", flags.path)
 
 
-def _tap(router: Any, layer: int, recorder: Recorder) -> None:
-    """Pass every result of this router on to the recorder; other layers' routers stay as they are."""
+def missing() -> str:
+    """Why this vLLM cannot be logged, in one sentence; "" when it has every hook point."""
+    for module, name, attributes in POINTS:
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            return _unsupported(f"{module}.{name}")
+        for attribute in attributes:
+            if not hasattr(found, attribute):
+                return _unsupported(f"{name}.{attribute}")
+    return ""
+
+
+def _unsupported(point: str) -> str:
+    return (
+        f"vLLM {importlib.metadata.version('vllm')} has no {point}, which the routing log is tied to: "
+        "it works with vLLM 0.24 to 0.32; use such a version"
+    )
+
+
+def _tap(layer: Any, recorder: Recorder) -> None:
+    """Pass every result of this layer's router on to the recorder; other layers' stay as they are."""
+    router, number = layer.router, layer.layer_id
     compute = getattr(router, "_compute_routing", None)
     if compute is None:
-        logger.warning(
-            "moe_log: layer %d has a router of its own (%s): not logged", layer, type(router).__name__
-        )
+        recorder.pass_over(number, f"its router, {type(router).__name__}, has no _compute_routing")
         return
 
     @functools.wraps(compute)
     def compute_and_log(*args: Any, **kwargs: Any) -> Any:
         topk_weights, topk_ids = compute(*args, **kwargs)
-        recorder.routed(layer, topk_ids, topk_weights)
+        recorder.routed(number, topk_ids, topk_weights)
         return topk_weights, topk_ids
 
     router._compute_routing = compute_and_log
-    recorder.add_layer(layer, router)
+    recorder.add_layer(number, router, _limits(layer))
+
+
+def _limits(layer: Any) -> Limits:
+    from vllm.config import get_current_vllm_config
+
+    config = get_current_vllm_config()
+    return Limits(
+        max_tokens=int(config.scheduler_config.max_num_batched_tokens),
+        sequence_parallel=bool(getattr(layer.moe_config, "is_sequence_parallel", False)),
+    )
 
 
 def _wrap_runners(recorder: Recorder) -> None:

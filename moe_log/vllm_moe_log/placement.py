@@ -43,15 +43,13 @@ class Placement:
         from vllm.forward_context import get_forward_context
 
         ranks = self.ranks
-        if ranks["dp_size"] == ranks["tp_size"] == 1:
+        if ranks["dp_size"] == 1:
             return Layout()
         metadata = get_forward_context().dp_metadata
         return Layout(
             tokens_per_dp=() if metadata is None else tuple(metadata.num_tokens_across_dp_cpu.tolist()),
             shard_sizes=tuple(getattr(metadata, "local_sizes", None) or ()),
             dp_rank=ranks["dp"],
-            tp_rank=ranks["tp"],
-            tp_size=ranks["tp_size"],
         )
 
     def describe(self) -> dict[str, Any]:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from vllm_moe_log import device
 from vllm_moe_log import step as steps
 from vllm_moe_log.block import Block
 from vllm_moe_log.flags import Flags
 from vllm_moe_log.step import Span, Step
-from vllm_moe_log.writer import Writer
+from vllm_moe_log.writer import Batch, Writer
 
 FindSpans = Callable[[], tuple[Span, ...]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine's configuration says about a step."""
+
+    max_tokens: int = 0
+    """Most tokens of one step on one rank, padding included."""
+    sequence_parallel: bool = False
+    """Tensor-parallel ranks route a share of the tokens each; otherwise all of them route all."""
 
 
 class Recorder:
@@ -24,68 +35,163 @@ class Recorder:
     def __init__(self, flags: Flags, environment: Any) -> None:
         self._flags = flags
         self._environment = environment
+        self._limits = Limits()
         self._writer: Writer | None = None
         self._routers: dict[int, Any] = {}
+        self._other_layers: dict[int, str] = {}
+        self._buffers: device.Buffers | None = None
         self._num_steps = 0
         self._find_spans: FindSpans | None = None
         self._step: Step | None = None
         self._seen = False
         self._warmup_tokens = 0
 
-    def add_layer(self, layer: int, router: Any) -> None:
+    def add_layer(self, layer: int, router: Any, limits: Limits) -> None:
         """A layer that will be logged has been built."""
         self._routers[layer] = router
+        self._limits = limits
+
+    def pass_over(self, layer: int, reason: str) -> None:
+        """A layer that will not be logged has been built; reason "" = it was not asked for."""
+        self._other_layers[layer] = reason
 
     def begin(self, find_spans: FindSpans) -> None:
-        """A step over real requests starts; spans are asked for when the first router runs."""
+        """A step over real requests starts; spans are asked for once the batch is in its final order."""
         self._find_spans, self._step, self._seen = find_spans, None, False
         self._num_steps += 1
+        if self._buffers is not None:
+            self._buffers.clear()
 
     def end(self, num_tokens: int) -> None:
-        """The step is over; one that no logged router saw was replayed or took a fused kernel."""
-        if num_tokens and not self._seen and self._routers and not self._environment.ranks["tp"]:
-            self._open().count("unseen_steps", 1)
-            self._open().count("unseen_tokens", num_tokens)
+        """The step is over: fetch what the device holds; count a step that no logged router saw."""
+        if self._find_spans is not None and self._logs_here():
+            if self._buffers is not None:
+                self._fetch(self._buffers, Step(self._num_steps, self._find_spans()))
+            elif self._routers and not self._seen:
+                self._open().count("unseen_steps", 1)
+                self._open().count("unseen_tokens", num_tokens)
+            elif not self._routers and self._environment.ranks["pp_size"] == 1:
+                self._open()  # to say why nothing is logged
         self._find_spans = None
 
     def routed(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
         """Logical ids [N, K] and weights [N, K] of one layer, still on the device."""
-        if torch.compiler.is_compiling() or _capturing(topk_ids):
+        if torch.compiler.is_compiling():
             return
-        if self._find_spans is None:  # profiling, warm-up or an idle data-parallel rank's dummy step
+        if topk_ids.is_cuda:
+            self._store(layer, topk_ids, topk_weights)
+        if self._find_spans is None:  # profiling, warm-up, capture or an idle data-parallel rank's dummy step
             self._warmup(layer, topk_ids, topk_weights)
-            return
+        elif not topk_ids.is_cuda:
+            self._log_now(layer, topk_ids, topk_weights)
+
+    def _log_now(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
+        """On a CPU: queue a copy of the rows at once."""
         self._seen = True
-        if self._step is None:
+        if self._step is None and self._find_spans is not None:
             self._step = Step(self._num_steps, self._find_spans())
-        step, layout = self._step, self._environment.layout()
-        if layout.tp_rank and not steps.is_shard(len(topk_ids), step.num_tokens):
-            return  # every tensor-parallel rank routes the same tokens: rank 0 logs them
-        rows = steps.own_rows(len(topk_ids), step.num_tokens, layout)
-        if rows is None:
-            self._open().count("unattributed_rows", len(topk_ids))
+        step = self._step
+        if step is None or not self._logs_here():
             return
-        first, count, token = rows
-        spans = steps.cut(step.spans, token, count)
-        block = Block(step.number, time.time(), layer, self._environment.rank, spans, None, None)
-        ready = _to_host(block, topk_ids[first : first + count], topk_weights[first : first + count])
-        self._open().put(ready, count)
+        first, num_rows = steps.own_rows(len(topk_ids), self._layout())
+        rows = slice(first, first + num_rows)
+        # Copied even where the type fits: the kernel may reuse the router's buffers once it has them.
+        ids = topk_ids[rows].to(torch.int16, copy=True).numpy()
+        weights = topk_weights[rows].to(torch.float32, copy=True).numpy()
+        batch = self._batch(step, {layer: (ids, weights, num_rows)})
+        self._open().put(lambda: batch, step.num_tokens)
+
+    def _store(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
+        """On a GPU: into the buffers, in a graph or not; they are made in the first pass, the profiling."""
+        if self._buffers is None:
+            if torch.cuda.is_current_stream_capturing() or not self._logs_here():
+                return
+            rows = max(self._limits.max_tokens, len(topk_ids))
+            self._buffers = device.allocate(sorted(self._routers), rows, topk_ids)
+        first, num_rows = steps.own_rows(len(topk_ids), self._layout())
+        rows_here = slice(first, first + num_rows)
+        self._buffers.store(layer, topk_ids[rows_here], topk_weights[rows_here])
+
+    def _fetch(self, buffers: device.Buffers, step: Step) -> None:
+        arrays = buffers.fetch(step.num_tokens)
+
+        def ready() -> Batch:
+            ids, weights, num_written = arrays()
+            parts = zip(buffers.layers, zip(ids, weights, num_written, strict=True), strict=True)
+            return self._batch(step, dict(parts))
+
+        self._open().put(ready, step.num_tokens * len(buffers.layers))
+
+    def _batch(self, step: Step, layers: dict[int, tuple[Any, Any, int]]) -> Batch:
+        """Blocks of the layers' (ids, weights, rows written), and what cannot be attributed."""
+        blocks: list[Block] = []
+        counts: dict[str, int] = {}
+        for layer, (ids, weights, num_rows) in layers.items():
+            part = steps.own_tokens(num_rows, step.num_tokens, self._tp_rank_of_shard())
+            if part is None:
+                name, amount = (
+                    ("unattributed_rows", num_rows) if num_rows else ("unseen_tokens", step.num_tokens)
+                )
+                counts[name] = counts.get(name, 0) + amount
+                continue
+            token, num = part
+            spans = steps.cut(step.spans, token, num)
+            blocks.append(
+                Block(step.number, step.at, layer, self._environment.rank, spans, ids[:num], weights[:num])
+            )
+        if counts.get("unseen_tokens"):
+            counts["unseen_steps"] = 1
+        return Batch(tuple(block for block in blocks if block.spans), counts)
 
     def _warmup(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
+        if topk_ids.is_cuda and torch.cuda.is_current_stream_capturing():
+            return
         self._warmup_tokens += len(topk_ids)
         if self._writer is not None:
             self._writer.count("warmup_tokens", len(topk_ids))
-        if self._flags.warmup and not self._environment.ranks["tp"]:
+        if self._flags.warmup and self._logs_here():
             whole = (Span("(warm-up)", 0, len(topk_ids), len(topk_ids)),)
             block = Block(0, time.time(), layer, self._environment.rank, whole, None, None, warmup=True)
-            self._open().put(_to_host(block, topk_ids, topk_weights), len(topk_ids))
+            ids, weights = device.to_host(topk_ids.to(torch.int16)), device.to_host(topk_weights.float())
+            wait = device.event(topk_ids)
+
+            def ready() -> Batch:
+                wait()
+                return Batch((replace(block, experts=ids.numpy(), weights=weights.numpy()),))
+
+            self._open().put(ready, len(topk_ids))
+
+    def _logs_here(self) -> bool:
+        """Every tensor-parallel rank routes the same tokens: rank 0 logs them, unless each has a share."""
+        return self._limits.sequence_parallel or not self._environment.ranks["tp"]
+
+    def _layout(self) -> steps.Layout:
+        layout: steps.Layout = self._environment.layout()
+        return layout
+
+    def _tp_rank_of_shard(self) -> int | None:
+        return int(self._environment.ranks["tp"]) if self._limits.sequence_parallel else None
 
     def _open(self) -> Writer:
         if self._writer is None:
             path = self._environment.path_of_rank(self._flags.path)
             self._writer = Writer(path, self._header(), self._flags.queue_blocks)
             self._writer.count("warmup_tokens", self._warmup_tokens)
+            for reason in self._not_logged():
+                self._writer.tell(reason)
         return self._writer
+
+    def _not_logged(self) -> list[str]:
+        """Why layers that were asked for are not in the log."""
+        built = {**dict.fromkeys(self._routers, ""), **self._other_layers}
+        missing = sorted((self._flags.layers or set()) - set(built))
+        told = [f"layer {layer}: {reason}" for layer, reason in self._other_layers.items() if reason]
+        if missing and self._environment.ranks["pp_size"] == 1:
+            told.append(
+                f"VLLM_LOG_LAYER asks for layer {', '.join(map(str, missing))}, the model's MoE layers are "
+                f"{', '.join(map(str, sorted(built)))}: choose among those"
+            )
+        return told
 
     def _header(self) -> dict[str, Any]:
         router = next(iter(self._routers.values()), None)
@@ -105,32 +211,3 @@ def _num_logical_experts(router: Any) -> int:
     if replicas is not None:
         return int(replicas.shape[-1])
     return int(getattr(router, "global_num_experts", 0))
-
-
-def _capturing(tensor: torch.Tensor) -> bool:
-    return tensor.is_cuda and bool(torch.cuda.is_current_stream_capturing())
-
-
-def _to_host(block: Block, ids: torch.Tensor, weights: torch.Tensor) -> Callable[[], Block]:
-    """Start the copies now, wait for them in the writer's thread."""
-    small, half = ids.to(torch.int16), weights.to(torch.float32)
-    if not ids.is_cuda:
-        # The kernel may reuse the router's buffers once it has them.
-        small = small.clone() if small.data_ptr() == ids.data_ptr() else small
-        half = half.clone() if half.data_ptr() == weights.data_ptr() else half
-        return lambda: replace(block, experts=small.numpy(), weights=half.numpy())
-    host_ids, host_weights = _pinned(small), _pinned(half)
-    copied = torch.cuda.Event()
-    copied.record()
-
-    def ready() -> Block:
-        copied.synchronize()
-        return replace(block, experts=host_ids.numpy(), weights=host_weights.numpy())
-
-    return ready
-
-
-def _pinned(tensor: torch.Tensor) -> torch.Tensor:
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host.copy_(tensor, non_blocking=True)
-    return host

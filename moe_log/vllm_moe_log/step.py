@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -24,6 +25,8 @@ class Step:
 
     number: int
     spans: tuple[Span, ...]
+    at: float = field(default_factory=time.time)
+    """Wall clock, seconds since the epoch."""
 
     @functools.cached_property
     def num_tokens(self) -> int:
@@ -70,34 +73,37 @@ class Layout:
     shard_sizes: Sequence[int] = ()
     """Rows each rank contributed when sequence-parallel shards of all DP ranks were gathered."""
     dp_rank: int = 0
-    tp_rank: int = 0
-    tp_size: int = 1
 
 
-def own_rows(num_rows: int, num_tokens: int, layout: Layout) -> tuple[int, int, int] | None:
-    """(first row, rows, first token) of this rank's real tokens among the routed rows; None = cannot tell.
+def own_rows(num_rows: int, layout: Layout) -> tuple[int, int]:
+    """(first row, rows) of this rank's tokens, padding included, among the rows its router sees.
 
     Rules as in vLLM's own routed-experts capture: rows may be all DP ranks' tokens one after another, all
-    ranks' gathered shards, this rank's own (perhaps padded), or 1/tp_size of them (sequence parallelism).
+    ranks' gathered shards, or this rank's own.
     """
     if len(layout.tokens_per_dp) > 1 and num_rows == sum(layout.tokens_per_dp):
-        first = sum(layout.tokens_per_dp[: layout.dp_rank])
-        return first, min(num_tokens, layout.tokens_per_dp[layout.dp_rank]), 0
+        return sum(layout.tokens_per_dp[: layout.dp_rank]), layout.tokens_per_dp[layout.dp_rank]
     if len(layout.shard_sizes) > 1 and num_rows == sum(layout.shard_sizes):
         per_rank = len(layout.shard_sizes) // max(1, len(layout.tokens_per_dp))
-        return sum(layout.shard_sizes[: layout.dp_rank * per_rank]), num_tokens, 0
+        first = layout.dp_rank * per_rank
+        return sum(layout.shard_sizes[:first]), sum(layout.shard_sizes[first : first + per_rank])
+    return 0, num_rows
+
+
+def own_tokens(num_rows: int, num_tokens: int, tp_rank: int | None) -> tuple[int, int] | None:
+    """(first token, tokens) that this rank's rows stand for in a step of num_tokens; None = cannot tell.
+
+    tp_rank: this rank's place where sequence parallelism gives each tensor-parallel rank an equal run of the
+    padded tokens; None where every rank sees all of them.
+    """
+    if not num_rows:
+        return None
     if num_rows >= num_tokens:
-        return 0, num_tokens, 0
-    shard = -(-num_tokens // layout.tp_size)
-    if layout.tp_size > 1 and num_rows == shard:
-        start = layout.tp_rank * shard
-        return 0, max(0, min(shard, num_tokens - start)), start
-    return None
-
-
-def is_shard(num_rows: int, num_tokens: int) -> bool:
-    """Whether the router saw only a part of the batch (sequence parallelism): then every rank must log."""
-    return num_rows < num_tokens
+        return (0, 0) if tp_rank else (0, num_tokens)
+    if tp_rank is None:
+        return None
+    token = tp_rank * num_rows
+    return token, max(0, min(num_rows, num_tokens - token))
 
 
 def cut(spans: Sequence[Span], first: int, count: int) -> tuple[Span, ...]:

@@ -7,6 +7,7 @@ import collections
 import multiprocessing.util
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,18 @@ from vllm_moe_log.block import Block, encode, to_binary, to_text
 _PERIOD_S = 0.01
 """The thread wakes this often. Waking it for every block would make it and the model take turns on the
 interpreter lock; waiting longer would lose more of the log: vLLM kills its workers outright when it stops."""
-Ready = Callable[[], Block]
-"""Waits until a block's arrays are on the host, then returns it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Blocks of one step, and amounts to add to the running totals."""
+
+    blocks: tuple[Block, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+Ready = Callable[[], Batch]
+"""Waits until the arrays are on the host, then returns them."""
 
 
 class Writer:
@@ -38,8 +49,12 @@ class Writer:
         atexit.register(self.close)
         multiprocessing.util.Finalize(None, self.close, exitpriority=100)
 
+    def tell(self, problem: str) -> None:
+        """Write down why something that was asked for is not logged."""
+        self._file.write(encode({"type": "problem", "reason": problem}))
+
     def put(self, ready: Ready, num_tokens: int) -> None:
-        """Queue a block; never blocks."""
+        """Queue blocks of num_tokens rows in all; never waits."""
         if len(self._waiting) >= self._queue_blocks:
             self.count("dropped_blocks", 1)
             self.count("dropped_tokens", num_tokens)
@@ -65,11 +80,14 @@ class Writer:
 
     def _write_waiting(self) -> None:
         while self._waiting:
-            block = self._waiting[0]()
-            self._file.write(self._encode(block))
+            batch = self._waiting[0]()
+            for block in batch.blocks:
+                self._file.write(self._encode(block))
+                self.count("blocks", 1)
+                self.count("tokens", len(block.experts))
+            for name, amount in batch.counts.items():
+                self.count(name, amount)
             self._waiting.popleft()
-            self.count("blocks", 1)
-            self.count("tokens", len(block.experts))
         if self._counts != self._written_counts:
             self._written_counts = dict(self._counts)
             self._file.write(encode({"type": "count", **self._written_counts}))
