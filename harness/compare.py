@@ -17,6 +17,7 @@ from harness.host import calibration
 from harness.label import fairness
 from harness.numbers import energy, intervals
 from harness.numbers.measured import Measured, calibrations, load
+from harness.reporting import opinions
 from harness.schema import (
     Agreement,
     Comparison,
@@ -24,9 +25,11 @@ from harness.schema import (
     Effective,
     Interval,
     Launch,
+    Opinion,
     Recipe,
     Row,
     TrialResult,
+    SecondOpinion,
 )
 
 
@@ -52,10 +55,21 @@ def compare(run: Path) -> Comparison:
         contrasts=contrasts,
         differences=_differences(groups),
         notes=(*notes, *calibration.drift(calibrations(run))),
+        opinions=_opinions(groups),
     )
 
 
 def without_records(run: Path) -> Comparison | None:
+def _opinions(groups: dict[tuple[str, str], list[Measured]]) -> tuple[SecondOpinion, ...]:
+    """What other tools said after our trials."""
+    return tuple(
+        opinions.beside(store.read(path, Opinion), trial.metrics, trial.result.trial)
+        for trials in groups.values()
+        for trial in trials
+        for path in sorted((trial.folder / "opinions").glob("*.json"))
+    )
+
+
     """The stored comparison of a run kept without its request records; None for a run that has them.
 
     Raises StoreError when such a run has no comparison.json either.
@@ -223,3 +237,4 @@ def merged(comparisons: list[Comparison]) -> Comparison:
         rows=rows,
         notes=tuple(n for c in comparisons for n in c.notes),
     )
+        opinions=tuple(o for c in comparisons for o in c.opinions),

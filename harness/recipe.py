@@ -37,7 +37,16 @@ _RECIPE_KEYS: dict[str, type] = {
 _RENAMED = {"verify": "verify_requests", "timeout": "request_timeout_s"}
 _LOAD_KEYS = ("rate", "concurrency", "arrival", "burstiness", "ramp_to", "stages", "time_scale")
 _OWN_KEYS = ("recipe", "run_id", "num_prompts", "args")
-OPTION_KEYS = ("client", "allow_dummy_moe", "moe_log", "workers", "budget_s", "price", "top_logprobs", "tasks")
+OPTION_KEYS = (
+    "client",
+    "allow_dummy_moe",
+    "moe_log",
+    "workers",
+    "budget_s",
+    "price",
+    "top_logprobs",
+    "tasks",
+)
 """Switches of single features; they land in Recipe.options."""
 
 

@@ -38,6 +38,7 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
     try:
         with interruptible():
             planned, oracle = engines_ready.ensure_all(planned, oracle, progress.stage)
+            second_opinion.prepare(recipe, progress)
             check_client(recipe, run, progress)
             begun = time.monotonic()
             for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
@@ -56,6 +57,7 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     """Check weights and workloads, and write what is known, before anything starts."""
     used = {p.model.alias: p.model for p in planned if not p.skip and p.launch.launcher != "attach"}
     for model in used.values():
+    second_opinion.check(recipe)
         models.check_weights(model)
     for trial in (t for p in planned if not p.skip for t in p.trials if not t.skip):
         built(trial.workload, trial.load, planned[0].model.path, recipe.verify_requests)
@@ -158,6 +160,7 @@ def serve_trials(bench: Bench, pending: list[Trial], running: server.Running) ->
         measure(bench, trial, running)
         if running.dead() or bench.planned.one_scenario_per_launch:
             return pending[index + 1 :]
+        second_opinion.ask(bench, trial, running)
     return []
 
 

@@ -73,7 +73,7 @@ def test_keys_reach_their_fields() -> None:
     ("words", "told"),
     [
         (["modle=x"], "There is no key 'modle'"),
-        (["client=aiperf"], "There is no key 'client'"),
+        (["shape_text=1"], "There is no key 'shape_text'"),
         (["nosuch"], "There is no workload 'nosuch'. There are: "),
         (["all", "extra"], "one word too many"),
         (["rate=fast"], "rate=fast is not a number"),

@@ -8,15 +8,23 @@ server's (aiperf, by flag), connections opened in the timed part (none can be to
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import signal
 import subprocess
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
-from harness.errors import InputError, MachineError
+import msgspec
+
+from harness.errors import HarnessError, InputError, MachineError
 from harness.host import engine_env
 from harness.reporting import importers
-from harness.schema import Imported, Noun
+from harness.schema import Imported, Load, Noun
 
 _TAIL_LINES = 15
 _SGLANG_START = (
@@ -41,9 +49,26 @@ class ForeignJob(Noun):
     num_prompts: int
     concurrency: int | None = None
     request_rate: float | None = None
-    """Requests/s at constant gaps; None = closed loop at `concurrency`."""
+    """Requests/s; None = closed loop at `concurrency`."""
+    arrival: Literal["constant", "poisson", "gamma"] = "constant"
+    burstiness: float = 1.0
+    """Shape of gamma gaps."""
     seed: int = 0
     timeout_s: float = 3600.0
+
+
+def loaded(job: ForeignJob, load: Load) -> ForeignJob:
+    """The job at this load. Raises InputError for a load that no foreign client can be told."""
+    if load.arrival not in ("closed", "constant", "poisson", "gamma"):
+        raise InputError(f"other clients cannot fire arrival={load.arrival}: it has no second opinion")
+    rate = load.request_rate
+    return msgspec.structs.replace(
+        job,
+        concurrency=load.max_concurrency or (None if rate else 1),
+        request_rate=rate,
+        arrival="constant" if load.arrival == "closed" else load.arrival,
+        burstiness=load.burstiness,
+    )
 
 
 Command = tuple[list[str], Path]
@@ -53,7 +78,8 @@ Command = tuple[list[str], Path]
 def _vllm(job: ForeignJob, out: Path) -> Command:
     load = [f"--max-concurrency={job.concurrency}"] if job.concurrency else []
     if job.request_rate:
-        load += [f"--request-rate={job.request_rate}", "--burstiness=1000000"]
+        shape = {"constant": 1_000_000, "poisson": 1, "gamma": job.burstiness}[job.arrival]
+        load += [f"--request-rate={job.request_rate}", f"--burstiness={shape:g}"]
     words = f"""bench serve --backend openai --base-url {job.base_url} --endpoint /v1/completions
         --model {job.model} --dataset-name random --random-input-len {job.input_len}
         --random-output-len {job.output_len} --num-prompts {job.num_prompts} --seed {job.seed} --ignore-eos
@@ -93,7 +119,8 @@ def _sglang(job: ForeignJob, out: Path) -> Command:
 def _aiperf(job: ForeignJob, out: Path) -> Command:
     load = ["--concurrency", str(job.concurrency)] if job.concurrency else []
     if job.request_rate:
-        load += ["--request-rate", str(job.request_rate), "--request-rate-mode", "constant"]
+        load += ["--request-rate", str(job.request_rate), "--request-rate-mode", job.arrival]
+        load += ["--arrival-smoothness", f"{job.burstiness:g}"] if job.arrival == "gamma" else []
     words = f"""profile --url {job.base_url} --model {job.model} --endpoint-type completions --streaming
         --request-count {job.num_prompts} --synthetic-input-tokens-mean {job.input_len}
         --output-tokens-mean {job.output_len} --extra-inputs ignore_eos:true --use-server-token-count
@@ -104,7 +131,10 @@ def _aiperf(job: ForeignJob, out: Path) -> Command:
 
 
 def _guidellm(job: ForeignJob, out: Path) -> Command:
-    rate = f"kind=constant,rate={job.request_rate}"
+    if job.request_rate and job.arrival == "gamma":
+        raise InputError("guidellm fires constant or Poisson arrivals only: it has no opinion on gamma")
+    limit = f",max_concurrency={job.concurrency}" if job.concurrency else ""
+    rate = f"kind={job.arrival},rate={job.request_rate}{limit}"
     profile = rate if job.request_rate else f"kind=concurrent,streams={job.concurrency or 1}"
     file = out / "guidellm.json"
     words = ["guidellm", "run", "--profile", profile, "--disable-console"]
@@ -134,43 +164,69 @@ TOOLS: dict[str, tuple[str, Callable[[ForeignJob, Path], Command]]] = {
 
 def command(tool: str, job: ForeignJob, out: Path) -> Command:
     """The tool's arguments, its program first. Raises InputError."""
-    if tool not in TOOLS:
-        raise InputError(f"there is no client {tool!r}: client= takes {', '.join(TOOLS)}")
-    return TOOLS[tool][1](job, out)
+    return TOOLS[names(tool)[0]][1](job, out)
 
 
-def run(tool: str, job: ForeignJob, out: Path, root: Path, on_line: Callable[[str], None]) -> list[Imported]:
-    """Run the tool and import its result; its output goes to `out`/<tool>.log.
+def names(chosen: object) -> tuple[str, ...]:
+    """The tools of client=A,B; () for none. Raises InputError for one that does not exist."""
+    asked = tuple(filter(None, str(chosen or "").split(",")))
+    for tool in asked:
+        if tool not in TOOLS:
+            raise InputError(f"there is no client {tool!r}: client= takes {', '.join(TOOLS)}")
+    return asked
 
-    The environment is built on first use. Raises InputError, MachineError.
-    """
-    words, file = command(tool, job, out)
-    bin_folder = engine_env.ensure(TOOLS[tool][0], root, on_line).parent
-    out.mkdir(parents=True, exist_ok=True)
-    call(tool, [str(bin_folder / words[0]), *words[1:]], out, job.timeout_s)
-    if not file.is_file():
-        raise MachineError(f"{tool} ended without a result file: see {out / tool}.log")
-    return importers.read(file)
+
+@cache
+def programs(environment: str, root: Path, on_line: Callable[[str], None]) -> Path | str:
+    """Folder of the programs in .engines/<environment>, built on first use; or why it cannot be built."""
+    try:
+        told = engine_env.ensure(environment, root, lambda line: on_line(f"installing {environment}: {line}"))
+        return told.parent
+    except HarnessError as error:
+        return error.message
+
+
+def run(tool: str, job: ForeignJob, bin_folder: Path, log: Path) -> Imported:
+    """Run the tool and import its result; its output goes to `log`. Raises InputError, MachineError."""
+    with tempfile.TemporaryDirectory(prefix=f"harness-{tool}-") as folder:
+        words, file = command(tool, job, Path(folder))
+        try:
+            call(tool, [str(bin_folder / words[0]), *words[1:]], Path(folder), job.timeout_s)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(Path(folder) / f"{tool}.log", log)
+        if not file.is_file():
+            raise MachineError(f"{tool} ended without a result file: see {log.name}")
+        return importers.read(file)[0]
 
 
 def call(tool: str, argv: list[str], out: Path, timeout_s: float) -> None:
-    """Run a command, its output in a log. Raises MachineError with the log's tail."""
+    """Run a command in `out`, its output in <tool>.log. Raises MachineError with the log's tail.
+
+    Whatever ends the call ends the tool and all processes it started.
+    """
     log = out / f"{tool}.log"
-    try:
-        with log.open("wb") as file:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                timeout=timeout_s,
-                env=environment(tool),
-            )
-    except subprocess.TimeoutExpired as error:
-        raise MachineError(f"{tool} did not end within {timeout_s:g} s: see {log}") from error
-    if done.returncode:
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            argv,
+            cwd=out,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=environment(tool),
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise MachineError(f"{tool} did not end within {timeout_s:g} s: see {log.name}") from error
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if status:
         tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:])
-        raise MachineError(f"{tool} ended with exit code {done.returncode}: see {log}", details=tail)
+        raise MachineError(f"{tool} ended with exit code {status}: see {log.name}", details=tail)
 
 
 def environment(tool: str) -> dict[str, str]:

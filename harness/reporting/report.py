@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from harness.reporting import opinions
 from harness.reporting.cells import DEFINITIONS, HEADERS, cells, rankable, ranked, struck
 from harness.reporting.escape import block, plain
 from harness.reporting.escape import markdown as md
@@ -50,6 +51,7 @@ def footnotes(comparison: Comparison) -> tuple[str, ...]:
     """Lines printed under the terminal table: verdicts, failures, then what the columns mean."""
     lines = [plain(f"{c.scenario}: {c.words}") for c in comparison.contrasts]
     lines += [plain(line) for line in failures(comparison.rows)]
+    lines += [plain(line) for line in opinions.lines(comparison.opinions)]
     lines += [plain(note) for note in comparison.notes]
     return (*lines, *(f"{term}: {meaning}" for term, meaning in DEFINITIONS))
 
@@ -62,6 +64,7 @@ def markdown(comparison: Comparison, environment: Environment | None, recipe: Re
         ("Verdicts", _bullets(f"{c.scenario}: {c.words}" for c in comparison.contrasts)),
         ("Failures", _bullets(failures(comparison.rows))),
         ("Notes", _bullets((*comparison.notes, *_row_notes(comparison.rows)))),
+        ("Second opinions", _opinions(comparison)),
         ("Where the compared engines differ", _ledger(comparison)),
         ("Machine", _machine(environment) if environment else ""),
         ("Reproduce", _reproduction(comparison, environment, recipe)),
@@ -130,6 +133,14 @@ def _bullets(lines: Iterable[str]) -> str:
 
 def _row_notes(rows: Iterable[Row]) -> list[str]:
     return [f"{row.variant} at {row.scenario}: {note}" for row in rows for note in row.notes]
+
+
+def _opinions(comparison: Comparison) -> str:
+    if not comparison.opinions:
+        return ""
+    lines = [_line(opinions.HEADERS), _line([":--"] * len(opinions.HEADERS))]
+    lines += [_line(map(md, row)) for row in opinions.rows(comparison.opinions)]
+    return "\n".join((opinions.ABOUT, "", *lines))
 
 
 def _ledger(comparison: Comparison) -> str:

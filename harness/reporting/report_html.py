@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from harness.reporting import report
+from harness.reporting import opinions, report
 from harness.reporting.cells import DEFINITIONS, HEADERS, cells, rankable, ranked, struck
 from harness.reporting.escape import block, plain
 from harness.schema import Comparison, Environment, Row
@@ -93,6 +93,12 @@ def _closing(comparison: Comparison, environment: Environment | None) -> list[Se
     return [
         Section("Failures", lines=report.failures(comparison.rows)),
         Section("Notes", lines=[*comparison.notes, *notes]),
+        Section(
+            "Second opinions",
+            opinions.ABOUT,
+            headers=opinions.HEADERS,
+            rows=opinions.rows(comparison.opinions),
+        ),
         Section("Energy and cost", headers=_ENERGY_HEADERS, rows=_energy(comparison.rows)),
         Section("Where the compared engines differ", headers=("setting", *variants, "reason"), rows=ledger),
         Section("Machine", headers=("fact", "value"), rows=report.machine_facts(environment)),

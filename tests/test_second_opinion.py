@@ -1,0 +1,90 @@
+"""client=...: another tool at the same server, shown beside our own figures and never mixed with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness import store
+from harness.reporting import importers, opinions, report, report_html
+from harness.schema import Comparison, Load, Opinion, Trial, WorkloadSpec
+from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, metrics
+from tests.test_run import Desk, desk
+
+__all__ = ["desk"]
+
+GOLDEN = Path(__file__).parent / "golden" / "foreign" / "guidellm-0.8.1.json"
+VLLM = ("client=vllm-bench", "reference=mock")
+TRIAL = Trial(variant="v", workload=WorkloadSpec(name="sharegpt"), load=Load(max_concurrency=4))
+
+
+def told() -> Comparison:
+    """A comparison with guidellm's opinion of a trial, and a tool that failed."""
+    heard = (
+        Opinion(client="guidellm", imported=importers.read(GOLDEN)[0]),
+        Opinion(client="aiperf", problem=f"aiperf ended with exit code 1 {HOSTILE}"),
+    )
+    found = tuple(opinions.beside(one, metrics(100.0), TRIAL) for one in heard)
+    return msgspec.structs.replace(COMPARISON, opinions=found)
+
+
+def test_differences_are_percent_of_ours() -> None:
+    half, ours = metrics(50.0), metrics(100.0)
+    assert opinions.differences(ours, half)["output tok/s"] == pytest.approx(-50)
+    assert opinions.differences(ours, ours)["TTFT p50 ms"] == 0
+    assert opinions.differences(msgspec.structs.replace(ours, ttft_s=None), half).keys() == {
+        "output tok/s",
+        "TPOT p50 ms",
+        "TPOT p99 ms",
+        "E2EL p50 ms",
+    }
+
+
+def test_it_stands_beside_the_table_and_not_in_it() -> None:
+    comparison = told()
+    page = report.markdown(comparison, ENVIRONMENT)
+    table, _, rest = page.partition("## Second opinions")
+    assert "guidellm" not in table and "guidellm 0.8.1" in rest and "%)" in rest
+    assert report.markdown_table(comparison) == report.markdown_table(COMPARISON)
+    footnotes = "\n".join(report.footnotes(comparison))
+    assert "second opinion of aiperf is missing: aiperf ended with exit code 1" in footnotes
+
+
+def test_what_a_tool_wrote_is_escaped() -> None:
+    comparison = told()
+    assert "<script>alert" not in report_html.document(comparison, ENVIRONMENT, [])
+    assert "<script>alert" not in report.markdown(comparison, ENVIRONMENT)
+    assert "\x1b" not in "".join(report.footnotes(comparison))
+
+
+def test_an_unknown_client_is_a_sentence_before_anything_starts(desk: Desk) -> None:
+    done = desk.run("bench", "mock", "32/8", "client=wrk")
+    assert done.returncode == 2
+    assert "there is no client 'wrk': client= takes vllm-bench, sglang-bench, aiperf, guidellm" in done.stderr
+
+
+@pytest.mark.engine
+def test_vllms_own_client_speaks_after_our_trial(desk: Desk) -> None:
+    done = desk.run("bench", "mock", "32/8", "concurrency=2", "num_prompts=6", *VLLM)
+    assert done.returncode == 0, done.stderr
+    (opinion,) = desk.comparison().opinions
+    assert opinion.theirs is not None, opinion.problem
+    assert (opinion.theirs.completed, opinion.theirs.total_output_tokens) == (6, 48)
+    assert opinion.ours == desk.row("mock").metrics
+    assert set(opinion.differences) >= {"output tok/s", "TTFT p50 ms", "TPOT p50 ms"}
+    assert "## Second opinions" in (desk.runs[0] / "report.md").read_text()
+    kept = desk.runs[0] / "mock" / "r1" / "text-32-8@c2" / "opinions"
+    assert store.read(kept / "vllm-bench.json", Opinion).imported is not None
+    assert (kept / "vllm-bench.log").exists()
+
+
+@pytest.mark.engine
+def test_a_client_that_cannot_fire_the_load_costs_nothing_else(desk: Desk) -> None:
+    done = desk.run("bench", "mock", "32/8", "stages=1:10", "num_prompts=6", *VLLM)
+    assert done.returncode == 0, done.stderr
+    assert desk.row("mock", "text-32-8@stages").status == "done"
+    (opinion,) = desk.comparison().opinions
+    assert opinion.theirs is None and "arrival=stages" in opinion.problem
+    assert "our own trial stands" in done.stderr
