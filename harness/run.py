@@ -55,9 +55,9 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
 
 def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     """Check weights and workloads, and write what is known, before anything starts."""
+    second_opinion.check(recipe)
     used = {p.model.alias: p.model for p in planned if not p.skip and p.launch.launcher != "attach"}
     for model in used.values():
-    second_opinion.check(recipe)
         models.check_weights(model)
     for trial in (t for p in planned if not p.skip for t in p.trials if not t.skip):
         built(trial.workload, trial.load, planned[0].model.path, recipe.verify_requests)
@@ -158,9 +158,9 @@ def serve_trials(bench: Bench, pending: list[Trial], running: server.Running) ->
     """Measure one trial after the other; those that need another launch are left."""
     for index, trial in enumerate(pending):
         measure(bench, trial, running)
+        second_opinion.ask(bench, trial, running)
         if running.dead() or bench.planned.one_scenario_per_launch:
             return pending[index + 1 :]
-        second_opinion.ask(bench, trial, running)
     return []
 
 
