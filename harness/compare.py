@@ -28,8 +28,8 @@ from harness.schema import (
     Opinion,
     Recipe,
     Row,
-    TrialResult,
     SecondOpinion,
+    TrialResult,
 )
 
 
@@ -54,12 +54,11 @@ def compare(run: Path) -> Comparison:
         rows=rows,
         contrasts=contrasts,
         differences=_differences(groups),
-        notes=(*notes, *calibration.drift(calibrations(run))),
         opinions=_opinions(groups),
+        notes=(*notes, *calibration.drift(calibrations(run))),
     )
 
 
-def without_records(run: Path) -> Comparison | None:
 def _opinions(groups: dict[tuple[str, str], list[Measured]]) -> tuple[SecondOpinion, ...]:
     """What other tools said after our trials."""
     return tuple(
@@ -70,6 +69,7 @@ def _opinions(groups: dict[tuple[str, str], list[Measured]]) -> tuple[SecondOpin
     )
 
 
+def without_records(run: Path) -> Comparison | None:
     """The stored comparison of a run kept without its request records; None for a run that has them.
 
     Raises StoreError when such a run has no comparison.json either.
@@ -235,6 +235,6 @@ def merged(comparisons: list[Comparison]) -> Comparison:
         run_id=", ".join(c.run_id for c in comparisons),
         question=" / ".join(dict.fromkeys(c.question for c in comparisons)),
         rows=rows,
+        opinions=tuple(o for c in comparisons for o in c.opinions),
         notes=tuple(n for c in comparisons for n in c.notes),
     )
-        opinions=tuple(o for c in comparisons for o in c.opinions),
