@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from harness.label.dialect import longest
+from harness.label.dialect import longest, pinned
 from harness.label.findings import Findings, canonical_dtype, dig, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
@@ -40,6 +40,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
             # Its default is localhost, which nobody outside a container reaches.
             *("--host", "0.0.0.0" if inside_docker else deployment.host),
             *("--port", str(deployment.port)),
+            *pinned(deployment),
             *_parallel(variant),
             *("--extra_llm_api_options", path),
             *variant.args,

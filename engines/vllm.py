@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from harness.errors import InputError
-from harness.label.dialect import Spellings, longest, spell
+from harness.label.dialect import Spellings, longest, pinned, spell
 from harness.label.findings import Findings, canonical_dtype, dig, samples, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
@@ -69,6 +69,7 @@ def _serving(deployment: Deployment) -> tuple[str, ...]:
         *("--served-model-name", deployment.served_model_name),
         *("--host", "0.0.0.0" if deployment.launcher == "docker" else deployment.host),
         *("--port", str(deployment.port)),
+        *pinned(deployment),
     )
 
 

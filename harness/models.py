@@ -31,7 +31,8 @@ def resolve(alias: str) -> Model:
     Raises InputError for an unknown alias, ModelError for a folder without config.json.
     """
     if os.sep in alias and Path(alias).is_dir():
-        model = Model(alias=Path(alias).name, path=str(Path(alias).resolve()))
+        folder = Path(alias).absolute()
+        model = Model(alias=_name(folder), path=str(folder))
     else:
         model = lookup(alias, models(), "model")
     folder = weights_folder(model)
@@ -40,8 +41,19 @@ def resolve(alias: str) -> Model:
     return with_config(msgspec.structs.replace(model, path=str(folder)))
 
 
+def _name(folder: Path) -> str:
+    """The folder's name; of a snapshot in the Hugging Face cache, the model's."""
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return folder.name
+
+
 def weights_folder(model: Model) -> Path | None:
-    """Folder of the weights here: `path` (relative to the repository), else the Hugging Face cache."""
+    """Folder of the weights here: `path` (relative to the repository), else the Hugging Face cache.
+
+    Of the cache, the pinned snapshot; where that is missing, the one its refs/main names.
+    """
     if model.path:
         folder = Path(model.path) if Path(model.path).is_absolute() else ROOT / model.path
         return folder if folder.is_dir() else None
@@ -53,14 +65,14 @@ def weights_folder(model: Model) -> Path | None:
     if model.revision and (snapshots / model.revision).is_dir():
         return snapshots / model.revision
     main = snapshots.parent / "refs" / "main"
-    if model.revision or not main.is_file():
+    if not main.is_file():
         return None
     folder = snapshots / main.read_text().strip()
     return folder if folder.is_dir() else None
 
 
 def with_config(model: Model) -> Model:
-    """The model with max_model_len and MoE facts read from its config.json.
+    """The model with max_model_len, MoE facts and the weights' revision read from its folder.
 
     Raises ModelError when config.json is missing or unreadable.
     """
@@ -73,7 +85,37 @@ def with_config(model: Model) -> Model:
         moe=moe_facts(config) or model.moe,
         architecture=str(architectures[0]),
         tied_embeddings=bool(config.get("tie_word_embeddings")),
+        loaded_revision=loaded_revision(Path(model.path), config),
     )
+
+
+def loaded_revision(folder: Path, config: dict[str, Any]) -> str:
+    """Commit on the Hub that a folder's files are of; "" when nothing says so.
+
+    A cache's snapshot is named after it; `hf download --local-dir` writes it into its own metadata; some
+    tools keep it in config.json.
+    """
+    if folder.parent.name == "snapshots":
+        return folder.name
+    metadata = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    if metadata.is_file():
+        return metadata.read_text(encoding="utf-8").partition("\n")[0].strip()
+    return str(config.get("_commit_hash") or "")
+
+
+def provenance(model: Model) -> str:
+    """Which weights these are, in words for `plan`."""
+    where = model.hf_id or model.alias
+    if not model.path:
+        pin = f"revision {model.revision}" if model.revision else "no revision pinned"
+        return f"{where}, {pin}; not on this machine"
+    if not model.loaded_revision:
+        return f"{where}; its files name no revision, environment.json of a run holds their sha256"
+    if not model.revision:
+        return f"{where}, revision {model.loaded_revision}, not pinned"
+    same = model.loaded_revision == model.revision
+    verdict = "as pinned" if same else f"NOT the pinned {model.revision}"
+    return f"{where}, revision {model.loaded_revision}, {verdict}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

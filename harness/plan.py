@@ -220,6 +220,8 @@ def _too_long(variant: Variant, model: Model, spec: WorkloadSpec) -> str:
 def render(variant: Variant, deployment: Deployment) -> Launch:
     """The engine's launch, and for a container its weights, image and privileges."""
     launch: Launch = registry.engine(variant.engine).launch(deployment, variant)
+    if deployment.launcher != "attach":
+        launch = msgspec.structs.replace(launch, revision=deployment.model.loaded_revision)
     if deployment.launcher != "docker":
         return launch
     return container.contained(launch, variant, deployment.model, str(registry.ROOT))
@@ -279,12 +281,15 @@ def as_text(planned: tuple[Planned, ...]) -> str:
 
 def _text(planned: Planned) -> str:
     lines = [f"# {planned.variant.name}: {planned.variant.source}"]
+    lines += [f"# weights: {models.provenance(planned.model)}"] if planned.launch.launcher != "attach" else []
     lines += [f"# cannot run here: {planned.skip}"] if planned.skip else []
     lines += [f"# warning: {w}" for w in planned.warnings]
     if planned.one_scenario_per_launch and len(planned.trials) > 1:
         lines.append("# started anew for every scenario: no endpoint empties its prefix cache")
     lines += [f"# skips {t.workload.label}@{t.load.label}: {t.skip}" for t in planned.trials if t.skip]
-    for path, content in planned.launch.files.items():
+    # The command of a container writes its files itself.
+    files = planned.launch.files if planned.launch.launcher != "docker" else {}
+    for path, content in files.items():
         lines += [f"# file {path}:", *(f"#   {line}" for line in content.splitlines())]
     return "\n".join([*lines, by_hand(planned.launch)])
 

@@ -44,6 +44,9 @@ class Model(Noun):
     alias: str
     hf_id: str = ""
     revision: str = ""
+    """Commit on the Hub that runs are meant for; "" = not pinned."""
+    loaded_revision: str = ""
+    """Commit that the weights on this machine are of; "" when nothing says so."""
     path: str = ""
     num_params_b: float = 0.0
     weights_gb: float = 0.0
@@ -147,6 +150,8 @@ class Launch(Noun):
     """Where the engine serves Prometheus text; "" = nowhere that may be read."""
     ready_timeout_s: float = 1800.0
     stop_grace_s: float = 30.0
+    revision: str = ""
+    """Commit on the Hub of the weights that are loaded; "" = not known: environment.json has their sha256."""
     labels: tuple[str, ...] = ()
     """Marks that travel with every number, e.g. "dummy-weights"."""
     secrets: tuple[str, ...] = ("HF_TOKEN",)

@@ -117,6 +117,13 @@ def test_variants_as_shipped_do_not_warn(name: str) -> None:
     assert _warn(name) == ""
 
 
+def test_weights_of_another_revision_warn() -> None:
+    other = msgspec.structs.replace(MOE, loaded_revision="a" * 40)
+    assert "another revision" in guards.warnings(PLAIN, _launch(), other)[0]
+    same = msgspec.structs.replace(MOE, loaded_revision=MOE.revision)
+    assert guards.warnings(PLAIN, _launch(), same) == guards.warnings(PLAIN, _launch(), MOE) == ()
+
+
 def test_tied_qwen3_moe_warns_on_sglang_only() -> None:
     tied = msgspec.structs.replace(MOE, architecture="Qwen3MoeForCausalLM", tied_embeddings=True)
     assert "uniform logits" in _warn("sglang-cpu", tied)

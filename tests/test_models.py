@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from harness import models
 from harness.errors import InputError, ModelError
 from harness.host import environment
+from harness.schema import Model
 
 CONFIGS = [
     (
@@ -71,6 +74,53 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, name: str, change: object,
     change(folder / name)  # type: ignore[operator]
     with pytest.raises(ModelError, match=told):
         models.check_weights(models.resolve(str(folder)))
+
+
+OLD, PINNED = "a" * 40, "b" * 40
+
+
+def cached(hub: Path, revision: str) -> Path:
+    """A Hugging Face cache that holds org/m at this revision, as its main."""
+    repository = hub / "models--org--m"
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text(revision)
+    (repository / "snapshots").mkdir(exist_ok=True)
+    return checkpoint(repository / "snapshots" / revision)
+
+
+def test_the_pinned_snapshot_is_taken_and_another_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    model = Model(alias="m", hf_id="org/m", revision=PINNED)
+    assert models.weights_folder(model) is None
+    assert models.provenance(model) == f"org/m, revision {PINNED}; not on this machine"
+    other = msgspec.structs.replace(model, path=str(cached(tmp_path, OLD)))
+    assert models.weights_folder(model) == Path(other.path)
+    assert f"revision {OLD}, NOT the pinned {PINNED}" in models.provenance(models.with_config(other))
+    right = cached(tmp_path, PINNED)
+    (tmp_path / "models--org--m" / "refs" / "main").write_text(OLD)
+    assert models.weights_folder(model) == right
+    loaded = models.with_config(msgspec.structs.replace(model, path=str(right)))
+    assert loaded.loaded_revision == PINNED and models.provenance(loaded).endswith("as pinned")
+    assert models.resolve(str(right)).alias == "m"
+
+
+def test_a_folder_without_a_cache_says_where_it_came_from(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m")
+    assert "name no revision" in models.provenance(models.resolve(str(folder)))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "_commit_hash": OLD}))
+    assert models.resolve(str(folder)).loaded_revision == OLD
+    metadata = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"{PINNED}\netag\n1.0\n")
+    assert models.resolve(str(folder)).loaded_revision == PINNED
+
+
+def test_every_hub_model_is_pinned_to_a_commit() -> None:
+    hub = [model for model in models.models().values() if model.hf_id]
+    assert len(hub) == 6 and all(re.fullmatch("[0-9a-f]{40}", model.revision) for model in hub)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from harness.schema import Model, Variant
+from harness.schema import Deployment, Model, Variant
 
 Spellings = tuple[tuple[str, str], ...]
 """(first version that has it, spelling), oldest first; "" as spelling = that version has no such flag."""
@@ -50,3 +50,10 @@ def longest(variant: Variant, model: Model) -> int:
     if variant.max_model_len and model.max_model_len:
         return min(variant.max_model_len, model.max_model_len)
     return variant.max_model_len
+
+
+def pinned(deployment: Deployment) -> tuple[str, ...]:
+    """`--revision` with the model's, where the engine fetches the weights by their Hugging Face id itself."""
+    model = deployment.model
+    fetched = not model.path and deployment.model_path == model.hf_id
+    return ("--revision", model.revision) if fetched and model.revision else ()

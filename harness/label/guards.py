@@ -158,6 +158,10 @@ def _sglang_mori_beyond_deepseek(variant: Variant, flags: Flags, launch: Launch,
     return mori and bool(model.architecture) and not model.architecture.startswith("Deepseek")
 
 
+def _other_revision(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
+    return bool(model.revision and model.loaded_revision) and model.loaded_revision != model.revision
+
+
 def _stream_interval(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
     return flags.get("--stream-interval", "1") != "1"
 
@@ -201,6 +205,12 @@ _KNOWN: tuple[tuple[Callable[[Variant, Flags, Launch, Model], bool], str], ...] 
         _sglang_mori_beyond_deepseek,
         "MORI in SGLang is only right for model files that ask for it (DeepSeek); others lost their accuracy "
         "(sglang #32039); look at the agreement before the speed",
+    ),
+    (
+        _other_revision,
+        "the weights on this machine are of another revision than models.toml pins: the variants of one run "
+        "share them, runs of the pinned revision are not comparable; `hf download ID --revision REVISION` "
+        "gets those",
     ),
     (
         _stream_interval,
