@@ -38,7 +38,7 @@ compare *words: setup
 report *words: setup
     @{{ python }} -m harness report "$@"
 
-# The experiment log: log [show ID | note ID TEXT | check | TEXT | variant= model= verdict= num=]
+# The experiment log: log [show ID | note ID TEXT | sign ID WHY | check | TEXT | variant= model= verdict= num=]
 log *words: setup
     @{{ python }} -m harness log "$@"
 

@@ -75,7 +75,7 @@ def without_records(run: Path) -> Comparison | None:
     Raises StoreError when such a run has no comparison.json either.
     """
     kept = [p.parent for p in run.glob("*/r*/*/trial.json") if store.read(p, TrialResult).status == "done"]
-    if not kept or any((folder / "requests.jsonl").exists() for folder in kept):
+    if not kept or any(store.present(folder / "requests.jsonl") for folder in kept):
         return None
     stored = store.read(run / "comparison.json", Comparison)
     note = (

@@ -44,6 +44,8 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
             for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
                 visit(Bench(recipe=recipe, run=run, planned=chosen, restart=restart, progress=progress))
             verification.replay_run(run, oracle, progress)
+            progress.stage("packing the records")
+            store.pack(run)
     except KeyboardInterrupt as stop:
         interrupted = stop
     comparison = compare.compare(run)

@@ -3,16 +3,19 @@
 recipe.toml environment.json comparison.json report.md
 <variant>/r<restart>/launch.json server.log attestation.json
 <variant>/r<restart>/<workload>@<load>/trial.json workload.json requests.jsonl scores.jsonl
+
+Lines are appended in the plain; pack() turns those of a finished run into <name>.jsonl.xz; readers take both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import lzma
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,6 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 import tomlkit
 
+from harness import packing
 from harness.command import redacted_argv, redacted_env
 from harness.errors import InputError, StoreError
 from harness.registry import ROOT
@@ -27,6 +31,11 @@ from harness.schema import SCHEMA_VERSION, Noun, Recipe, RequestRecord, Trial
 
 N = TypeVar("N", bound=Noun)
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+PACKED = ".xz"
+PACKED_FILES = ("*/r*/*/scores*.jsonl", "*/r*/*/requests*.jsonl", "workloads/*.jsonl")
+"""In this order: packing scores looks at the records and prompts they repeat."""
+STAYS_PLAIN_BYTES = 32 << 20
+"""Files from here on stay plain: byte ranges of them are decoded on all cores."""
 
 
 def results_root() -> Path:
@@ -146,6 +155,7 @@ class RecordWriter:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o644)
+            path.with_name(path.name + PACKED).unlink(missing_ok=True)
 
     def __call__(self, noun: Noun) -> None:
         """Append one line. Raises StoreError (disk full ...)."""
@@ -163,26 +173,95 @@ class RecordWriter:
         os.close(self._fd)
 
 
+def present(path: Path) -> Path | None:
+    """The file that holds these lines, plain or packed; None when there is neither."""
+    return next((p for p in (path, path.with_name(path.name + PACKED)) if p.exists()), None)
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The plain lines of a JSON-lines file, whichever form is there; memory stays at one line.
+
+    Raises StoreError when neither form can be read.
+    """
+    found = present(path) or path
+    try:
+        if found.suffix != PACKED:
+            with found.open("rb") as file:
+                yield from file
+            return
+        known = _known(path)
+        with lzma.open(found) as packed:
+            for line in packed:
+                yield packing.plain(line, known)
+    except (OSError, lzma.LZMAError, EOFError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise StoreError(f"{found} cannot be read ({cause}); the run is incomplete.") from error
+
+
 def read_lines(path: Path, kind: type[N]) -> Iterator[N]:
     """Nouns of a JSON-lines file; a cut-off last line (crash) is dropped, any other bad line is an error.
 
     Raises StoreError naming the line.
     """
     decoder = msgspec.json.Decoder(kind)
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error.strerror}); the run is incomplete.") from error
-    with file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield decoder.decode(line)
-            except msgspec.MsgspecError as error:
-                if not line.endswith(b"\n"):
-                    return
-                raise StoreError(f"{path} line {number} is damaged ({error}); remove that line.") from error
+    for number, line in enumerate(lines(path), start=1):
+        try:
+            yield decoder.decode(line)
+        except msgspec.MsgspecError as error:
+            if not line.endswith(b"\n"):
+                return
+            raise StoreError(f"{path} line {number} is damaged ({error}); remove that line.") from error
 
 
 def records(folder: Path) -> Iterator[RequestRecord]:
     """The request records of a trial."""
     return read_lines(folder / "requests.jsonl", RequestRecord)
+
+
+def pack(run: Path, below: int = STAYS_PLAIN_BYTES) -> None:
+    """Replaces the line files of a run in which nothing is measured any more by packed ones.
+
+    Files of `below` bytes and more stay plain. The plain file goes when the packed one is whole. Raises
+    StoreError when there is no space for it.
+    """
+    for pattern in PACKED_FILES:
+        for path in sorted(run.glob(pattern)):
+            if path.stat().st_size < below:
+                _pack(path)
+
+
+def _pack(path: Path) -> None:
+    target = path.with_name(path.name + PACKED)
+    partial = target.with_name(target.name + ".partial")
+    known = _known(path)
+    with writing(target):
+        with lzma.open(partial, "wb") as file:
+            file.writelines(packing.packed(line, known) for line in lines(path))
+        partial.replace(target)
+        path.unlink()
+
+
+def _known(path: Path) -> packing.Known:
+    """What a trial's scores repeat: prompts of the run's sample, log-probabilities of the trial's records."""
+    if not path.name.startswith("scores"):
+        return {}
+    known: dict[str, dict[str, Any]] = {}
+    prompts, requests = (
+        path.parents[3] / "workloads" / f"{path.parent.name}.jsonl",
+        path.parent / "requests.jsonl",
+    )
+    if present(prompts):
+        for prompt in _fields(lines(prompts)):
+            known[prompt["request_id"]] = {"prompt_token_ids": prompt.get("prompt_token_ids")}
+    if present(requests):
+        for record in _fields(lines(requests)):
+            if record.get("output_logprobs"):
+                shared = known.setdefault(record["request_id"], {})
+                shared["emitted_logprob"] = record["output_logprobs"]
+    return known
+
+
+def _fields(found: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for line in found:
+        with contextlib.suppress(msgspec.MsgspecError):
+            yield msgspec.json.decode(line)

@@ -189,7 +189,7 @@ def _built(
 def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
     """Keep the prompts of the verified sample once per run, so that later replays need no regeneration."""
     path = run / "workloads" / f"{trial.scenario}.jsonl"
-    if not path.exists():
+    if not store.present(path):
         with store.RecordWriter(path) as write:
             for request in timed:
                 if request.logprobs:

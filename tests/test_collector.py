@@ -72,7 +72,7 @@ def test_more_workers_than_records(tmp_path: Path) -> None:
     ("tail", "words", "num"),
     [
         (b'{"request_id": "x", "sent_at', "the last record is cut off", 2),
-        (b"not json\n", "1 records cannot be read.*at byte", 2),
+        (b"not json\n", "1 records cannot be read.*the first: not json", 2),
         (b'{"request_id":"n","sent_at_s":NaN}\n', "1 records cannot be read", 2),
         (b'{"request_id":"n","sent_at_s":null}\n', "1 records cannot be read", 2),
         (b"\n\n", "", 2),

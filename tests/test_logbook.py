@@ -82,6 +82,13 @@ def test_check_finds_missing_and_changed_results(path: Path, tmp_path: Path) -> 
     assert "without a hash" in found[0]
     records.write_text('{"changed": 1}\n')
     assert "20261122-c: its results changed" in logbook.check(path, results)[-1]
+    logbook.run(path, results, ["sign", "20261122-c", "one", "line", "was", "mended"])
+    assert not any("20261122-c" in line for line in logbook.check(path, results))
+    assert "one line was mended" in logbook.run(path, results, ["show", "20261122-c"])
+    records.write_text('{"changed": 2}\n')
+    assert "20261122-c: its results changed" in logbook.check(path, results)[-1]
+    with pytest.raises(InputError, match="why its results changed"):
+        logbook.run(path, results, ["sign", "20261122-c"])
     records.unlink()
     records.parent.rmdir()
     records.parent.parent.rmdir()

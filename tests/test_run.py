@@ -86,7 +86,7 @@ def test_one_run_leaves_all_its_files_and_an_entry(desk: Desk) -> None:
     assert store.read(trial / "workload.json", Workload).num_requests == 6
     assert store.read(trial / "trial.json", TrialResult).status == "done"
     assert len(list(store.records(trial))) == 6
-    assert (trial / "scores.jsonl").exists() and (run / "mock" / "r1" / "server.log").exists()
+    assert (trial / "scores.jsonl.xz").exists() and (run / "mock" / "r1" / "server.log").exists()
     row = desk.row("mock")
     assert row.agreement is not None and row.agreement.token_match == 1.0
     assert row.metrics is not None and row.metrics.total_output_tokens == 48
@@ -223,13 +223,11 @@ def test_ctrl_c_keeps_what_was_measured_and_a_rerun_resumes(desk: Desk) -> None:
     kept = list(store.records(record.parent))
     assert any(not r.error for r in kept) and any(r.error_kind == "cancelled" for r in kept)
     assert desk.row("mock").status == "done"
-    done_before = (
-        (desk.results / RESUMED / "mock" / "r1" / "text-32-8@c2" / "requests.jsonl").stat().st_mtime_ns
-    )
+    done_before = (desk.results / RESUMED / "mock" / "r1" / "text-32-8@c2" / "trial.json").stat().st_mtime_ns
     again = desk.run("bench", f"run_id={RESUMED}")
     assert again.returncode == 0, again.stderr
     assert desk.row("mock-slow", "text-32-40@c2").status == "done"
-    untouched = desk.results / RESUMED / "mock" / "r1" / "text-32-8@c2" / "requests.jsonl"
+    untouched = desk.results / RESUMED / "mock" / "r1" / "text-32-8@c2" / "trial.json"
     assert untouched.stat().st_mtime_ns == done_before, "a finished trial was repeated"
     assert "mock text-32-8@c2: warm-up" not in again.stderr
 
@@ -262,7 +260,7 @@ def test_compare_needs_no_engine_and_gives_the_same_rows(desk: Desk) -> None:
 
 def test_a_run_kept_without_records_is_shown_not_overwritten(desk: Desk) -> None:
     desk.run("bench", "mock", *QUICK)
-    for path in desk.runs[0].rglob("requests.jsonl"):
+    for path in desk.runs[0].rglob("requests.jsonl*"):
         path.unlink()
     stored = (desk.runs[0] / "comparison.json").read_bytes()
     done = desk.run("compare", desk.runs[0].name)

@@ -16,7 +16,7 @@ from harness.tokens import Vocabulary
 
 def replay_run(run: Path, oracle: Planned | None, progress: Progress) -> None:
     """Score every finished trial that has no scores yet. A reference that fails is recorded as the reason."""
-    waiting = [f for f in trial_folders(run) if not (f / "scores.jsonl").exists()]
+    waiting = [f for f in trial_folders(run) if not store.present(f / "scores.jsonl")]
     samples = {f: samples_of(run, f) for f in waiting}
     samples = {f: s for f, s in samples.items() if s}
     if not samples or oracle is None:
@@ -30,7 +30,7 @@ def replay_run(run: Path, oracle: Planned | None, progress: Progress) -> None:
         _replay(run, oracle, samples, progress)
     except HarnessError as error:
         progress.note(f"reference {name}: {error.message}")
-        left = {f: s for f, s in samples.items() if not (f / "scores.jsonl").exists()}
+        left = {f: s for f, s in samples.items() if not store.present(f / "scores.jsonl")}
         _keep_unscored(left, f"the reference {name} failed: {error.message}", name)
 
 
@@ -98,7 +98,7 @@ def known(target: client.Target, model: Model) -> tuple[conformance.Point, ...]:
 
 def trial_folders(run: Path) -> list[Path]:
     """Folders of the trials that have records, in name order."""
-    return sorted(p.parent for p in run.glob("*/r*/*/requests.jsonl"))
+    return sorted({p.parent for p in run.glob("*/r*/*/requests.jsonl*")})
 
 
 def samples_of(run: Path, folder: Path) -> list[Sample]:
@@ -108,7 +108,7 @@ def samples_of(run: Path, folder: Path) -> list[Sample]:
         return []
     trial = store.read(result_path, TrialResult).trial
     path = run / "workloads" / f"{trial.scenario}.jsonl"
-    if not path.exists():
+    if not store.present(path):
         return []
     prompts = {r.request_id: r for r in store.read_lines(path, Request)}
     vocabulary = Vocabulary(model_of(folder.parent).path)

@@ -36,6 +36,7 @@ def run(run_dir: Path, reference: str = "", progress: Progress | None = None) ->
             )
         with Progress() if progress is None else progress as shown, _set_aside(run_dir):
             verification.replay_run(run_dir, oracle, shown)
+        store.pack(run_dir)
     return compare.compare(run_dir)
 
 
@@ -43,13 +44,17 @@ def run(run_dir: Path, reference: str = "", progress: Progress | None = None) ->
 def _set_aside(run_dir: Path) -> Iterator[None]:
     """Stored scores get their reference's name; one that gets no successor is put back."""
     moved: dict[Path, Path] = {}
-    for path in sorted(run_dir.glob(f"*/r*/*/{SCORES}")):
-        first = next(store.read_lines(path, Score), None)
-        moved[path] = path.with_name(f"scores.{(first and first.reference) or 'unscored'}.jsonl")
+    for folder in verification.trial_folders(run_dir):
+        path = store.present(folder / SCORES)
+        if path is None:
+            continue
+        first = next(store.read_lines(folder / SCORES, Score), None)
+        reference = (first and first.reference) or "unscored"
+        moved[path] = path.with_name(path.name.replace("scores", f"scores.{reference}", 1))
         path.replace(moved[path])
     try:
         yield
     finally:
         for path, aside in moved.items():
-            if not path.exists():
+            if not store.present(path.parent / SCORES):
                 aside.replace(path)

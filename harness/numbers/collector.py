@@ -21,12 +21,13 @@ from typing import IO
 import msgspec
 import numpy as np
 
+from harness import store
 from harness.errors import StoreError
 from harness.numbers.columns import Columns
 from harness.numbers.decoding import FIELDS, Part, decode, decode_to_files
 from harness.schema import RequestRecord
 
-SIDECAR_BYTES = 32 << 20
+SIDECAR_BYTES = store.STAYS_PLAIN_BYTES
 """Files below this are decoded each time: it takes less than a second."""
 SIDECAR = ".columns"
 SAMPLE_BYTES = 16 << 20
@@ -60,10 +61,9 @@ class Collected:
         """The records of sample_path that this version can read."""
         decoder = msgspec.json.Decoder(RequestRecord)
         records = []
-        with self.sample_path.open("rb") as file:
-            for line in file:
-                with contextlib.suppress(msgspec.MsgspecError):
-                    records.append(decoder.decode(line))
+        for line in store.lines(self.sample_path):
+            with contextlib.suppress(msgspec.MsgspecError):
+                records.append(decoder.decode(line))
         return records
 
     @property
@@ -86,14 +86,15 @@ class Collected:
 
 
 def collect(path: Path, num_workers: int | None = None, sidecar_bytes: int = SIDECAR_BYTES) -> Collected:
-    """Columns of a requests.jsonl. `num_workers` defaults to the cores this process may use.
+    """Columns of a requests.jsonl, plain or packed. `num_workers` defaults to the cores this process may use.
 
     Raises StoreError when the file is missing or unreadable, or there is no space for the sidecar.
     """
+    found = store.present(path) or path
     try:
-        status = path.stat()
-        if status.st_size < sidecar_bytes:
-            part = decode(path, 0, status.st_size)
+        status = found.stat()
+        if status.st_size < sidecar_bytes or found.suffix == store.PACKED:
+            part = decode(store.lines(path))
             return Collected(Columns(**part.arrays), _summary([part], status), path)
         return _through_sidecar(path, status, num_workers or len(os.sched_getaffinity(0)))
     except OSError as error:

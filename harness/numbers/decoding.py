@@ -6,7 +6,7 @@ import contextlib
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -14,6 +14,8 @@ from typing import IO, Any, NamedTuple
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from harness.reporting.escape import plain
 
 FIELDS = {
     "ok": "|b1",
@@ -66,10 +68,10 @@ class Part:
     truncated: bool = False
 
 
-def decode(path: Path, start: int, end: int) -> Part:
-    """Columns of bytes start..end of the file, in memory."""
+def decode(lines: Iterable[bytes]) -> Part:
+    """Columns of the lines, in memory."""
     part = Part()
-    batches = list(_batches(path, (start, end), part))
+    batches = list(_batches(_records(lines, part), part))
     empty = {name: np.empty(0, dtype=kind) for name, kind in FIELDS.items()}
     part.arrays = {name: np.concatenate([empty[name], *(b[name] for b in batches)]) for name in FIELDS}
     return part
@@ -85,39 +87,43 @@ def decode_to_files(path: Path, span: tuple[int, int], target: tuple[Path, int],
     with contextlib.ExitStack() as stack:
         names = (*FIELDS, "sample")
         files = {n: stack.enter_context((folder / f"{n}.{number}").open("wb")) for n in names}
-        for batch in _batches(path, span, part, Sample(one_in, files["sample"])):
+        lines = _range(stack.enter_context(path.open("rb")), span)
+        for batch in _batches(_records(lines, part, Sample(one_in, files["sample"])), part):
             for name, values in batch.items():
                 files[name].write(values.data)
     return part
 
 
-def _batches(
-    path: Path, span: tuple[int, int], part: Part, sample: Sample | None = None
-) -> Iterator[dict[str, NDArray[Any]]]:
-    with path.open("rb") as file:
-        file.seek(span[0])
-        batch: list[_Line] = []
-        times = array("d")
-        for line in _lines(file, span, part, sample):
-            times.extend(line.content_at_s)
-            part.errors[line.error_kind] += bool(line.error)
-            part.num_without_usage += not (line.usage or line.error)
-            batch.append(line)
-            if len(batch) == _BATCH:
-                yield _columns(batch, times, part)
-                batch, times = [], array("d")
-        yield _columns(batch, times, part)
+def _batches(lines: Iterable[_Line], part: Part) -> Iterator[dict[str, NDArray[Any]]]:
+    batch: list[_Line] = []
+    times = array("d")
+    for line in lines:
+        times.extend(line.content_at_s)
+        part.errors[line.error_kind] += bool(line.error)
+        part.num_without_usage += not (line.usage or line.error)
+        batch.append(line)
+        if len(batch) == _BATCH:
+            yield _columns(batch, times, part)
+            batch, times = [], array("d")
+    yield _columns(batch, times, part)
     part.errors = +part.errors
 
 
-def _lines(file: IO[bytes], span: tuple[int, int], part: Part, sample: Sample | None) -> Iterator[_Line]:
-    """Records of the byte range; what cannot be read is counted in `part`."""
-    decoder = msgspec.json.Decoder(_Line)
+def _range(file: IO[bytes], span: tuple[int, int]) -> Iterator[bytes]:
+    """The lines that begin in the byte range."""
+    file.seek(span[0])
     position = span[0]
     for raw in file:
         if position >= span[1]:
             return
         position += len(raw)
+        yield raw
+
+
+def _records(lines: Iterable[bytes], part: Part, sample: Sample | None = None) -> Iterator[_Line]:
+    """Records of the lines; what cannot be read is counted in `part`."""
+    decoder = msgspec.json.Decoder(_Line)
+    for raw in lines:
         try:
             line = decoder.decode(raw)
         except msgspec.MsgspecError as error:
@@ -125,7 +131,7 @@ def _lines(file: IO[bytes], span: tuple[int, int], part: Part, sample: Sample | 
                 part.truncated = True
             elif raw.strip():
                 part.bad_lines += 1
-                part.first_bad = part.first_bad or f"at byte {position - len(raw)}: {error}"
+                part.first_bad = part.first_bad or f"{plain(raw.decode(errors='replace'), 60)}: {error}"
             continue
         if sample and zlib.crc32(line.request_id.encode()) % sample.one_in == 0:
             sample.file.write(raw)

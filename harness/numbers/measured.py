@@ -49,7 +49,7 @@ def load(folder: Path, recipe: Recipe) -> Measured:
     """One trial's files. Raises StoreError for those that cannot be read."""
     requests, scores, visit = folder / "requests.jsonl", folder / "scores.jsonl", folder.parent
     result = store.read(folder / "trial.json", TrialResult)
-    collected = collector.collect(requests) if requests.exists() else None
+    collected = collector.collect(requests) if store.present(requests) else None
     launch = _maybe(visit / "launch.json", Launch)
     return Measured(
         folder=folder,
@@ -60,7 +60,7 @@ def load(folder: Path, recipe: Recipe) -> Measured:
         records=collected.sample() if collected else [],
         notes=_notes(result, collected) if collected else (),
         energy=_energy(folder, collected, launch),
-        scores=list(store.read_lines(scores, Score)) if scores.exists() else [],
+        scores=list(store.read_lines(scores, Score)) if store.present(scores) else [],
         attestation=_maybe(visit / "attestation.json", Attestation),
         launch=launch,
         conformance=_maybe(visit / "conformance.json", Conformance),

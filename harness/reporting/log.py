@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -34,6 +34,8 @@ class Note:
     about: str
     """Run id of the entry it belongs to; "" = the log as a whole."""
     text: str
+    place: int = 0
+    """How many entries stand above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Entry:
     facts: LogFacts | None
     """None when its machine-readable part is missing, damaged or of a later version."""
     notes: tuple[Note, ...] = ()
+    place: int = 0
+    """How many entries stand above it."""
 
 
 def entry(comparison: Comparison, environment: Environment, recipe: Recipe, *, bundle: str = "") -> str:
@@ -125,14 +129,11 @@ def entries(path: Path) -> list[Entry]:
     for heading, body in _blocks(_text(path)):
         if heading["run"]:
             text = f"{heading.group(0)}\n{body}"
-            found.append(Entry(heading["run"], heading["date"], text, _parse_facts(body)))
+            found.append(Entry(heading["run"], heading["date"], text, _parse_facts(body), place=len(found)))
         else:
             words = "\n".join(line.removeprefix(">").removeprefix(" ") for line in body.strip().split("\n"))
-            notes.append(Note(heading["date"], heading["author"], heading["about"] or "", words))
-    return [
-        Entry(e.run_id, e.date, e.text, e.facts, tuple(n for n in notes if n.about == e.run_id))
-        for e in found
-    ]
+            notes.append(Note(heading["date"], heading["author"], heading["about"] or "", words, len(found)))
+    return [replace(e, notes=tuple(n for n in notes if n.about == e.run_id)) for e in found]
 
 
 def last(path: Path, num: int) -> list[Entry]:

@@ -19,10 +19,11 @@ from harness.schema import Comparison, Interval, LogFacts, LoggedRow, Recipe
 
 FILTERS = ("variant", "model", "verdict", "num")
 _SHOWN = 10
+_SIGNED = "results now: sha256 "
 
 
 def run(path: Path, results: Path, words: Sequence[str]) -> str:
-    """`log [show ID | note ID TEXT | check | TEXT | variant=... model=... verdict=... num=...]`.
+    """`log [show ID | note ID TEXT | sign ID REASON | check | TEXT | variant= model= verdict= num=]`.
 
     Raises InputError for words that are not understood, StoreError when the log cannot be used.
     """
@@ -31,6 +32,8 @@ def run(path: Path, results: Path, words: Sequence[str]) -> str:
         return show(path, rest[0] if rest else "last")
     if first == "note":
         return note(path, rest[0] if rest else "", " ".join(rest[1:]))
+    if first == "sign":
+        return sign(path, results, rest[0] if rest else "", " ".join(rest[1:]))
     if first == "check":
         return "\n".join(check(path, results)) or "Every entry's results are there and unchanged."
     if first == "list" or "=" in first.split(" ")[0]:
@@ -70,8 +73,31 @@ def note(path: Path, run_id: str, text: str) -> str:
     return f"Appended to {path.name}."
 
 
+def sign(path: Path, results: Path, run_id: str, reason: str) -> str:
+    """Appends a note with the hash of an entry's results as they are now: they were changed on purpose.
+
+    Raises InputError without a reason or for an unknown entry, StoreError for results that are missing.
+    """
+    if not run_id or not reason.strip():
+        raise InputError("Say which entry and why its results changed: just log sign ID 'reason'.")
+    entry = log.find(path, run_id)
+    digest = bundle.digest(results / entry.run_id)
+    return note(path, entry.run_id, f"{reason.strip()}\n\n{_SIGNED}{digest}")
+
+
+def signed(entry: Entry) -> str:
+    """The sha256 its results must have: that of its last signing note, else the entry's own; "" = none."""
+    later = [
+        line.removeprefix(_SIGNED).strip()
+        for n in entry.notes
+        for line in n.text.splitlines()
+        if n.place > entry.place and line.startswith(_SIGNED)
+    ]
+    return later[-1] if later else entry.facts.bundle if entry.facts else ""
+
+
 def check(path: Path, results: Path) -> list[str]:
-    """A sentence per run whose results are missing, changed since its newest entry, or cannot be checked."""
+    """A sentence per run whose results are missing, changed since they were signed, or cannot be checked."""
     problems = []
     newest: dict[str, Entry] = {entry.run_id: entry for entry in log.entries(path)}
     for entry in newest.values():
@@ -136,10 +162,10 @@ def _change(old: Interval, new: Interval) -> str:
 def _problem(entry: Entry, results: Path) -> list[str]:
     if entry.facts is None:
         return [f"{entry.run_id}: its machine-readable part is missing, damaged or of another version"]
-    if not entry.facts.bundle:
+    if not signed(entry):
         return [f"{entry.run_id}: was logged without a hash of its results"]
     try:
-        same = bundle.digest(results / entry.run_id) == entry.facts.bundle
+        same = bundle.digest(results / entry.run_id) == signed(entry)
     except StoreError as error:
         return [f"{entry.run_id}: {error.message}"]
     return [] if same else [f"{entry.run_id}: its results changed since they were logged"]

@@ -104,7 +104,7 @@ def _told(folder: Path, result: TrialResult) -> Told:
         result=result,
         table=collected.columns,
         samples=telemetry.read(folder),
-        scores=list(store.read_lines(scores, Score)) if scores.exists() else [],
+        scores=list(store.read_lines(scores, Score)) if store.present(scores) else [],
         answers=[r for r in collected.sample() if not r.error and r.text][:_NUM_ANSWERS],
     )
 
