@@ -10,6 +10,7 @@ import msgspec
 import requests as http
 
 from harness import client, registry, store, workload
+from harness.correctness import verification
 from harness.host import environment, telemetry
 from harness.numbers import collector, validity, warmup
 from harness.plan import Planned
@@ -86,7 +87,7 @@ def measure(bench: Bench, trial: Trial, running: Running) -> None:
     """Warm up, fire, keep everything. Ctrl-C marks the trial interrupted and is raised again."""
     folder = store.trial_folder(bench.run, trial)
     model_folder = bench.planned.model.path
-    timed, proof = built(trial.workload, trial.load, model_folder, bench.recipe.verify_requests)
+    timed, proof = built(trial.workload, trial.load, model_folder, *verification.asked(bench.recipe))
     store.write(folder / "workload.json", proof)
     save_sample(bench.run, trial, timed)
     target = target_of(bench, running)
@@ -154,7 +155,7 @@ def timed_part(
         client_cpu_s=stats.cpu_s,
         counters={k: after[k] - before[k] for k in COUNTERS if k in after and k in before},
     )
-    return judged(bench, running, outcome, stats)
+    return judged(bench, running, outcome, (timed, stats))
 
 
 def _fire(
@@ -168,22 +169,25 @@ def _fire(
 
 
 def built(
-    spec: WorkloadSpec, load: Load, model_folder: str, num_verify: int
+    spec: WorkloadSpec, load: Load, model_folder: str, num_verify: int, num_top: int = 0
 ) -> tuple[tuple[Request, ...], Workload]:
     """Requests and their proof: the same objects for every engine of a run. Raises InputError."""
-    return _built(msgspec.json.encode(spec), msgspec.json.encode(load), model_folder, num_verify)
+    return _built(msgspec.json.encode(spec), msgspec.json.encode(load), model_folder, num_verify, num_top)
 
 
 @lru_cache(maxsize=16)
 def _built(
-    spec: bytes, load: bytes, model_folder: str, num_verify: int
+    spec: bytes, load: bytes, model_folder: str, num_verify: int, num_top: int
 ) -> tuple[tuple[Request, ...], Workload]:
-    return workload.build(
+    timed, proof = workload.build(
         msgspec.json.decode(spec, type=WorkloadSpec),
         msgspec.json.decode(load, type=Load),
         Vocabulary(model_folder),
         num_verify=num_verify,
     )
+    if num_top:
+        timed = tuple(msgspec.structs.replace(r, top_logprobs=num_top) if r.logprobs else r for r in timed)
+    return timed, proof
 
 
 def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
@@ -244,19 +248,24 @@ def counters(bench: Bench, running: Running) -> dict[str, float]:
     return dict(parse(text))
 
 
-def judged(bench: Bench, running: Running, outcome: TrialResult, stats: client.ClientStats) -> TrialResult:
-    """The outcome with the reasons why it failed or its numbers would not count."""
-    kept = list(store.records(store.trial_folder(bench.run, outcome.trial)))
-    succeeded = sum(not r.error for r in kept)
+def judged(
+    bench: Bench,
+    running: Running,
+    outcome: TrialResult,
+    fired: tuple[tuple[Request, ...], client.ClientStats],
+) -> TrialResult:
+    """The outcome with the reasons why it failed or its numbers would not count, by one pass over them."""
+    timed, stats = fired
+    seen = validity.Seen(timed)
+    for record in store.records(store.trial_folder(bench.run, outcome.trial)):
+        seen.add(record)
     if dead := running.dead():
-        what = f"died during {outcome.trial.scenario} ({dead}), {succeeded} requests had finished"
+        what = f"died during {outcome.trial.scenario} ({dead}), {seen.num_ok} requests had finished"
         reason, evidence = failure(running.launch, running.log_path, what)
         return msgspec.structs.replace(outcome, status="failed", reason=reason, evidence=evidence)
-    if not succeeded:
-        first = kept[0].error if kept else "no request was sent"
+    if not seen.num_ok:
+        first = seen.first_error or "no request was sent"
         return msgspec.structs.replace(
-            outcome, status="failed", reason=f"all {len(kept)} requests failed, the first with: {first}"
+            outcome, status="failed", reason=f"all {seen.num} requests failed, the first with: {first}"
         )
-    vocabulary = Vocabulary(bench.planned.model.path)
-    reasons = validity.reasons(outcome, kept, stats, vocabulary)
-    return msgspec.structs.replace(outcome, invalid="; ".join(reasons))
+    return msgspec.structs.replace(outcome, invalid="; ".join(seen.reasons(outcome, stats)))

@@ -11,7 +11,7 @@ from harness.client import Target
 from harness.correctness import known_answers
 from harness.correctness.known_answers import KnownAnswer
 from harness.errors import ModelError
-from harness.schema import RequestRecord
+from harness.schema import Model, RequestRecord
 from tests.completions_server import Flaws, serving
 
 COUNTS_ON = KnownAnswer(prompt_token_ids=(5, 6), output_token_ids=(7, 8, 9, 10))
@@ -42,6 +42,14 @@ def test_an_answer_without_ids_cannot_be_compared_with_ids() -> None:
 def test_the_smoke_question_wants_the_number_alone(text: str, held: bool) -> None:
     record = RequestRecord(request_id="known-0", text=text)
     assert known_answers.judged(known_answers.SMOKE[0], record).held is held
+
+
+def test_only_large_published_models_and_those_with_fingerprints_have_known_answers(tmp_path: Path) -> None:
+    (tmp_path / known_answers.FILE).write_bytes(msgspec.json.encode((COUNTS_ON,)))
+    assert known_answers.of(Model(alias="m", path=str(tmp_path))) == (COUNTS_ON,)
+    assert known_answers.of(Model(alias="r1", hf_id="x/y", num_params_b=671.0)) == known_answers.SMOKE
+    assert known_answers.of(Model(alias="small", hf_id="x/y", num_params_b=0.1)) == ()
+    assert known_answers.of(Model(alias="own", num_params_b=1.7)) == ()
 
 
 def test_fingerprints_stop_before_the_first_near_tie() -> None:

@@ -17,8 +17,13 @@ def test_every_finding_is_a_line() -> None:
     with serving() as url:
         found = probe.run(url, "m", harsh=True)
     told = probe.lines(found)
-    assert len(told) == len(found.points) + 1
-    assert all(line.startswith("kept") for line in told[:-1])
+    assert len(told) == len(found.points) + 3
+    assert all(line.startswith("kept") for line in told[:-3])
+    assert told[-3] == "known answers: 1 of 1 right"
+    assert told[-2].startswith("What is 2+2? 3 4 5 6")
+        "known answers: 1 of 1 right",
+        f"What is 2+2? {found.known[0].found.strip()}"[:91] + "…",
+    ]
     assert told[-1].startswith("greedy output equal to that of requests alone: 16/16 at 1 in flight")
 
 

@@ -5,7 +5,7 @@ They agree on an honest engine; where two differ by more than 1 % the row is inv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -32,8 +32,48 @@ class TokenCounts(Noun):
     """Which counts disagree; "" when all that exist agree within 1 %."""
 
 
+class Tally:
+    """Adds up what token_counts() needs, record by record: memory does not grow with their number."""
+
+    def __init__(self, vocabulary: Vocabulary | None = None) -> None:
+        self._vocabulary = vocabulary
+        self.num = self.num_ok = 0
+        self._num_with_usage = self._usage = 0
+        self._num_with_ids = self._retokenised = 0
+
+    def add(self, record: RequestRecord) -> None:
+        """Take one record; of a failed one only that it failed."""
+        self.num += 1
+        if record.error:
+            return
+        self.num_ok += 1
+        if record.usage:
+            self._num_with_usage += 1
+            self._usage += record.output_len
+        if record.output_token_ids is not None:
+            self._num_with_ids += 1
+            self._retokenised += len(record.output_token_ids)
+        elif self._vocabulary is not None:
+            self._retokenised += self._vocabulary.count(record.text)
+
+    def counts(self, counters_delta: Mapping[str, float]) -> TokenCounts:
+        """The counts so far; the engine's counter is left out when a request failed."""
+        counter = counters_delta.get("generation_tokens") if self.num_ok == self.num else None
+        exact = bool(self.num_ok) and self._num_with_ids == self.num_ok
+        counts = TokenCounts(
+            usage=self._usage if self.num_ok and self._num_with_usage == self.num_ok else None,
+            counters=counter or None,
+            retokenised=self._retokenised
+            if self._vocabulary is not None or self._num_with_ids == self.num_ok
+            else None,
+            num_without_usage=self.num_ok - self._num_with_usage,
+            exact_ids=exact,
+        )
+        return msgspec.structs.replace(counts, invalid=_disagreement(counts))
+
+
 def token_counts(
-    records: Sequence[RequestRecord], counters_delta: Mapping[str, float], vocabulary: Vocabulary | None
+    records: Iterable[RequestRecord], counters_delta: Mapping[str, float], vocabulary: Vocabulary | None
 ) -> TokenCounts:
     """Counts over the successful requests. The engine's counter is left out when a request failed.
 
@@ -41,18 +81,10 @@ def token_counts(
     encoded again where the ids did not come: encoding is not the inverse of decoding, so that count is
     rough, and it is compared only when it is ids.
     """
-    ok = [r for r in records if not r.error]
-    with_usage = [r for r in ok if r.usage]
-    counter = counters_delta.get("generation_tokens") if len(ok) == len(records) else None
-    exact = bool(ok) and all(r.output_token_ids is not None for r in ok)
-    counts = TokenCounts(
-        usage=sum(r.output_len for r in with_usage) if ok and len(with_usage) == len(ok) else None,
-        counters=counter or None,
-        retokenised=_retokenised(ok, vocabulary),
-        num_without_usage=len(ok) - len(with_usage),
-        exact_ids=exact,
-    )
-    return msgspec.structs.replace(counts, invalid=_disagreement(counts))
+    tally = Tally(vocabulary)
+    for record in records:
+        tally.add(record)
+    return tally.counts(counters_delta)
 
 
 def filled(record: RequestRecord, vocabulary: Vocabulary) -> RequestRecord:
@@ -60,17 +92,6 @@ def filled(record: RequestRecord, vocabulary: Vocabulary) -> RequestRecord:
     if record.usage or record.output_len or not record.text:
         return record
     return msgspec.structs.replace(record, output_len=vocabulary.count(record.text))
-
-
-def _retokenised(ok: Sequence[RequestRecord], vocabulary: Vocabulary | None) -> int | None:
-    if vocabulary is None and any(r.output_token_ids is None for r in ok):
-        return None
-    return sum(
-        len(r.output_token_ids)
-        if r.output_token_ids is not None
-        else (vocabulary.count(r.text) if vocabulary is not None else 0)
-        for r in ok
-    )
 
 
 def _disagreement(counts: TokenCounts) -> str:

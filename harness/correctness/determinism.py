@@ -19,6 +19,13 @@ BATCHES = (1, 1, 2, 8, 32)
 """Requests in flight of each pass: the others are compared with the first, the second is its repeat."""
 
 
+FILE = "determinism.json"
+"""Of a server life: what its pre-flight found."""
+NUM_IN_PREFLIGHT = 4
+"""Few and short: what it costs comes on top of every server life."""
+PROMPT_LEN, OUTPUT_LEN = 32, 16
+
+
 class Pass(Noun):
     """One pass over the prompts against the first pass (alone, one at a time)."""
 
@@ -30,6 +37,24 @@ class Pass(Noun):
     """Median output position of the first difference, over requests that differ."""
     max_abs_dlogprob: float | None = None
     """Over tokens up to the first difference, where logprobs are given: nats."""
+
+
+class Determinism(Noun):
+    """determinism.json: the passes of one server life."""
+
+    passes: tuple[Pass, ...]
+
+
+def prompts(num: int, output_len: int = OUTPUT_LEN) -> list[Request]:
+    """Ids that every vocabulary has, different in each."""
+    return [
+        Request(
+            request_id=f"probe-{i}",
+            prompt_token_ids=tuple(100 + (i * 37 + j * 11) % 800 for j in range(PROMPT_LEN)),
+            max_tokens=output_len,
+        )
+        for i in range(num)
+    ]
 
 
 def passes(target: Target, requests: Sequence[Request], batches: Sequence[int] = BATCHES) -> tuple[Pass, ...]:

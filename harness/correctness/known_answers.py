@@ -15,10 +15,11 @@ import msgspec
 from harness import client
 from harness.client.body import Target
 from harness.errors import ModelError
-from harness.schema import Load, Noun, Request, RequestRecord
+from harness.schema import Load, Model, Noun, Request, RequestRecord
 
 FILE = "known_answers.json"
-NUM_TOKENS = 16
+NUM_TOKENS = 64
+"""Room for an answer in a sentence."""
 
 
 class KnownAnswer(Noun):
@@ -45,6 +46,8 @@ class KnownResult(Noun):
 
 SMOKE = (KnownAnswer(prompt="What is 2+2?", pattern=r"(?i)\b(4|four)\b"),)
 """For models that can answer; a tiny model cannot."""
+ANSWERS_FROM_B = 1.0
+"""Billions of parameters from which a published model answers the smoke test."""
 
 
 def load(model_path: str | Path) -> tuple[KnownAnswer, ...]:
@@ -56,6 +59,12 @@ def load(model_path: str | Path) -> tuple[KnownAnswer, ...]:
         return msgspec.json.decode(path.read_bytes(), type=tuple[KnownAnswer, ...])
     except msgspec.MsgspecError as error:
         raise ModelError(f"{path} is damaged ({error}); restore it or remove it") from error
+
+
+def of(model: Model) -> tuple[KnownAnswer, ...]:
+    """The model's fingerprints; the smoke test for a published model that is large enough; else ()."""
+    found = load(model.path) if model.path else ()
+    return found or (SMOKE if model.hf_id and model.num_params_b >= ANSWERS_FROM_B else ())
 
 
 def ask(

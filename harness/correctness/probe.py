@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import requests
 
 from harness import models
 from harness.client.body import Target
 from harness.correctness import conformance, determinism, known_answers
 from harness.errors import HarnessError, InputError
-from harness.schema import Noun, Request
+from harness.reporting.escape import plain
+from harness.schema import Noun
 
 NUM_PROMPTS = 16
-PROMPT_LEN, OUTPUT_LEN = 32, 48
+OUTPUT_LEN = 48
 
 
 class Probed(Noun):
@@ -31,14 +33,21 @@ def run(url: str, model: str = "", *, harsh: bool = False) -> Probed:
     """
     name = model or _first_model(url)
     target = Target(base_url=url, model=name)
-    try:
-        answers = known_answers.load(models.resolve(name).path)
-    except HarnessError:
-        answers = ()
-    known = known_answers.ask(target, answers) if answers else ()
-    passes = determinism.passes(target, _prompts())
+    known = _known(target, name)
+    passes = determinism.passes(target, determinism.prompts(NUM_PROMPTS, OUTPUT_LEN))
     # Last, because an engine may die of it.
     return Probed(points=conformance.preflight(target, harsh=harsh), known=known, passes=passes)
+
+
+def _known(target: Target, name: str) -> tuple[known_answers.KnownResult, ...]:
+    """The answers known of this model; one that no alias names is asked the smoke test, for show."""
+    try:
+        model = models.resolve(name)
+    except HarnessError:
+        found = known_answers.ask(target, known_answers.SMOKE)
+        return tuple(msgspec.structs.replace(r, held=r.held or None) for r in found)
+    answers = known_answers.of(model)
+    return known_answers.ask(target, answers) if answers else ()
 
 
 def lines(found: Probed) -> list[str]:
@@ -49,20 +58,9 @@ def lines(found: Probed) -> list[str]:
     ]
     compared = [k for k in found.known if k.held is not None]
     if compared:
-        told.append(f"known greedy answers: {sum(k.held is True for k in compared)} of {len(compared)} right")
+        told.append(f"known answers: {sum(k.held is True for k in compared)} of {len(compared)} right")
+    told += [f"{k.question} {plain(k.found, 80)}" for k in found.known if not k.question.endswith("...")]
     return [*told, determinism.words(found.passes)]
-
-
-def _prompts() -> list[Request]:
-    """Ids that every vocabulary has, different in each."""
-    return [
-        Request(
-            request_id=f"probe-{i}",
-            prompt_token_ids=tuple(100 + (i * 37 + j * 11) % 800 for j in range(PROMPT_LEN)),
-            max_tokens=OUTPUT_LEN,
-        )
-        for i in range(NUM_PROMPTS)
-    ]
 
 
 def _first_model(url: str) -> str:

@@ -16,6 +16,11 @@ from scipy.stats import binomtest
 from harness.errors import InputError
 from harness.schema import Noun
 
+FOLDER = "tasks"
+"""Of a server life: where its sample files lie ..."""
+PROBLEM = "problem.txt"
+"""... or why there are none."""
+
 
 class PairedAccuracy(Noun):
     """Two variants on the same items."""
@@ -49,9 +54,7 @@ def paired(baseline: Path, variant: Path, metric: str = "") -> PairedAccuracy:
 
     Raises InputError for files that do not parse or do not hold the same items.
     """
-    name = metric or next((m for i in _items(baseline) for m in i.metrics if hasattr(i, m)), "")
-    if name not in ("exact_match", "acc"):
-        raise InputError(f"{baseline.name} has no metric exact_match or acc; choose a task that has one")
+    name = metric or _metric(baseline)
     ours, theirs = _solved(variant, name), _solved(baseline, name)
     if ours.keys() != theirs.keys() or not ours:
         common = len(ours.keys() & theirs.keys())
@@ -63,7 +66,7 @@ def paired(baseline: Path, variant: Path, metric: str = "") -> PairedAccuracy:
     only_baseline = sum(theirs[k] and not ours[k] for k in ours)
     differing = only_variant + only_baseline
     return PairedAccuracy(
-        task=variant.stem.removeprefix("samples_").rsplit("_", 1)[0],
+        task=task_of(variant),
         metric=name,
         num_items=len(ours),
         baseline=sum(theirs.values()) / len(theirs),
@@ -74,6 +77,28 @@ def paired(baseline: Path, variant: Path, metric: str = "") -> PairedAccuracy:
     )
 
 
+def task_of(path: Path) -> str:
+    """The task's name from samples_<task>_<time>.jsonl."""
+    return path.stem.removeprefix("samples_").rsplit("_", 1)[0]
+
+
+def alone(path: Path) -> str:
+    """One sentence about one sample file, or about what is wrong with it."""
+    try:
+        metric = _metric(path)
+        solved = _solved(path, metric)
+    except InputError as error:
+        return f"{task_of(path)}: {error.message}"
+    return f"{task_of(path)}: {sum(solved.values()) / len(solved):.1%} of {len(solved)} items ({metric})"
+
+
+def _metric(path: Path) -> str:
+    name = next((m for i in _items(path) for m in i.metrics if hasattr(i, m)), "")
+    if name not in ("exact_match", "acc"):
+        raise InputError(f"{path.name} has no metric exact_match or acc; choose a task that has one")
+    return name
+
+
 def words(found: PairedAccuracy) -> str:
     """One sentence."""
     verdict = "no difference beyond luck" if found.p_value >= 0.05 else "a difference beyond luck"
@@ -82,6 +107,35 @@ def words(found: PairedAccuracy) -> str:
         f"({found.metric}); {found.only_variant} items only the variant solved, {found.only_baseline} "
         f"only the baseline: {verdict} (McNemar p = {found.p_value:.3g})"
     )
+
+
+def told(run_folder: Path, baseline: str) -> tuple[str, ...]:
+    """A sentence per task and variant against the baseline, and per variant that could not be asked."""
+    found = {p.parent.parent.parent.name: p for p in sorted(run_folder.glob(f"*/r1/{FOLDER}/{PROBLEM}"))}
+    lines = [
+        f"tasks of {variant} not answered: {p.read_text('utf-8').strip()}" for variant, p in found.items()
+    ]
+    ours = samples(run_folder, baseline)
+    for variant in sorted(p.parent.parent.name for p in run_folder.glob(f"*/r1/{FOLDER}")):
+        for task, path in samples(run_folder, variant).items():
+            if variant != baseline and task in ours:
+                lines.append(_paired(f"{variant} against {baseline}", ours[task], path))
+            else:
+                lines.append(f"{variant}, {alone(path)}")
+    return tuple(lines)
+
+
+def samples(run_folder: Path, variant: str) -> dict[str, Path]:
+    """Task -> its sample file, of a variant's first restart."""
+    files = sorted((run_folder / variant / "r1" / FOLDER).glob("samples_*.jsonl"))
+    return {task_of(path): path for path in files}
+
+
+def _paired(name: str, baseline: Path, variant: Path) -> str:
+    try:
+        return f"{name}, {words(paired(baseline, variant))}"
+    except InputError as error:
+        return f"{name}: {error.message}"
 
 
 def _solved(path: Path, metric: str) -> dict[tuple[int, str, str], bool]:

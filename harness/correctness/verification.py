@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness import client, models, plan, registry, server, store
-from harness.correctness import conformance, known_answers, replay, retokenise, tokenizer_identity
+from harness.correctness import (
+    conformance,
+    determinism,
+    known_answers,
+    replay,
+    retokenise,
+    tokenizer_identity,
+)
 from harness.correctness.replay import ReplayOptions, Sample
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InputError
 from harness.plan import Planned
 from harness.progress import Progress
-from harness.schema import Launch, Model, Request, Score, TrialResult
+from harness.schema import Launch, Model, Recipe, Request, Score, TrialResult
 from harness.tokens import Vocabulary
 
 
@@ -41,15 +48,42 @@ def _replay(run: Path, oracle: Planned, samples: dict[Path, list[Sample]], progr
     launch = chosen.launch
     engine = registry.engine(chosen.variant.engine)
     options = ReplayOptions(reference=chosen.variant.name)
+    samples = _same_tokenizer(samples, chosen, progress)
+    if not samples:
+        return
     with server.serving(launch, folder / "server.log", run.name, progress.stage):
         for number, (trial, chosen_samples) in enumerate(samples.items(), start=1):
             progress.stage(f"replay {number}/{len(samples)}: {trial.parent.parent.name} {trial.name}")
-            refused = tokenizer_identity.difference(model_of(trial.parent), chosen.model)
-            if refused:
-                keep(trial, replay.unscored(chosen_samples, refused, options.reference))
-                continue
             scores = replay.score(launch.base_url, engine, launch.served_model_name, chosen_samples, options)
             keep(trial, scores)
+
+
+def _same_tokenizer(
+    samples: dict[Path, list[Sample]], oracle: Planned, progress: Progress
+) -> dict[Path, list[Sample]]:
+    """The trials whose ids mean the same to the reference; the others are recorded as refused, and named."""
+    same = {}
+    for trial, chosen in samples.items():
+        variant = trial.parent.parent.name
+        refused = tokenizer_identity.difference(model_of(trial.parent), oracle.model)
+        if refused:
+            cause = f"{oracle.variant.name} cannot judge {variant}: {refused}"
+            keep(trial, replay.unscored(chosen, cause, oracle.variant.name))
+            progress.note(cause)
+        else:
+            same[trial] = chosen
+    return same
+
+
+def asked(recipe: Recipe) -> tuple[int, int]:
+    """(requests per trial whose logprobs are asked for, alternatives per token). Raises InputError."""
+    num = recipe.options.get("top_logprobs") or 0
+    if not isinstance(num, int) or not 0 <= num <= replay.MAX_TOP:
+        raise InputError(
+            f"top_logprobs={num} is not a number of alternatives; give 0 (none) to {replay.MAX_TOP}, "
+            "the most that every engine grants."
+        )
+    return recipe.verify_requests, num
 
 
 def keep(trial: Path, scores: list[Score]) -> None:
@@ -74,11 +108,14 @@ def preflight(visit: Path, running: server.Running) -> None:
     )
     points = (*conformance.preflight(target), *known(target, model_of(visit)))
     store.write(visit / "conformance.json", conformance.Conformance(points=points))
+    prompts = determinism.prompts(determinism.NUM_IN_PREFLIGHT)
+    passes = determinism.passes(target, prompts, (1, 1, len(prompts)))
+    store.write(visit / determinism.FILE, determinism.Determinism(passes=passes))
 
 
 def known(target: client.Target, model: Model) -> tuple[conformance.Point, ...]:
-    """Whether it gives the greedy answers recorded beside the model's weights; () where none are."""
-    answers = known_answers.load(model.path) if model.path else ()
+    """Whether it gives the answers that are known of this model; () where none are."""
+    answers = known_answers.of(model)
     if not answers:
         return ()
     compared = [r for r in known_answers.ask(target, answers) if r.held is not None]
@@ -88,7 +125,7 @@ def known(target: client.Target, model: Model) -> tuple[conformance.Point, ...]:
     found = f"{len(wrong)} of {len(compared)} wrong"
     return (
         conformance.Point(
-            name="known greedy answers",
+            name=answers[0].prompt or "known greedy answers",
             held=not wrong,
             found=f"{found}, first: {wrong[0].found}" if wrong else found,
             consequence="this engine computes this model wrongly, or runs another one",

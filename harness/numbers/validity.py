@@ -1,41 +1,82 @@
-"""Why the numbers of a finished trial must not be published. Pure."""
+"""Why the numbers of a finished trial must not be published: pure, one pass over any number of records."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from harness.client import ClientStats, selfcheck, token_counts
-from harness.schema import RequestRecord, TrialResult
-from harness.tokens import Vocabulary
+from harness.schema import Request, RequestRecord, TrialResult
+
+SHORT_SHARE = 0.01
+"""Of the tokens that had to come: missing more than this, engines did different amounts of work."""
 
 
-def reasons(
-    outcome: TrialResult, kept: list[RequestRecord], stats: ClientStats, vocabulary: Vocabulary
-) -> list[str]:
-    """One sentence per violated condition of identical, uncached, equally counted, punctual work."""
-    ok = [r for r in kept if not r.error]
-    found = [
-        _cached(outcome, ok),
-        token_counts.token_counts(kept, outcome.counters, vocabulary).invalid,
-        _misread(ok),
-        _client_bound(stats),
-    ]
-    return [reason for reason in found if reason]
+class Seen:
+    """What a trial's records add up to; of no record more than the first that tells a story is kept."""
+
+    def __init__(self, requests: Iterable[Request] = ()) -> None:
+        self._expected: Mapping[str, int] = {r.request_id: r.max_tokens for r in requests if r.ignore_eos}
+        # Text is not counted again: without ids that count is never compared with the others.
+        self._tally = token_counts.Tally()
+        self._cached = self._missing = self._due = 0
+        self._num_short = self._num_misread = 0
+        self._misread = self.first_error = ""
+
+    @property
+    def num(self) -> int:
+        """Records taken."""
+        return self._tally.num
+
+    @property
+    def num_ok(self) -> int:
+        """Of them, requests that succeeded."""
+        return self._tally.num_ok
+
+    def add(self, record: RequestRecord) -> None:
+        """Take one record."""
+        self._tally.add(record)
+        if record.error:
+            self.first_error = self.first_error or record.error
+            return
+        self._cached += record.cached_len
+        if record.prompt_len and record.input_len and record.input_len != record.prompt_len:
+            self._num_misread += 1
+            self._misread = self._misread or f"{record.prompt_len} tokens sent, {record.input_len} read"
+        expected = self._expected.get(record.request_id, 0) if record.usage else 0
+        self._due += expected
+        if record.output_len < expected:
+            self._num_short += 1
+            self._missing += expected - record.output_len
+
+    def reasons(self, outcome: TrialResult, stats: ClientStats) -> list[str]:
+        """One sentence per violated condition of identical, uncached, equally counted, punctual work."""
+        found = [
+            self._from_cache(outcome),
+            self._tally.counts(outcome.counters).invalid,
+            f"{self._num_misread} prompts were read as another length (first: {self._misread})"
+            if self._num_misread
+            else "",
+            self._short(),
+            _client_bound(stats),
+        ]
+        return [reason for reason in found if reason]
+
+    def _from_cache(self, outcome: TrialResult) -> str:
+        hits = outcome.counters.get("prefix_cache_hits", 0) or self._cached
+        if hits <= 0:
+            return ""
+        return f"{hits:.0f} prompt tokens came from the prefix cache, so prefill was not measured"
+
+    def _short(self) -> str:
+        if self._missing <= SHORT_SHARE * self._due:
+            return ""
+        share = self._missing / self._due
+        return (
+            f"{self._num_short} outputs ended before max_tokens although ignore_eos was asked for: "
+            f"{share:.1%} of the tokens did not come, so the work is not that of other engines"
+        )
 
 
 def _client_bound(stats: ClientStats) -> str:
     why = selfcheck.client_bound(stats)
     return f"client-bound: {why}" if why else ""
-
-
-def _cached(outcome: TrialResult, ok: list[RequestRecord]) -> str:
-    hits = outcome.counters.get("prefix_cache_hits", 0) or sum(r.cached_len for r in ok)
-    if hits <= 0:
-        return ""
-    return f"{hits:.0f} prompt tokens came from the prefix cache, so prefill was not measured"
-
-
-def _misread(ok: list[RequestRecord]) -> str:
-    wrong = [r for r in ok if r.prompt_len and r.input_len and r.input_len != r.prompt_len]
-    if not wrong:
-        return ""
-    first = f"first: {wrong[0].prompt_len} tokens sent, {wrong[0].input_len} read"
-    return f"{len(wrong)} prompts were read as another length ({first})"

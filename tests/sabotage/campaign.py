@@ -4,7 +4,8 @@
     python -m tests.sabotage.campaign score FOLDER            the reference: one start
 
 FOLDER/<configuration>/<part>.requests.jsonl, .prompts.jsonl and .scores.jsonl. What is there is kept, so an
-interrupted campaign goes on. tests/sabotage/rates.py makes the table of docs/CORRECTNESS.md of it.
+interrupted campaign goes on. NAME stands for every configuration whose name begins with it.
+tests/sabotage/rates.py makes the table of docs/CORRECTNESS.md of it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from harness import client, models, plan, registry, server, store, workload
-from harness.correctness import replay
+from harness.correctness import replay, retokenise
 from harness.schema import Load, Noun, Recipe, Request, RequestRecord, WorkloadSpec
 from harness.server import Running
 from harness.tokens import Vocabulary
@@ -37,11 +38,14 @@ class Part(Noun):
     concurrency: int = 8
     num: int = 96
     workload: str = "text_tokens"
+    num_top: int = 0
+    """Alternatives per token asked for."""
 
     @property
     def name(self) -> str:
         """File name stem."""
-        return f"{self.workload}-c{self.concurrency}-seed{self.seed}"
+        top = f"-top{self.num_top}" if self.num_top else ""
+        return f"{self.workload}-c{self.concurrency}-seed{self.seed}{top}"
 
 
 class Configuration(Noun):
@@ -52,6 +56,7 @@ class Configuration(Noun):
     fault: str = ""
     variant: str = "vllm-cpu"
     args: tuple[str, ...] = ()
+    reference: str = REFERENCE
 
 
 LONG = (Part(seed=100), Part(seed=101, workload="random_tokens", num=96))
@@ -65,6 +70,41 @@ HEALTHY_SEEDS = tuple(
     for name in ("text_tokens", "random_tokens")
 )
 
+NUM_TOP = 5
+
+
+def _topped(first_seed: int, num: int) -> tuple[Part, ...]:
+    """Text and random ids at three concurrencies, with alternatives."""
+    return tuple(
+        Part(seed=first_seed + i, concurrency=concurrency, num=num, workload=name, num_top=NUM_TOP)
+        for i, concurrency in enumerate((1, 8, 32))
+        for name in ("text_tokens", "random_tokens")
+    )
+
+
+DTYPES = (
+    Configuration(name="top-bf16", parts=(*_topped(300, 24), Part(seed=310, num=80, num_top=NUM_TOP))),
+    *(
+        Configuration(name=f"top-fault-{f}", fault=f, parts=(Part(seed=311, num=n, num_top=NUM_TOP),))
+        for f, n in (("a", 8), ("b", 8), ("c", 8), ("e", 8), ("f", 80), ("g", 80))
+    ),
+    Configuration(name="top-fp16", args=("--dtype", "float16"), parts=_topped(320, 24)),
+    Configuration(
+        name="top-fp16-transformers",
+        variant="transformers",
+        args=("--dtype", "float16"),
+        parts=(Part(seed=330, concurrency=1, num=16, num_top=NUM_TOP),),
+    ),
+    Configuration(name="top-fp32", variant="vllm-cpu-fp32", parts=_topped(340, 24), reference="transformers"),
+    Configuration(
+        name="top-fp32-sglang",
+        variant="sglang-cpu-fp32",
+        parts=(Part(seed=350, num=16, num_top=NUM_TOP),),
+        reference="transformers",
+    ),
+)
+"""Healthy engines of each dtype, and faults, with top logprobs: default floors and the limit of mean_kl."""
+
 CONFIGURATIONS = (
     Configuration(name="healthy", parts=(*LONG, *FLOORS, *HEALTHY_SEEDS)),
     Configuration(
@@ -75,6 +115,7 @@ CONFIGURATIONS = (
     *(Configuration(name=f"fault-{fault}", fault=fault, parts=LONG) for fault in "abc"),
     Configuration(name="fault-d", fault="d", parts=(*LONG, Part(seed=103, concurrency=2, num=24))),
     *(Configuration(name=f"fault-{fault}", fault=fault, parts=LONG) for fault in "efg"),
+    *DTYPES,
 )
 
 
@@ -101,7 +142,8 @@ def fire(running: Running, part: Part) -> tuple[tuple[Request, ...], list[Reques
     spec = WorkloadSpec(name=part.workload, num_prompts=part.num, seed=part.seed, params=dict(params))
     load = Load(max_concurrency=part.concurrency)
     vocabulary = Vocabulary(models.resolve(MODEL).path)
-    requests, _ = workload.build(spec, load, vocabulary, num_verify=part.num)
+    made, _ = workload.build(spec, load, vocabulary, num_verify=part.num)
+    requests = tuple(msgspec.structs.replace(r, top_logprobs=part.num_top) for r in made)
     target = client.Target(
         base_url=running.launch.base_url,
         model=running.launch.served_model_name,
@@ -114,20 +156,13 @@ def fire(running: Running, part: Part) -> tuple[tuple[Request, ...], list[Reques
 
 def samples(requests: tuple[Request, ...], records: list[RequestRecord]) -> list[replay.Sample]:
     """Every request as a sample for the replay."""
-    return [
-        replay.Sample(
-            request_id=r.request_id,
-            prompt_token_ids=q.prompt_token_ids or (),
-            output_token_ids=r.output_token_ids or (),
-            emitted_logprobs=r.output_logprobs,
-        )
-        for q, r in zip(requests, records, strict=True)
-    ]
+    vocabulary = Vocabulary(models.resolve(MODEL).path)
+    return [retokenise.sample(q, r, vocabulary) for q, r in zip(requests, records, strict=True)]
 
 
 def collect(folder: Path, only: str = "") -> None:
-    """Start every configuration (or the one named) once and keep what it said."""
-    for configuration in (c for c in CONFIGURATIONS if only in ("", c.name)):
+    """Start every configuration (or those named) once and keep what it said."""
+    for configuration in (c for c in CONFIGURATIONS if c.name.startswith(only)):
         place = folder / configuration.name
         left = [p for p in configuration.parts if not (place / f"{p.name}.requests.jsonl").exists()]
         if not left:
@@ -145,24 +180,33 @@ def collect(folder: Path, only: str = "") -> None:
 
 
 def score(folder: Path) -> None:
-    """Replay everything through the reference."""
-    with serving(REFERENCE) as running:
-        engine = registry.engine(running.launch.engine)
-        for path in sorted(folder.glob("*/*.requests.jsonl")):
-            scored = path.with_name(path.name.replace(".requests.", ".scores."))
-            if scored.exists():
-                continue
-            prompts = path.with_name(path.name.replace(".requests.", ".prompts."))
-            requests = tuple(store.read_lines(prompts, Request))
-            records = list(store.read_lines(path, RequestRecord))
-            began = time.monotonic()
-            options = replay.ReplayOptions(reference=REFERENCE)
-            model = running.launch.served_model_name
-            keep(
-                scored,
-                replay.score(running.launch.base_url, engine, model, samples(requests, records), options),
-            )
-            print(f"{path.parent.name} {path.stem}: {time.monotonic() - began:.1f} s", flush=True)
+    """Replay everything through its reference."""
+    for reference in dict.fromkeys(c.reference for c in CONFIGURATIONS):
+        named = {c.name for c in CONFIGURATIONS if c.reference == reference}
+        left = [
+            path
+            for path in sorted(folder.glob("*/*.requests.jsonl"))
+            if path.parent.name in named and not _scored(path).exists()
+        ]
+        if left:
+            with serving(reference) as running:
+                for path in left:
+                    _score(path, running, reference)
+
+
+def _scored(path: Path) -> Path:
+    return path.with_name(path.name.replace(".requests.", ".scores."))
+
+
+def _score(path: Path, running: Running, reference: str) -> None:
+    prompts = path.with_name(path.name.replace(".requests.", ".prompts."))
+    asked = samples(tuple(store.read_lines(prompts, Request)), list(store.read_lines(path, RequestRecord)))
+    began = time.monotonic()
+    launch = running.launch
+    options = replay.ReplayOptions(reference=reference)
+    engine = registry.engine(launch.engine)
+    keep(_scored(path), replay.score(launch.base_url, engine, launch.served_model_name, asked, options))
+    print(f"{path.parent.name} {path.stem}: {time.monotonic() - began:.1f} s", flush=True)
 
 
 def keep(path: Path, nouns: object) -> None:
