@@ -31,8 +31,8 @@ def resolve(alias: str) -> Model:
     Raises InputError for an unknown alias, ModelError for a folder without config.json.
     """
     if os.sep in alias and Path(alias).is_dir():
-        folder = Path(alias).absolute()
-        model = Model(alias=_name(folder), path=str(folder))
+        given = Path(alias).absolute()
+        model = Model(alias=_name(given), path=str(given))
     else:
         model = lookup(alias, models(), "model")
     folder = weights_folder(model)

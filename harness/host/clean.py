@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,17 @@ def run(on_line: OnLine = print) -> int:
     count = clean_containers(on_line) + clean_processes(on_line)
     on_line(f"removed {count}" if count else "nothing was left over")
     return count
+
+
+def leftovers() -> tuple[str, ...]:
+    """What run() would remove, in words; containers only where a Docker Engine answers."""
+    processes = [f"process {p.pid} of {variant}" for p, variant, _, owner in _engines() if not owner]
+    containers: list[str] = []
+    with contextlib.suppress(MachineError), contextlib.closing(connect()) as client, answering("looking"):
+        for container in client.containers.list(all=True, filters={"label": LABEL}):
+            if not owner_of(container.labels):
+                containers.append(f"container {container.name}")
+    return (*containers, *processes)
 
 
 def clean_containers(on_line: OnLine) -> int:
@@ -63,18 +74,27 @@ def owner_of(labels: dict[str, str]) -> str:
 
 
 def clean_processes(on_line: OnLine) -> int:
-    """Engine processes whose harness is gone. A mark is run/variant/harness pid/random."""
+    """Engine processes whose harness is gone."""
     count = 0
-    for engine in process.survivors(""):
-        with contextlib.suppress(psutil.Error, ValueError):
-            run_id, variant, harness_pid = engine.environ()[process.MARK].split("/")[:3]
-            if engine.pid == os.getpid() or psutil.pid_exists(int(harness_pid)):
-                on_line(f"left alone: process {engine.pid} of {variant}, in use by process {harness_pid}")
-                continue
+    for engine, variant, run_id, owner in _engines():
+        if owner:
+            on_line(f"left alone: process {engine.pid} of {variant}, in use by process {owner}")
+            continue
+        with contextlib.suppress(psutil.Error):
             engine.kill()
             on_line(f"killed process {engine.pid} of {variant}, run {run_id}")
             count += 1
     return count
+
+
+def _engines() -> Iterator[tuple[psutil.Process, str, str, int]]:
+    """(process, variant, run id, living harness or 0) of every engine process that a harness started."""
+    for engine in process.survivors(""):
+        with contextlib.suppress(psutil.Error, ValueError):
+            # A mark is run/variant/harness pid/random.
+            run_id, variant, harness = engine.environ()[process.MARK].split("/")[:3]
+            used = engine.pid == os.getpid() or psutil.pid_exists(int(harness))
+            yield engine, variant, run_id, int(harness) if used else 0
 
 
 def _remove_files(container: Any) -> None:

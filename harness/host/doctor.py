@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isinf
 from typing import Literal
 
 from rich.console import Console
@@ -10,24 +11,29 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness import models, registry
-from harness.host.inspection import Inspection, inspect
+from harness.host import engine_env
+from harness.host.environment import AMD_DRIVER
+from harness.host.inspection import PORTS, Inspection, inspect
 from harness.label.feasible import feasible
-from harness.schema import Noun
+from harness.launchers.docker_engine import how_to_get
+from harness.schema import Model, Noun, Variant
 
-_LARGE_WEIGHTS_GB = 700.0
-"""DeepSeek-R1, the largest model of models.toml, with its tokenizer and index."""
-_LARGE_IMAGE_GB = 60.0
+_GPU_IMAGE_GB, _CPU_IMAGE_GB = 60.0, 6.0
 _IDLE_GPU_GB = 1.5
 """Drivers and displays take up to this much of an idle GPU."""
 _SHM_GB = 16.0
+_STACK_MB = 64.0
 _OPEN_FILES = 65536
+_DIGEST_LEN = 12
+
+State = Literal["ok", "warn", "missing", "info"]
 
 
 class Check(Noun):
     """One thing looked at. `advice` is what to do when it is not ok."""
 
     name: str
-    state: Literal["ok", "warn", "missing", "info"]
+    state: State
     detail: str
     advice: str = ""
 
@@ -36,7 +42,9 @@ def checks(found: Inspection) -> tuple[Check, ...]:
     """Everything but the variants, in the order a person would look."""
     return (
         *_accelerators(found),
+        *_devices(found),
         *_gpu_use(found),
+        *_leftovers(found),
         *_docker(found),
         *_disks(found),
         *_limits(found),
@@ -46,28 +54,56 @@ def checks(found: Inspection) -> tuple[Check, ...]:
 
 
 def verdicts(found: Inspection) -> tuple[Check, ...]:
-    """One line per variant: can it run here with its default model, else why not."""
+    """One line per variant: can it run here with its default model, else why not; those that can first."""
     lines = []
     for name, variant in registry.variants().items():
         if not variant.model:
             continue
         reason = feasible(variant, found.machine, models.resolve(variant.model))
-        lines.append(Check(name=name, state="info" if reason else "ok", detail=reason or "can run here"))
-    return tuple(lines)
+        lines.append(Check(name=name, state="info" if reason else "ok", detail=reason or _how(variant)))
+    return tuple(sorted(lines, key=lambda line: line.state != "ok"))
+
+
+def _how(variant: Variant) -> str:
+    if variant.engine == "openai":
+        return "takes a server that runs already: url=http://host:port"
+    made = not variant.environment or engine_env.exists(variant.environment, registry.ROOT)
+    return "can run here" if made else "can run here; its environment is made on first use"
 
 
 def _accelerators(found: Inspection) -> Iterator[Check]:
-    machine = found.machine
-    if not machine.gpus:
+    free = {use.index: use for use in found.gpu_use}
+    if not found.machine.gpus:
         yield Check(name="accelerators", state="info", detail="none: CPU variants only")
-    for gpu in machine.gpus:
-        driver = f", driver {gpu.driver}" if gpu.driver else ""
-        detail = f"{gpu.name}, {gpu.memory_gb:g} GB{driver}"
-        yield Check(name=f"GPU {gpu.index}", state="ok", detail=detail)
-    if machine.accelerator == "rocm":
-        state: Literal["ok", "missing"] = "ok" if found.kfd and found.dri else "missing"
-        detail = f"/dev/kfd {_yes(found.kfd)}, /dev/dri {_yes(found.dri)}"
-        yield Check(name="AMD devices", state=state, detail=detail, advice="load the amdgpu driver")
+    for gpu in found.machine.gpus:
+        detail = f"{gpu.name}, {gpu.memory_gb:g} GiB"
+        if use := free.get(gpu.index):
+            detail += f", {max(0.0, gpu.memory_gb * 2**30 / 1e9 - use.used_gb):.0f} GB free"
+        yield Check(
+            name=f"GPU {gpu.index}",
+            state="ok",
+            detail=detail + (f", driver {gpu.driver}" if gpu.driver else ""),
+        )
+    for maker, count in found.undriven.items():
+        yield Check(
+            name=f"{maker} driver",
+            state="missing",
+            detail=f"{count} {maker} GPU{'s' * (count > 1)} on the PCI bus that no driver has claimed",
+            advice=f"install and load {'the NVIDIA driver' if maker == 'NVIDIA' else AMD_DRIVER}",
+        )
+
+
+def _devices(found: Inspection) -> Iterator[Check]:
+    machine = found.machine
+    if machine.accelerator == "rocm" or any(gpu.driver.startswith(AMD_DRIVER) for gpu in machine.gpus):
+        yield Check(
+            name="AMD devices",
+            state="ok" if found.kfd == "present" and found.dri else "missing",
+            detail=f"/dev/kfd {found.kfd}, /dev/dri {_yes(found.dri)}",
+            advice="join the group that owns /dev/kfd (render)"
+            if found.kfd.startswith("present,")
+            else "load the amdgpu driver with compute support (ROCm)",
+        )
     if machine.accelerator == "cuda":
         yield Check(
             name="NVIDIA toolkit",
@@ -89,8 +125,14 @@ def _gpu_use(found: Inspection) -> Iterator[Check]:
                 name=f"GPU {use.index} memory",
                 state="warn",
                 detail=f"{use.used_gb:g} GB in use by {who}",
-                advice="stop what is left over (`just clean` removes containers of this harness)",
+                advice="stop what is left over (`just clean` removes what this harness left)",
             )
+
+
+def _leftovers(found: Inspection) -> Iterator[Check]:
+    if found.leftovers:
+        detail = f"of a harness that is gone: {', '.join(found.leftovers)}"
+        yield Check(name="leftovers", state="warn", detail=detail, advice="`just clean` removes them")
 
 
 def _docker(found: Inspection) -> Iterator[Check]:
@@ -98,20 +140,48 @@ def _docker(found: Inspection) -> Iterator[Check]:
     yield Check(
         name="Docker Engine",
         state="ok" if version else "missing",
-        detail=version or "does not answer",
-        advice="start dockerd, or use launcher=process",
+        detail=version or found.docker_problem or "does not answer",
+        advice="" if found.docker_problem else "start dockerd, or use launcher=process",
     )
-    named = {variant.image for variant in registry.variants().values() if variant.image}
-    for image in sorted(named & set(found.image_digests)):
-        yield Check(name="image", state="ok", detail=f"{image} {found.image_digests[image]}")
+    for image in _images(found):
+        digest = found.image_digests.get(image, "")
+        if digest:
+            yield Check(name="image", state="ok", detail=f"{image} {_short(digest)}")
+        elif version:
+            yield Check(name="image", state="info", detail=f"{image} is not here: `{how_to_get(image)}`")
+
+
+def _images(found: Inspection) -> list[str]:
+    """Images of variants, as far as this machine's accelerator could use them; those that are here first."""
+    kinds = ("cpu", found.machine.accelerator)
+    useful = {v.image for v in registry.variants().values() if v.image and v.accelerator in kinds}
+    here = {v.image for v in registry.variants().values() if v.image in found.image_digests}
+    return [*sorted(here), *sorted(useful - here)]
+
+
+def _short(digest: str) -> str:
+    head, sha, digits = digest.partition("sha256:")
+    return f"{head}{sha}{digits[:_DIGEST_LEN]}"
 
 
 def _disks(found: Inspection) -> Iterator[Check]:
     yield _space("disk, repository", found.machine.free_disk_gb, 10.0, "environments and results")
-    needed_gb = _LARGE_WEIGHTS_GB if found.machine.gpus else 0.0
-    yield _space("disk, weights", found.weights_disk_gb, needed_gb, "DeepSeek-R1; others need less")
+    largest = max(_wanted(found), key=lambda model: model.weights_gb, default=None)
+    needed_gb = largest.weights_gb if largest else 0.0
+    yield _space("disk, weights", found.weights_disk_gb, needed_gb, largest.alias if largest else "")
     if found.images_disk_gb is not None:
-        yield _space("disk, images", found.images_disk_gb, _LARGE_IMAGE_GB, "one GPU image")
+        absent = [image for image in _images(found) if image not in found.image_digests]
+        kind = found.machine.accelerator
+        needed_gb = 0.0 if not absent else _CPU_IMAGE_GB if kind == "cpu" else _GPU_IMAGE_GB
+        yield _space("disk, images", found.images_disk_gb, needed_gb, f"each of {len(absent)} images")
+
+
+def _wanted(found: Inspection) -> list[Model]:
+    """Default models of this accelerator's variants whose weights would have to be downloaded."""
+    kind = found.machine.accelerator
+    aliases = {v.model for v in registry.variants().values() if v.model and v.accelerator == kind}
+    known = models.models()
+    return [known[a] for a in sorted(aliases) if known[a].hf_id and a not in found.weights_here]
 
 
 def _space(name: str, free_gb: float, needed_gb: float, for_what: str) -> Check:
@@ -134,9 +204,15 @@ def _limits(found: Inspection) -> Iterator[Check]:
     yield Check(name="memory", state="ok", detail=f"{found.memory_gb:g} GB available")
     yield Check(
         name="locked memory",
-        state="ok" if found.memlock == "unlimited" or not gpus else "warn",
-        detail=f"limit {found.memlock}",
-        advice="RDMA and MORI lock memory: ulimit -l unlimited (containers get it from the harness)",
+        state="ok" if isinf(found.memlock_mb) or not gpus else "warn",
+        detail=_limit(found.memlock_mb),
+        advice="RDMA and MORI lock memory: ulimit -l unlimited (containers get it)",
+    )
+    yield Check(
+        name="stack",
+        state="ok" if found.stack_mb >= _STACK_MB or not gpus else "warn",
+        detail=_limit(found.stack_mb),
+        advice=f"kernel compilers recurse: ulimit -s {_STACK_MB * 1024:.0f} (containers get it)",
     )
     yield Check(
         name="open files",
@@ -146,7 +222,14 @@ def _limits(found: Inspection) -> Iterator[Check]:
     )
 
 
+def _limit(value_mb: float) -> str:
+    return "unlimited" if isinf(value_mb) else f"limit {value_mb:.3g} MB"
+
+
 def _ports(found: Inspection) -> Iterator[Check]:
+    free = [str(port) for port in PORTS if port not in found.busy_ports]
+    if free:
+        yield Check(name="ports", state="ok", detail=f"{', '.join(free)} free")
     for port, owner in found.busy_ports.items():
         yield Check(
             name=f"port {port}",
@@ -157,15 +240,26 @@ def _ports(found: Inspection) -> Iterator[Check]:
 
 
 def _hub(found: Inspection) -> Iterator[Check]:
-    detail = f"{'reachable' if found.hub_reachable else 'not reachable'}, token {_yes(found.hub_token)}"
+    hub, wanted = found.hub, {model.alias for model in _wanted(found)}
     yield Check(
         name="Hugging Face",
-        state="ok" if found.hub_reachable else "warn",
-        detail=detail,
-        advice="download weights beforehand, or set HF_HOME to a cache that holds them",
+        state="warn" if (hub.state and wanted) or hub.token == "refused" else "info" if hub.state else "ok",
+        detail=f"{hub.state or 'reachable'}, token {hub.token}",
+        advice="log in with a valid HF_TOKEN"
+        if hub.token == "refused"
+        else f"bring the weights of {', '.join(sorted(wanted))}, or set HF_HOME to a cache that holds them",
     )
-    here = ", ".join(found.weights_here) or "none"
-    yield Check(name="weights here", state="info", detail=here)
+    for alias, why in hub.refused.items():
+        yield Check(
+            name="weights",
+            state="warn" if alias in wanted else "info",
+            detail=f"{alias} {why}",
+            advice="accept the licence on its page and set HF_TOKEN, or bring its weights",
+        )
+    here = [
+        f"{alias} ({revision[:7]})" if revision else alias for alias, revision in found.weights_here.items()
+    ]
+    yield Check(name="weights here", state="info", detail=", ".join(here) or "none")
 
 
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "missing": "[red]missing[/]", "info": "-"}

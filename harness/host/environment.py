@@ -23,6 +23,7 @@ from harness.registry import ROOT
 from harness.schema import Accelerator, Environment, Gpu, Model
 
 _HASH_CHUNK = 16 << 20
+AMD_DRIVER = "amdgpu"
 
 
 def probe(models: Iterable[Model] = (), images: Iterable[str] = ()) -> Environment:
@@ -62,10 +63,10 @@ def git(*words: str) -> str:
 
 
 def accelerator(gpus: tuple[Gpu, ...]) -> Accelerator:
-    """The kind of accelerator this machine has."""
+    """The kind of accelerator this machine has; an AMD GPU without /dev/kfd computes nothing."""
     if Path("/dev/kfd").exists():
         return "rocm"
-    return "cuda" if gpus else "cpu"
+    return "cuda" if any(not gpu.driver.startswith(AMD_DRIVER) for gpu in gpus) else "cpu"
 
 
 def find_gpus() -> tuple[Gpu, ...]:
@@ -105,8 +106,16 @@ def _amd_gpus() -> tuple[Gpu, ...]:
         name = card.parent / "product_name"
         label = name.read_text().strip() if name.exists() else "AMD GPU"
         memory = int(card.read_text()) / 2**30
-        found.append(Gpu(index=index, name=label, memory_gb=round(memory, 1)))
+        found.append(Gpu(index=index, name=label, memory_gb=round(memory, 1), driver=amd_driver()))
     return tuple(found)
+
+
+def amd_driver(module: Path = Path("/sys/module/amdgpu")) -> str:
+    """amdgpu's version, or the kernel it came with; "" without the module."""
+    version = module / "version"
+    if version.is_file():
+        return f"{AMD_DRIVER} {version.read_text().strip()}"
+    return f"{AMD_DRIVER} of Linux {platform.release()}" if module.is_dir() else ""
 
 
 def cpu_model() -> str:

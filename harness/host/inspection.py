@@ -8,18 +8,30 @@ import resource
 import shutil
 import socket
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import psutil
-import requests
 
 from harness import models
+from harness.errors import MachineError, ModelError
+from harness.host import clean, hub
+from harness.host.hub import Access
 from harness.label import feasible
-from harness.schema import Machine, Noun
+from harness.launchers import docker_engine
+from harness.schema import Machine, Model, Noun
 
 PORTS = (8000, 30000)
 """Default ports of the engines."""
+_NVIDIA_TOOLKIT = ("nvidia-container-runtime-hook", "nvidia-container-cli", "nvidia-ctk")
+"""Programs of the NVIDIA Container Toolkit; which of them exist depends on its version."""
+
+
+_MAKERS = {"0x10de": "NVIDIA", "0x1002": "AMD"}
+_GPU_CLASSES = ("0x0300", "0x0302", "0x0380", "0x1200")
+"""PCI classes: VGA, 3D and other display controllers, processing accelerators."""
 
 
 class GpuUse(Noun):
@@ -35,15 +47,21 @@ class Inspection(Noun):
     """This machine, as far as serving engines care."""
 
     machine: Machine
-    kfd: bool = False
+    undriven: dict[str, int] = msgspec.field(default_factory=dict)
+    """Maker -> GPUs on the PCI bus that no driver has claimed."""
+    kfd: Literal["absent", "present", "present, but closed to this user"] = "absent"
     dri: bool = False
     nvidia_toolkit: bool = False
+    docker_problem: str = ""
+    """Why no Docker Engine can be used; "" when one can."""
     gpu_use: tuple[GpuUse, ...] = ()
     image_digests: dict[str, str] = msgspec.field(default_factory=dict)
     shm_gb: float = 0.0
     memory_gb: float = 0.0
-    memlock: str = ""
-    """Limit of locked memory: bytes, or "unlimited"."""
+    memlock_mb: float = inf
+    """Limit of locked memory, MB."""
+    stack_mb: float = inf
+    """Limit of a thread's stack, MB."""
     open_files: int = 0
     weights_disk_gb: float = 0.0
     """Free where the Hugging Face cache lies."""
@@ -51,50 +69,85 @@ class Inspection(Noun):
     """Free where Docker keeps its images; None without a Docker Engine."""
     busy_ports: dict[int, str] = msgspec.field(default_factory=dict)
     """Port -> "pid name" of the listener, "" when it is not ours to see."""
-    hub_token: bool = False
-    hub_reachable: bool = False
-    weights_here: tuple[str, ...] = ()
-    """Aliases of models.toml whose weights are on this machine."""
+    hub: Access = Access()
+    leftovers: tuple[str, ...] = ()
+    """Containers and processes whose harness is gone."""
+    weights_here: dict[str, str] = msgspec.field(default_factory=dict)
+    """Alias of models.toml whose weights are on this machine -> their revision, "" when not known."""
 
 
 def inspect() -> Inspection:
     """Read the machine. Takes a few seconds where a daemon or the network does not answer."""
     machine = feasible.probe()
-    digests, images_root = _docker()
+    digests, images_root, docker_problem = _docker()
+    known = _known()
     return Inspection(
         machine=machine,
-        kfd=Path("/dev/kfd").exists(),
+        undriven=undriven(),
+        kfd=_kfd(),
         dri=Path("/dev/dri").exists(),
-        nvidia_toolkit=bool(shutil.which("nvidia-ctk") or shutil.which("nvidia-container-cli")),
+        nvidia_toolkit=any(map(shutil.which, _NVIDIA_TOOLKIT)),
+        docker_problem=docker_problem,
         gpu_use=tuple(_nvidia_use() if machine.accelerator == "cuda" else _amd_use()),
         image_digests=digests,
         shm_gb=_free_gb(Path("/dev/shm")),
         memory_gb=round(psutil.virtual_memory().available / 1e9, 1),
-        memlock=_limit(resource.RLIMIT_MEMLOCK),
+        memlock_mb=_limit(resource.RLIMIT_MEMLOCK) / 1e6,
+        stack_mb=_limit(resource.RLIMIT_STACK) / 1e6,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        weights_disk_gb=_free_gb(_hub_cache()),
+        weights_disk_gb=_free_gb(hub.cache()),
         images_disk_gb=_free_gb(Path(images_root)) if images_root else None,
         busy_ports={port: owner for port in PORTS if (owner := _listener(port)) is not None},
-        hub_token=bool(os.environ.get("HF_TOKEN")) or (_hub_home() / "token").exists(),
-        hub_reachable=_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")),
-        weights_here=tuple(alias for alias, model in models.models().items() if models.weights_folder(model)),
+        hub=hub.look(model for model in known if not model.path),
+        leftovers=clean.leftovers(),
+        weights_here={model.alias: model.loaded_revision for model in known if model.path},
     )
 
 
-def _docker() -> tuple[dict[str, str], str]:
-    """Digest of each image, and Docker's root folder; ({}, "") when no Docker Engine answers."""
-    from docker.client import from_env
-    from docker.errors import DockerException
+def _known() -> list[Model]:
+    """Every alias, with what is on this machine; an unreadable checkpoint counts as not here."""
+    found = []
+    for alias, model in models.models().items():
+        try:
+            found.append(models.resolve(alias))
+        except ModelError:
+            found.append(msgspec.structs.replace(model, path=""))
+    return found
 
+
+def undriven(bus: Path = Path("/sys/bus/pci/devices")) -> dict[str, int]:
+    """Maker -> accelerators and display adapters on the PCI bus that no driver has claimed."""
+    found: dict[str, int] = {}
+    for device in bus.glob("*"):
+        maker = _MAKERS.get(_text(device / "vendor"))
+        if maker and _text(device / "class").startswith(_GPU_CLASSES) and not (device / "driver").exists():
+            found[maker] = found.get(maker, 0) + 1
+    return found
+
+
+def _text(path: Path) -> str:
     try:
-        with contextlib.closing(from_env(timeout=10)) as engine:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _kfd() -> Literal["absent", "present", "present, but closed to this user"]:
+    device = Path("/dev/kfd")
+    if not device.exists():
+        return "absent"
+    return "present" if os.access(device, os.R_OK | os.W_OK) else "present, but closed to this user"
+
+
+def _docker() -> tuple[dict[str, str], str, str]:
+    """Digest of each image and Docker's root folder, or why no Docker Engine can be used."""
+    try:
+        with contextlib.closing(docker_engine.connect()) as engine, docker_engine.answering("listing images"):
             images = engine.images.list()
             root = str(engine.info().get("DockerRootDir", ""))
-    except (DockerException, OSError):
-        return {}, ""
-    return {
-        tag: (image.attrs.get("RepoDigests") or [image.id])[0] for image in images for tag in image.tags
-    }, root
+    except MachineError as error:
+        return {}, "", error.message
+    return {tag: docker_engine.digest(image) for image in images for tag in image.tags}, root, ""
 
 
 def _nvidia_use() -> Iterator[GpuUse]:
@@ -136,17 +189,9 @@ def _free_gb(folder: Path) -> float:
     return round(shutil.disk_usage(folder).free / 1e9, 1)
 
 
-def _hub_home() -> Path:
-    return Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-
-
-def _hub_cache() -> Path:
-    return Path(os.environ.get("HF_HUB_CACHE", _hub_home() / "hub"))
-
-
-def _limit(kind: int) -> str:
+def _limit(kind: int) -> float:
     soft = resource.getrlimit(kind)[0]
-    return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
+    return inf if soft == resource.RLIM_INFINITY else float(soft)
 
 
 def _listener(port: int) -> str | None:
@@ -164,12 +209,3 @@ def _listener(port: int) -> str | None:
             if connection.status == psutil.CONN_LISTEN and local and local.port == port and connection.pid:
                 return _process(connection.pid)
     return ""
-
-
-def _reachable(url: str) -> bool:
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        return False
-    try:
-        return requests.head(url, timeout=5, allow_redirects=False).status_code < 500
-    except requests.RequestException:
-        return False
