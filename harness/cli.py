@@ -206,14 +206,18 @@ def replay(entry: str) -> None:
     from harness.label import feasible
     from harness.progress import Progress
     from harness.reporting import log as experiment_log
-    from harness.reporting import logbook, publish
+    from harness.reporting import logbook, publish, replay
 
-    old = experiment_log.find(publish.log_path(), entry)
-    folder = store.run_folder(store.new_run_id(f"replay-{old.run_id}"))
+    path = publish.log_path()
+    old = experiment_log.find(path, entry)
+    recipe = replay.recipe_of(old)
+    folder = store.run_folder(store.new_run_id(replay.slug(old.run_id)))
     with Progress() as progress:
-        comparison = run.bench(logbook.recipe_of(old), feasible.probe(), folder, progress)
+        comparison = run.bench(recipe, feasible.probe(), folder, progress)
     _show(comparison)
-    for line in logbook.distance(old.facts, comparison) if old.facts else []:
+    lines = replay.told(old, experiment_log.find(path, folder.name), comparison, folder)
+    logbook.note(path, folder.name, f"Replay of {old.run_id}.\n\n" + "\n".join(f"- {line}" for line in lines))
+    for line in lines:
         Console().print(escape(line), highlight=False, soft_wrap=True)
 
 

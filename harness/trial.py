@@ -127,8 +127,8 @@ def unproven_warmth(bench: Bench, trial: Trial, running: Running, outcome: Trial
     """Why a finished timed part was not warm, "" when nothing shows it."""
     if outcome.status != "done":
         return ""
-    table = collector.collect(store.trial_folder(bench.run, trial) / "requests.jsonl").columns
-    return warmup.cold(running.new_log_lines(), table, trial.load.max_concurrency or 1)
+    found = collector.collect(store.trial_folder(bench.run, trial) / "requests.jsonl")
+    return warmup.cold(running.new_log_lines(), found.columns, found.sample())
 
 
 def timed_part(

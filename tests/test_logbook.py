@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from harness import store
 from harness.errors import InputError
-from harness.reporting import bundle, history, log, logbook
-from harness.schema import Comparison, Environment, Interval
+from harness.reporting import bundle, history, log, logbook, replay
+from harness.schema import Calibration, Comparison, Environment, Interval
 from tests.examples import COMPARISON, ENVIRONMENT, RECIPE
 
 
@@ -105,13 +106,13 @@ def test_a_resumed_run_is_judged_by_its_newest_entry(tmp_path: Path) -> None:
 
 def test_replay_says_how_far_it_is(path: Path) -> None:
     old = log.find(path, "20261121-b")
-    assert logbook.recipe_of(old).variants == RECIPE.variants
+    assert replay.recipe_of(old).variants == RECIPE.variants
     assert old.facts is not None
     now = msgspec.structs.replace(COMPARISON, rows=healthy(1.2)[:1])
-    lines = logbook.distance(old.facts, now)
+    lines = replay.distance(old.facts, now)
     assert lines[0] == "engine-b at 1000-2000@c8: 1000 then, 1200 output tok/s now (+20.0%, intervals apart)"
     assert lines[1] == "engine-a at 1000-2000@c8: not measured again"
-    noise = logbook.distance(old.facts, msgspec.structs.replace(COMPARISON, rows=healthy(1.01)))
+    noise = replay.distance(old.facts, msgspec.structs.replace(COMPARISON, rows=healthy(1.01)))
     assert "within noise" in noise[0]
 
 
@@ -119,7 +120,33 @@ def test_replay_refuses_other_images(tmp_path: Path) -> None:
     path = tmp_path / "LOG.md"
     log.append(path, log.entry(COMPARISON, ENVIRONMENT, RECIPE))
     with pytest.raises(InputError, match=r"example/image:1 is .* used sha256:cdcd.*docker pull"):
-        logbook.recipe_of(log.find(path, "last"))
+        replay.recipe_of(log.find(path, "last"))
+
+
+def test_replay_says_what_else_changed(tmp_path: Path) -> None:
+    path = tmp_path / "LOG.md"
+    for name, cpu in (("20261120-000000-a", 1000.0), ("20261121-000000-replay-a", 900.0)):
+        log.append(path, entry(name, f"{name[:4]}-11-{name[6:8]}T00:00:00Z"))
+        taken = Calibration(taken_at="", cpu_mb_s=cpu, memory_gb_s=10.0, load_average=0.0)
+        store.write(tmp_path / name / "v" / "r1" / "calibration.json", taken)
+    old, new = (log.find(path, name) for name in ("20261120", "20261121"))
+    lines = replay.told(old, new, COMPARISON, tmp_path / new.run_id)
+    assert "host's sha256: 1000 MB/s then, 900 now (-10.0%)" in lines
+    assert old.facts is not None
+    other = msgspec.structs.replace(old.facts, commit="f" * 40, host="elsewhere")
+    assert [
+        line.partition(":")[0] for line in replay.circumstances(old.facts, other, tmp_path, tmp_path)
+    ] == [
+        "commit",
+        "host",
+    ]
+
+
+@pytest.mark.parametrize(
+    "run_id", ["20261121-031457-all", "20261121-all", "20261121-031457-replay-all", "all"]
+)
+def test_a_replay_of_a_replay_keeps_its_name(run_id: str) -> None:
+    assert replay.slug(run_id) == "replay-all"
 
 
 def test_history_marks_what_got_slower(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The verbs on the experiment log: list, show, note, check; and what a replay is and says."""
+"""The verbs on the experiment log: list, show, note, sign, check."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 
 from harness.errors import InputError, StoreError
 from harness.host import environment
-from harness.launchers.docker_engine import image_digest
 from harness.reporting import bundle, log
 from harness.reporting.cells import number
 from harness.reporting.escape import plain
 from harness.reporting.log import Entry
-from harness.schema import Comparison, Interval, LogFacts, LoggedRow, Recipe
+from harness.schema import LoggedRow
 
 FILTERS = ("variant", "model", "verdict", "num")
 _SHOWN = 10
@@ -105,40 +104,6 @@ def check(path: Path, results: Path) -> list[str]:
     return problems
 
 
-def recipe_of(entry: Entry) -> Recipe:
-    """What to run again. Raises InputError when the entry does not say, or its images are others now."""
-    if entry.facts is None:
-        raise InputError(
-            f"Entry {entry.run_id} has no part that this version can replay; use its commit or recipe.toml."
-        )
-    for name, digest in entry.facts.image_digests.items():
-        now = image_digest(name)
-        if digest and now != digest:
-            raise InputError(
-                f"Image {name} is {now or 'not here'}, entry {entry.run_id} used {digest}; fetch that one: "
-                f"docker pull {name.partition(':')[0]}@{digest.rpartition('@')[2]} and tag it {name}."
-            )
-    return entry.facts.recipe
-
-
-def distance(before: LogFacts, now: Comparison) -> list[str]:
-    """How far each row of a replay is from the entry, in words."""
-    rows = {(row.variant, row.scenario): row for row in now.rows}
-    lines = []
-    for old in before.rows:
-        new = rows.get((old.variant, old.scenario))
-        name = f"{old.variant} at {old.scenario}"
-        if new is None:
-            lines.append(f"{name}: not measured again")
-        elif not old.output_throughput or not new.output_throughput:
-            lines.append(f"{name}: {old.status} then, {new.status} now")
-        else:
-            verdict = new.agreement.verdict if new.agreement else ""
-            changed = f"; verdict {old.verdict} then, {verdict} now" * (old.verdict != verdict)
-            lines.append(f"{name}: {_change(old.output_throughput, new.output_throughput)}{changed}")
-    return [plain(line) for line in lines]
-
-
 def author() -> str:
     """Who signs: git's user.name, else the login."""
     git = shutil.which("git")
@@ -150,13 +115,6 @@ def author() -> str:
         return name or getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-def _change(old: Interval, new: Interval) -> str:
-    change = new.mean / old.mean - 1 if old.mean else float("nan")
-    apart = new.low > old.high or new.high < old.low
-    sure = "one restart each" if min(old.num, new.num) < 2 else "intervals apart" if apart else "within noise"
-    return f"{number(old.mean)} then, {number(new.mean)} output tok/s now ({change:+.1%}, {sure})"
 
 
 def _problem(entry: Entry, results: Path) -> list[str]:
