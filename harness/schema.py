@@ -653,6 +653,8 @@ class LayerBalance(Noun):
     unused_experts: int = 0
     rank_max_over_mean: dict[str, float] = msgspec.field(default_factory=dict)
     """EP size -> tokens of the busiest rank over the mean, each token once per rank."""
+    rank_tokens: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
+    """EP size -> tokens each rank would receive, each token once per rank."""
 
 
 class RoutingDistance(Noun):

@@ -37,6 +37,7 @@ def layer_balance(
     chosen = of_phase(log, phase)
     per_expert = counts(chosen, layer)
     sizes = [size for size in ep_sizes if size <= log.num_experts and log.num_experts % size == 0]
+    tokens = {str(size): rank_tokens(chosen, layer, size) for size in sizes}
     return LayerBalance(
         layer=layer,
         phase=phase,
@@ -47,7 +48,8 @@ def layer_balance(
         entropy=entropy(per_expert),
         hot_experts=hot_experts(per_expert),
         unused_experts=int((per_expert == 0).sum()),
-        rank_max_over_mean={str(size): max_over_mean(rank_tokens(chosen, layer, size)) for size in sizes},
+        rank_max_over_mean={size: max_over_mean(ranks) for size, ranks in tokens.items()},
+        rank_tokens={size: tuple(ranks.tolist()) for size, ranks in tokens.items()},
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from harness.errors import InputError
-from harness.moe import balance, distance, plots, plugin, routing_log
+from harness.moe import balance, distance, plots, plugin, routing_log, timed
 from harness.moe.routing_log import RoutingLog
 from harness.reporting.escape import plain
 from harness.schema import LayerBalance, RoutingDistance, RoutingReport
@@ -36,13 +36,13 @@ def run(files: Sequence[str], against: Sequence[str] = (), out: str = "", ep_siz
 
 def after_visit(folder: Path) -> str:
     """What a visit's routing log told, in one line; pictures and moe.json go to folder/moe."""
-    log = routing_log.read([str(folder / plugin.LOG)])
-    report = build(log)
+    log = timed.only(routing_log.read([str(folder / plugin.LOG)]), folder)
+    report = msgspec.structs.replace(build(log), source=plugin.LOG)
     publish(report, log, None, folder / "moe")
     worst = max(report.layers, key=lambda b: b.max_over_mean)
     return (
         f"routing of {len(log.layers)} layers in {folder / 'moe'}: busiest expert {worst.max_over_mean:.2f} "
-        f"times the mean (layer {worst.layer}, {worst.phase})"
+        f"times the mean (layer {worst.layer}, {worst.phase})" + "".join(f"; {note}" for note in log.notes)
     )
 
 

@@ -1,0 +1,71 @@
+"""The routing section of report.html: from the log, from what was computed of it, and where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from harness import store
+from harness.moe import command, plugin, routing_log, timed
+from harness.reporting import report_routing
+from harness.schema import RequestRecord
+from tests import moe_logs
+
+
+def visit(run: Path, variant: str, seed: int) -> Path:
+    """A server life that logged 6 requests at layers 0 and 1 of 8 experts."""
+    folder = run / variant / "r1"
+    folder.mkdir(parents=True)
+    moe_logs.random_log(folder / plugin.LOG, 6, seed, favour=2.0)
+    return folder
+
+
+def test_each_logged_layer_has_its_experts_and_its_ranks(tmp_path: Path) -> None:
+    visit(tmp_path, "b", 1)
+    visit(tmp_path, "a", 2)
+    section = report_routing.section(tmp_path, ["b", "a"])
+    assert len(section.plots) == 2 * 2 * 2  # variants x layers x (experts, EP ranks)
+    titles = [plot.split('aria-label="', 1)[1].split('"', 1)[0] for plot in section.plots]
+    assert titles[:2] == ["expert usage, b, layer 0", "8 EP ranks, b, layer 0"]
+    assert titles[4] == "expert usage, a, layer 0"
+    assert [row[:4] for row in section.rows[:2]] == [("b", "0", "prefill", "120"), ("b", "0", "decode", "72")]
+    assert all(row[8] == "0" for row in section.rows), "expert 0 was favoured: it is named"
+    assert section.lines == []
+
+
+def test_without_the_log_what_was_computed_of_it_is_shown(tmp_path: Path) -> None:
+    folder = visit(tmp_path, "a", 1)
+    before = report_routing.section(tmp_path, ["a"])
+    command.after_visit(folder)
+    (folder / plugin.LOG).unlink()
+    after = report_routing.section(tmp_path, ["a"])
+    assert after.rows == before.rows and after.plots == before.plots
+    assert str(tmp_path) not in (folder / "moe" / "moe.json").read_text()
+
+
+def test_nothing_logged_or_damaged(tmp_path: Path) -> None:
+    assert report_routing.section(tmp_path, []).empty
+    folder = visit(tmp_path, "a", 1)
+    (folder / plugin.LOG).write_text('{"type":"problem","reason":"vLLM 0.9 has no MoERunner"}\n')
+    section = report_routing.section(tmp_path, ["a"])
+    assert section.lines == ["a: moe.jsonl holds no routing: vLLM 0.9 has no MoERunner."]
+    assert not section.plots and not section.rows
+
+
+def test_only_timed_requests_count(tmp_path: Path) -> None:
+    """vLLM's ids hold the client's; probes have no record."""
+    folder = tmp_path / "v" / "r1"
+    folder.mkdir(parents=True)
+    names = ("cmpl-text-0-0-0a1b2c3d", "cmpl-text-0-0-ffffffff", "cmpl-preflight-0-12345678")
+    blocks = [moe_logs.block(n, 0, [(name, 0, 2, 2)], [[0, 1], [2, 3]]) for n, name in enumerate(names)]
+    path = moe_logs.write(folder / plugin.LOG, blocks)
+    log = routing_log.read([str(path)])
+    assert timed.only(log, folder) is log, "no records, nothing is left out"
+    record = RequestRecord(request_id="text-0", due_at_s=0.0, sent_at_s=0.0)
+    store_folder = folder / "text@c1"
+    store_folder.mkdir()
+    (store_folder / "requests.jsonl").write_bytes(msgspec.json.encode(record) + b"\n")
+    kept = timed.only(log, folder)
+    assert len(kept.step) == 4 and "1 requests of the harness's own" in kept.notes[0]
+    assert store.present(store_folder / "requests.jsonl")
