@@ -99,11 +99,13 @@ def test_guidellm_without_single_requests(tmp_path: Path) -> None:
 
 
 def test_the_old_spelling_of_vllm() -> None:
+    """0.8.4 writes the lists of single requests even without --save-detailed, but no start times."""
     found = read("vllm-0.8.4.json")
-    assert found.metrics.request_goodput == 0.75
-    assert (found.metrics.completed, found.metrics.failed) == (49, 1)
-    assert found.metrics.ttft_s is not None and found.metrics.ttft_s.p50 == pytest.approx(0.85)
-    assert found.scenario == "1000-2000@all-at-once"
+    assert found.records == () and found.metrics.request_goodput == pytest.approx(1.4545, abs=1e-4)
+    assert (found.metrics.completed, found.metrics.failed) == (5, 1)
+    assert found.metrics.total_output_tokens == 91 and found.metrics.window_s == 1.375
+    assert found.metrics.ttft_s is not None and found.metrics.ttft_s.p50 == pytest.approx(0.55)
+    assert found.scenario == "100-18@all-at-once"
 
 
 def test_inferencex_is_in_seconds_and_per_gpu() -> None:
@@ -111,6 +113,22 @@ def test_inferencex_is_in_seconds_and_per_gpu() -> None:
     assert found.metrics.output_throughput == pytest.approx(3200.0) and found.num_gpus == 8
     assert found.metrics.tpot_s is not None and found.metrics.tpot_s.p50 == pytest.approx(0.02)
     assert (found.variant, found.scenario) == ("vllm-mi300x-fp8-tp8-ep8-dpa", "1024-8192@c64")
+    assert "counts of requests" in found.caveats[0]
+
+
+def test_inferencex_divides_output_by_the_gpus_that_decode() -> None:
+    found = read("agg_inferencex-disaggregated.json")
+    assert found.num_gpus == 24 and found.metrics.output_throughput == pytest.approx(400 * 16)
+    assert found.metrics.total_token_throughput == pytest.approx(400 * 16 + 100 * 8)
+    assert found.variant == "dynamo-sglang-gb200-fp8-prefill-tp4-ep4-decode-tp16-ep16-dpa"
+
+
+def test_inferencex_counts_and_context_parallel_gpus(tmp_path: Path) -> None:
+    data = json.loads((FOREIGN / "agg_inferencex.json").read_text())
+    data |= {"pp": 2, "pcp_size": 2, "benchmark_outcome": {"requested": 640, "completed": 638}}
+    (tmp_path / "agg.json").write_text(json.dumps(data))
+    found = importers.read(tmp_path / "agg.json")[0]
+    assert found.num_gpus == 32 and (found.metrics.completed, found.metrics.failed) == (638, 2)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +150,7 @@ def fleet(target: Path) -> Path:
         ("sgl", "30000-100", 77.0),
         ("vllm", "sharegpt", 1000.0),
     ):
-        data = base | {"total_output_tokens": int(rate * 40), "output_throughput": rate}
+        data = base | {"duration": 40.0, "total_output_tokens": int(rate * 40), "output_throughput": rate}
         (target / f"{engine}-{shape}-run1.json").write_text(json.dumps(data))
     return target
 
@@ -191,7 +209,7 @@ def test_import_makes_a_run_that_is_unproven_and_unverified(tmp_path: Path) -> N
     assert all(not row.attested and row.agreement is None for row in comparison.rows)
     assert sum(bool(row.invalid) for row in comparison.rows) == 1
     kept = msgspec.json.decode((run / "imported.json").read_bytes(), type=list[Imported])
-    assert len(kept) == len(comparison.rows) + 1 == 10
+    assert len(kept) == len(comparison.rows) + 1 == 11
 
 
 def test_export_can_be_imported_again(tmp_path: Path) -> None:
