@@ -163,6 +163,50 @@ def test_text_that_collapses_more_often_than_the_references_own_fails_without_an
     assert judge([], loop).alarms[0].startswith("repetition in 16 of 16 outputs")
 
 
+def test_ids_made_from_text_are_left_out_where_the_others_are_enough() -> None:
+    made = [
+        msgspec.structs.replace(s, retokenised=True, request_id="t")
+        for s in scores(3, Fault(share=0.3), num=1)
+    ]
+    agreement = judge([*scores(1), *made], ())
+    assert agreement.verdict == "PASS"
+    assert agreement.alarms == ("1 outputs without token ids are left out of the verdict",)
+    wrong = judge([*scores(1, Fault(share=0.3)), *made], ())
+    assert wrong.verdict == "FAIL"
+
+
+def test_outputs_that_end_too_early_are_told() -> None:
+    short = [
+        RequestRecord(request_id=f"r{i}", text="a b", output_len=2, finish_reason="stop") for i in range(4)
+    ]
+    expected = JudgeSettings(expected_len={"r0": 9, "r1": 9, "r2": 2})
+    agreement = judge(scores(1), short, settings=expected)
+    assert agreement.alarms == ("premature end in 2 of 4 outputs (finish reasons: stop 2)",)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nats"), [("float16", 0.0017), ("tensorfloat32", 0.0017), ("float32", 1e-6)]
+)
+def test_each_dtype_passes_at_its_measured_noise_and_fails_at_that_of_bfloat16(
+    dtype: str, nats: float
+) -> None:
+    settings = JudgeSettings(dtype=dtype, floor_dtype=dtype)
+    fine = scores(1, Fault(noise=nats / 0.0112), length=256)
+    quiet = [
+        msgspec.structs.replace(
+            s,
+            emitted_logprob=tuple(
+                r + max(-3 * nats, min(3 * nats, e - r))
+                for e, r in zip(s.emitted_logprob or (), s.logprob, strict=True)
+            ),
+            margin=(0.0,) * 256,
+        )
+        for s in fine
+    ]
+    assert judge(quiet, (), settings=settings).verdict == "PASS"
+    assert judge(scores(1, length=256), (), settings=settings).verdict == "FAIL"
+
+
 def test_logprobs_that_are_no_numbers_fail() -> None:
     record = RequestRecord(request_id="r0", text="fine", output_len=1, output_logprobs=(float("nan"),))
     assert judge(scores(1), [record]).verdict == "FAIL"

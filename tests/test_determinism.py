@@ -8,7 +8,8 @@ from harness.schema import Request
 from tests.completions_server import Flaws, serving
 
 REQUESTS = [
-    Request(request_id=f"r{i}", prompt_token_ids=(i, i + 1), max_tokens=10, temperature=0.7) for i in range(6)
+    Request(request_id=f"r{i}", prompt_token_ids=(i, i + 1), max_tokens=10, temperature=0.7, logprobs=True)
+    for i in range(6)
 ]
 
 

@@ -21,9 +21,6 @@ def test_every_finding_is_a_line() -> None:
     assert all(line.startswith("kept") for line in told[:-3])
     assert told[-3] == "known answers: 1 of 1 right"
     assert told[-2].startswith("What is 2+2? 3 4 5 6")
-        "known answers: 1 of 1 right",
-        f"What is 2+2? {found.known[0].found.strip()}"[:91] + "…",
-    ]
     assert told[-1].startswith("greedy output equal to that of requests alone: 16/16 at 1 in flight")
 
 

@@ -69,6 +69,57 @@ def test_a_reference_that_dies_half_way_leaves_cannot_tell_with_the_cause(finish
     assert all(r.metrics and r.metrics.output_throughput > 0 for r in comparison.rows)
 
 
+LOST = {
+    "mock-dies": "unreachable in mid-verification",
+    "mock-exits": "the reference mock-exits failed: mock-exits ended while starting",
+    "mock-oom": 'reference answered HTTP 507: {"error": {"message": "CUDA out of memory"}}',
+    "mock-silent": "returned prompt logprobs for 0 of 72 tokens: it does not support prompt_logprobs",
+    "mock-other-tokenizer": "mock-other-tokenizer cannot judge mock: the tokenizers differ: tiny-moe has",
+}
+
+
+@pytest.mark.parametrize("reference", LOST)
+def test_a_bench_keeps_its_throughput_when_the_reference_is_lost(desk: Desk, reference: str) -> None:
+    words = ("32/40", "concurrency=2", "num_prompts=8", f"reference={reference}", f"run_id={RUN}")
+    done = desk.run("bench", "mock", *words)
+    assert done.returncode == 0, done.stderr
+    (row,) = store.read(desk.results / RUN / "comparison.json", Comparison).rows
+    assert row.agreement is not None and row.agreement.verdict == "CANNOT TELL"
+    assert LOST[reference] in row.agreement.reason
+    assert row.metrics is not None and row.metrics.output_throughput > 0
+    assert LOST[reference] in (desk.results / RUN / "report.md").read_text().replace("\\", "")
+    started = (desk.results / RUN / "reference" / "server.log").exists()
+    assert started == (reference != "mock-other-tokenizer")
+
+
+def test_a_reference_with_another_tokenizer_is_refused_by_name(finished: Desk) -> None:
+    again = finished.run("verify", RUN, "--reference", "mock-other-tokenizer")
+    assert again.returncode == 4, again.stderr
+    assert "mock-other-tokenizer cannot judge mock-wrong: the tokenizers differ" in again.stderr
+    assert set(verdicts(finished).values()) == {"CANNOT TELL"}
+
+
+def test_top_logprobs_give_a_kl_against_the_reference(desk: Desk) -> None:
+    words = ("32/40", "concurrency=2", "num_prompts=8", "reference=mock", f"run_id={RUN}")
+    assert desk.run("bench", "mock,mock-wrong", *words, "top_logprobs=3", "repeats=2").returncode == 3
+    rows = {
+        r.variant: r.agreement for r in store.read(desk.results / RUN / "comparison.json", Comparison).rows
+    }
+    right, wrong = rows["mock"], rows["mock-wrong"]
+    assert right is not None and wrong is not None
+    assert right.statistics["mean_kl"].mean == pytest.approx(0.0, abs=1e-9)
+    assert right.outside_mass == pytest.approx(0.1, abs=1e-3)
+    assert wrong.statistics["mean_kl"].mean > 0.1
+    assert right.self_noise["mean_kl"] == pytest.approx(0.0, abs=1e-9)
+    assert "mean_kl" in (desk.results / RUN / "report.html").read_text()
+
+
+def test_too_many_top_logprobs_are_refused_before_anything_starts(desk: Desk) -> None:
+    done = desk.run("bench", "mock", "32/8", "top_logprobs=50")
+    assert done.returncode == 2
+    assert "top_logprobs=50 is not a number of alternatives; give 0 (none) to 20" in done.stderr
+
+
 def test_a_reference_that_does_not_start_leaves_cannot_tell_with_the_cause(finished: Desk) -> None:
     again = finished.run("verify", RUN, "--reference", "mock-exits")
     assert again.returncode == 4, again.stderr
@@ -111,6 +162,30 @@ def test_outputs_without_ids_are_made_ids_again_and_flagged() -> None:
     given = RequestRecord(request_id="r", text="x", output_token_ids=(7, 8), output_logprobs=(-1.0, -2.0))
     kept = sample(request, given, vocabulary)
     assert (kept.retokenised, kept.output_token_ids, kept.emitted_logprobs) == (False, (7, 8), (-1.0, -2.0))
+
+
+def test_the_texts_of_tokens_give_exact_ids_where_one_id_alone_reads_like_that() -> None:
+    vocabulary = Vocabulary(TINY)
+    request = Request(request_id="r", max_tokens=9, prompt_token_ids=(5, 6))
+    ids = vocabulary.encode("def read(self): return 'x'")
+    # Cut otherwise than the tokenizer would, as engines do.
+    texts = [vocabulary.decode([i]) for i in (*ids, *vocabulary.encode("r"), *vocabulary.encode("e"))]
+    known = tuple(vocabulary.ids_by_text[t] for t in texts)
+    given = RequestRecord(
+        request_id="r",
+        text="".join(texts),
+        output_len=len(texts),
+        output_tokens=tuple(texts),
+        output_logprobs=(-1.0,) * len(texts),
+        top_logprobs=({texts[0]: -0.5, "token_id:7": -1.0, "\ufffd": -2.0},) * len(texts),
+    )
+    made = sample(request, given, vocabulary)
+    assert (made.output_token_ids, made.retokenised) == (known, False)
+    assert made.emitted_top[0] == {known[0]: -0.5, 7: -1.0}
+    broken = msgspec.structs.replace(given, output_tokens=(*texts[:-1], "\ufffd"))
+    assert "\ufffd" not in vocabulary.ids_by_text
+    assert sample(request, broken, vocabulary).retokenised
+    assert sample(request, msgspec.structs.replace(given, output_len=99), vocabulary).retokenised
 
 
 @pytest.mark.parametrize(

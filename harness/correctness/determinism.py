@@ -45,13 +45,14 @@ class Determinism(Noun):
     passes: tuple[Pass, ...]
 
 
-def prompts(num: int, output_len: int = OUTPUT_LEN) -> list[Request]:
-    """Ids that every vocabulary has, different in each."""
+def prompts(num: int, output_len: int = OUTPUT_LEN, *, logprobs: bool = False) -> list[Request]:
+    """Ids that every vocabulary has, different in each; `logprobs` also shows how far those move."""
     return [
         Request(
             request_id=f"probe-{i}",
             prompt_token_ids=tuple(100 + (i * 37 + j * 11) % 800 for j in range(PROMPT_LEN)),
             max_tokens=output_len,
+            logprobs=logprobs,
         )
         for i in range(num)
     ]
@@ -70,7 +71,7 @@ def words(found: Sequence[Pass]) -> str:
 
 
 def _fire(target: Target, requests: Sequence[Request], concurrency: int) -> list[RequestRecord]:
-    greedy = [msgspec.structs.replace(r, temperature=0.0, logprobs=True, due_at_s=0.0) for r in requests]
+    greedy = [msgspec.structs.replace(r, temperature=0.0, due_at_s=0.0) for r in requests]
     records: dict[str, RequestRecord] = {}
     load = Load(max_concurrency=concurrency)
     client.fire(target, greedy, load, lambda r: records.__setitem__(r.request_id, r))

@@ -34,7 +34,7 @@ def run(url: str, model: str = "", *, harsh: bool = False) -> Probed:
     name = model or _first_model(url)
     target = Target(base_url=url, model=name)
     known = _known(target, name)
-    passes = determinism.passes(target, determinism.prompts(NUM_PROMPTS, OUTPUT_LEN))
+    passes = determinism.passes(target, determinism.prompts(NUM_PROMPTS, OUTPUT_LEN, logprobs=True))
     # Last, because an engine may die of it.
     return Probed(points=conformance.preflight(target, harsh=harsh), known=known, passes=passes)
 

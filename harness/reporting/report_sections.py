@@ -14,7 +14,7 @@ from harness.host import telemetry
 from harness.numbers import collector
 from harness.numbers.columns import Columns
 from harness.numbers.steady import LUMP_SHARE
-from harness.reporting import curves, history, log, plots, report_routing
+from harness.reporting import curves, history, log, plots, report_agreement, report_routing
 from harness.reporting.curves import Curve
 from harness.reporting.report_html import Block, Section
 from harness.schema import Comparison, Metrics, Recipe, RequestRecord, Row, Sample, Score, TrialResult
@@ -38,7 +38,8 @@ class Told(NamedTuple):
     table: Columns
     samples: list[Sample]
     scores: list[Score]
-    answers: list[RequestRecord]
+    said: list[RequestRecord]
+    """Answers: all of them, or an even sample where there are very many."""
 
     @property
     def variant(self) -> str:
@@ -67,7 +68,8 @@ def sections(
             "By the time a request was sent: median, with a band from p10 to p90; engine figures beneath.",
             plots=_each(scenarios, trials, _timelines, order),
         ),
-        _agreement(scenarios, trials, comparison, order),
+        _agreement(run, scenarios, trials, comparison, order),
+        report_agreement.text((t.variant, t.result.trial.scenario, t.said) for t in trials),
         report_routing.section(run, order),
         Section(
             "The same question before",
@@ -99,13 +101,14 @@ def _read(run: Path) -> tuple[list[Told], list[Block]]:
 
 def _told(folder: Path, result: TrialResult) -> Told:
     collected = collector.collect(folder / "requests.jsonl")
+    said = [r for r in collected.sample() if not r.error and r.text]
     scores = folder / "scores.jsonl"
     return Told(
         result=result,
         table=collected.columns,
         samples=telemetry.read(folder),
         scores=list(store.read_lines(scores, Score)) if store.present(scores) else [],
-        answers=[r for r in collected.sample() if not r.error and r.text][:_NUM_ANSWERS],
+        said=said,
     )
 
 
@@ -157,7 +160,7 @@ def _timelines(scenario: str, trials: list[Told], order: Sequence[str]) -> list[
 
 
 def _agreement(
-    scenarios: Iterable[str], trials: Sequence[Told], comparison: Comparison, order: Sequence[str]
+    run: Path, scenarios: Iterable[str], trials: Sequence[Told], comparison: Comparison, order: Sequence[str]
 ) -> Section:
     def draw(scenario: str, found: list[Told], order: Sequence[str]) -> list[str]:
         lines = [
@@ -169,28 +172,7 @@ def _agreement(
         )
         return [plot] if plot else []
 
-    judged = [(row, row.agreement) for row in comparison.rows if row.agreement]
-    return Section(
-        "Agreement with the reference",
-        "Margin: how much more probable the reference finds its own choice than the emitted token. "
-        "A statistic counts against its floor, the noise of healthy output under the same load.",
-        plots=_each(scenarios, trials, draw, order),
-        headers=("variant", "scenario", "verdict", "statistic", "value", "floor", "limit", "reason"),
-        rows=[
-            (
-                row.variant,
-                row.scenario,
-                a.verdict,
-                name,
-                f"{value.mean:.4g} ({value.low:.4g}-{value.high:.4g})",
-                f"{a.floor[name]:.4g}" if name in a.floor else "-",
-                f"{a.thresholds[name]:.4g}" if name in a.thresholds else "-",
-                a.reason,
-            )
-            for row, a in judged
-            for name, value in a.statistics.items()
-        ],
-    )
+    return report_agreement.statistics(run, comparison, _each(scenarios, trials, draw, order))
 
 
 def _pareto(rows: Sequence[Row], order: Sequence[str]) -> list[str]:
@@ -235,7 +217,7 @@ def _answers(trials: Sequence[Told]) -> list[Block]:
         Block(f"{t.variant} at {t.result.trial.scenario}, request {r.request_id}", r.text[:_ANSWER_LEN])
         for t in trials
         if t.result.trial.restart == 1
-        for r in t.answers
+        for r in t.said[:_NUM_ANSWERS]
     ]
 
 

@@ -65,6 +65,10 @@ class Mock:
         if self.die_at and self.seen == self.die_at:
             print("RuntimeError: scripted death", flush=True)
             os._exit(3)
+        if body.get("prompt_logprobs") and os.environ.get("MOCK_OOM"):
+            return web.json_response({"error": {"message": "CUDA out of memory"}}, status=507)
+        if body.get("prompt_logprobs") and os.environ.get("MOCK_SILENT"):
+            return web.json_response(self.whole({}, prompt))
         if not body.get("stream"):
             return web.json_response(self.whole(body, prompt))
         return await self.stream(request, body, prompt)
@@ -92,7 +96,7 @@ class Mock:
                 choice["logprobs"] = {
                     "token_logprobs": [-0.105],
                     "tokens": [f" {token}"],
-                    "top_logprobs": [{}],
+                    "top_logprobs": [{f"token_id:{token}": -0.105}],
                 }
             choice["finish_reason"] = "length" if index == body["max_tokens"] - 1 else None
             await answer.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
