@@ -131,7 +131,7 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
         bench.progress.note(unlogged)
     store.write(folder / "launch.json", plan.redacted(chosen.launch))
     log_path = folder / "server.log"
-    store.write(folder / "calibration.json", calibration.calibrate())
+    store.write(folder / "calibration.json", calibration.calibrate(chosen.launch))
     try:
         with server.serving(chosen.launch, log_path, bench.run.name, bench.progress.stage) as running:
             evidence = running.evidence()

@@ -854,6 +854,13 @@ class Calibration(Noun):
     """Runnable processes over the last minute, as the kernel counts them."""
     gpus: tuple[GpuSample, ...] = ()
     """Idle accelerators: clocks, temperature, memory others hold, reasons for throttling."""
+    gpu_tflops: tuple[float, ...] = ()
+    """bf16 matrix products on each accelerator of the launch, 10^12 operations/s, the best of several tries."""
+    gpu_device: str = ""
+    gpu_skipped: str = ""
+    """Why there are no gpu_tflops."""
+    gpus_unread: str = ""
+    """Why the accelerators' sensors cannot be read, "" when they can or there are none."""
 
 
 class Energy(Noun):

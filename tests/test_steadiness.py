@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from harness.host.calibration import calibrate, drift
+from harness.host import engine_env
+from harness.host.calibration import calibrate, drift, matmul_of
 from harness.numbers.collector import collect
 from harness.numbers.columns import columns
 from harness.numbers.stopping import enough
 from harness.numbers.warmup import cold
-from harness.schema import Calibration, Comparison, Contrast, GpuSample, Interval, RequestRecord
+from harness.registry import ROOT
+from harness.schema import Calibration, Comparison, Contrast, GpuSample, Interval, Launch, RequestRecord
 from tests.examples import row
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -121,6 +124,43 @@ def calibration(cpu: float, **fields: object) -> Calibration:
 def test_this_host_calibrates() -> None:
     found = calibrate()
     assert found.cpu_mb_s > 10 and found.memory_gb_s > 0.1
+
+
+@pytest.mark.parametrize(
+    ("launch", "why"),
+    [
+        (Launch(variant="v", engine="vllm", launcher="process"), "no accelerator is used"),
+        (Launch(variant="v", engine="vllm", launcher="docker", num_gpus=8), "in a container"),
+        (Launch(variant="v", engine="vllm", launcher="attach", num_gpus=8), "live elsewhere"),
+        (Launch(variant="v", engine="x", launcher="process", argv=("sh",), num_gpus=1), "no Python program"),
+        (
+            Launch(variant="v", engine="x", launcher="process", argv=(sys.executable,), num_gpus=1),
+            "No module named 'torch'",
+        ),
+    ],
+)
+def test_why_accelerators_are_not_calibrated(launch: Launch, why: str) -> None:
+    found = calibrate(launch)
+    assert why in found.gpu_skipped and found.gpu_tflops == ()
+
+
+@pytest.mark.engine
+def test_matrix_products_run_in_an_engines_environment() -> None:
+    python = str(engine_env.ensure("transformers", ROOT, print))
+    found, skipped = matmul_of(python, {}, "1", "cpu")
+    assert skipped == "" and found["device"] == "cpu" and found["tflops"][0] > 0.001
+    assert "sees no accelerator" in matmul_of(python, {"CUDA_VISIBLE_DEVICES": ""}, "8")[1]
+
+
+def test_accelerators_drift_too() -> None:
+    even = {"a r1": calibration(1000, gpu_tflops=(700.0, 690.0)), "b r1": calibration(1000)}
+    assert drift(even) == ()
+    (note,) = drift({**even, "a r2": calibration(1000, gpu_tflops=(600.0, 610.0))})
+    assert "GPU speed differed by 15% between launches (600 TFLOP/s before a r2" in note
+    (note,) = drift({"a r1": calibration(1000, gpu_tflops=(700.0, 500.0))})
+    assert note.startswith("before a r1, accelerator 1 did 500 TFLOP/s of bf16 and accelerator 0 did 700")
+    unread = calibration(1000, gpus_unread="AMD accelerators are here but amdsmi cannot read them")
+    assert drift({"a r1": unread, "a r2": unread}) == (unread.gpus_unread,)
 
 
 def test_drift() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -137,6 +138,57 @@ def test_drivers_words() -> None:
     )
     assert gpus.amd_power({"socket_power": "N/A"}) is None
     assert gpus.amd_throttle({"active_ppt_pwr": True, "active_hbm_thrm": "N/A"}) == ("power",)
+
+
+def test_an_amd_device_as_amdsmi_tells_it() -> None:
+    """Keys, units and absent values of amdsmi 7.0.2; its calls take the handle and these enumerations."""
+    smi = SimpleNamespace(
+        AmdSmiClkType=SimpleNamespace(GFX="gfx"),
+        AmdSmiTemperatureType=SimpleNamespace(HOTSPOT="hotspot"),
+        AmdSmiTemperatureMetric=SimpleNamespace(CURRENT="current"),
+        amdsmi_get_power_info=lambda handle: {
+            "socket_power": 0xFFFFFFFF,
+            "current_socket_power": 643,
+            "average_socket_power": "N/A",
+            "power_limit": 750000000,
+        },
+        amdsmi_get_energy_count=lambda handle: {
+            "energy_accumulator": 2_000_000,
+            "counter_resolution": 15.3,
+            "timestamp": 1,
+        },
+        amdsmi_get_violation_status=lambda handle: {"active_ppt_pwr": True, "active_socket_thrm": "N/A"},
+        amdsmi_get_clock_info=lambda handle, kind: {"clk": {"gfx": 2100}[kind], "clk_deep_sleep": "N/A"},
+        amdsmi_get_gpu_vram_usage=lambda handle: {"vram_total": 196592, "vram_used": 150000},
+        amdsmi_get_temp_metric=lambda handle, kind, metric: {("hotspot", "current"): 71}[kind, metric],
+        amdsmi_get_gpu_activity=lambda handle: {
+            "gfx_activity": 100,
+            "umc_activity": 40,
+            "mm_activity": "N/A",
+        },
+    )
+    assert gpus.amd_sample(smi, 3, "handle") == GpuSample(
+        index=3,
+        power_w=643.0,
+        energy_j=pytest.approx(30.6),
+        sm_clock_mhz=2100.0,
+        memory_used_gb=150.0,
+        temperature_c=71.0,
+        utilization=1.0,
+        throttle=("power",),
+    )
+    assert gpus.amd_energy({"power": 10, "counter_resolution": 15.3}) == pytest.approx(153)
+
+
+def test_accelerators_that_cannot_be_read_are_a_sentence(tmp_path: Path) -> None:
+    device, absent = tmp_path / "kfd", str(tmp_path / "absent")
+    device.touch()
+    nvidia, amd = ("NVIDIA", absent, "nvidia-ml-py"), ("AMD", str(device), "amdsmi")
+    found = gpus.readable((nvidia, amd))
+    assert isinstance(found, gpus.Unreadable)
+    assert found.why.startswith(f"AMD accelerators are here ({device}) but amdsmi cannot read them (")
+    assert found.why.endswith("join the groups video and render")
+    assert gpus.readable((nvidia, ("AMD", absent, "amdsmi"))) == gpus.Unreadable("")
 
 
 def test_a_machine_without_accelerators_has_no_reader() -> None:

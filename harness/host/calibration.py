@@ -6,37 +6,78 @@ It runs before the launch, not beside an idle engine, because idle engines spin 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from harness.host import environment, gpus
-from harness.schema import Calibration, GpuSample
+from harness.host import environment, gpus, matmul
+from harness.reporting.escape import plain
+from harness.schema import Calibration, GpuSample, Launch
 
 TRIES = 5
 HASHED_MB = 32
 COPIED_MB = 64
 DRIFT = 0.05
 """Relative spread between launches above which it is noted."""
+TIMEOUT_S = 60.0
+"""Importing torch from a cold disk takes most of it; the work itself is under a second."""
 _FOREIGN_GB = 1.0
 """Accelerator memory already in use before a launch that is worth a note."""
 
 
-def calibrate() -> Calibration:
-    """About a third of a second on one core."""
+def calibrate(launch: Launch | None = None) -> Calibration:
+    """About a third of a second on one core; then, in the engine's own environment, its accelerators."""
     data = bytes(HASHED_MB << 20)
     source = np.ones(COPIED_MB << 17)
     target = np.empty_like(source)
-    read_gpus = gpus.reader()
+    sensors = gpus.readable()
+    found, skipped = _accelerators(launch) if launch else ({}, "nothing is launched")
     return Calibration(
         taken_at=environment.now(),
         cpu_mb_s=HASHED_MB * 1.048576 / _best(lambda: hashlib.sha256(data).digest()),
         memory_gb_s=2e-9 * source.nbytes / _best(lambda: np.copyto(target, source)),
         load_average=os.getloadavg()[0],
-        gpus=read_gpus() if read_gpus else (),
+        gpus=() if isinstance(sensors, gpus.Unreadable) else sensors(),
+        gpu_tflops=tuple(found.get("tflops", ())),
+        gpu_device=found.get("device", ""),
+        gpu_skipped=skipped,
+        gpus_unread=sensors.why if isinstance(sensors, gpus.Unreadable) else "",
     )
+
+
+def _accelerators(launch: Launch) -> tuple[dict[str, Any], str]:
+    """What harness/host/matmul.py says of the launch's accelerators, and why it says nothing."""
+    if not launch.num_gpus:
+        return {}, "no accelerator is used"
+    if launch.launcher != "process":
+        where = "in a container" if launch.launcher == "docker" else "elsewhere"
+        return {}, f"the engine and its torch live {where}"
+    python = shutil.which(launch.argv[0]) if launch.argv else None
+    if python is None or not Path(python).name.startswith("python"):
+        return {}, "the engine is no Python program"
+    return matmul_of(python, launch.env, str(launch.num_gpus))
+
+
+def matmul_of(python: str, env: Mapping[str, str], *words: str) -> tuple[dict[str, Any], str]:
+    """Runs matmul.py under `python`; ({"device", "tflops"}, "") or ({}, why not)."""
+    command = [python, str(Path(matmul.__file__)), *words]
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, **env}, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {}, f"{python} took over {TIMEOUT_S:.0f} s for it"
+    except (OSError, ValueError, IndexError):
+        return {}, f"{python} did not run it"
+    return ({}, plain(found["error"])) if "error" in found else (found, "")
 
 
 def drift(taken: Mapping[str, Calibration]) -> tuple[str, ...]:
@@ -44,7 +85,10 @@ def drift(taken: Mapping[str, Calibration]) -> tuple[str, ...]:
     notes = [
         _spread("CPU speed", {name: c.cpu_mb_s for name, c in taken.items()}, "MB/s of sha256"),
         _spread("memory speed", {name: c.memory_gb_s for name, c in taken.items()}, "GB/s"),
+        _spread("GPU speed", {n: min(c.gpu_tflops) for n, c in taken.items() if c.gpu_tflops}, "TFLOP/s"),
+        *(_uneven(name, c) for name, c in taken.items()),
         *(_occupied(name, c) for name, c in taken.items()),
+        *dict.fromkeys(c.gpus_unread for c in taken.values()),
     ]
     return tuple(note for note in notes if note)
 
@@ -69,6 +113,17 @@ def _spread(what: str, values: Mapping[str, float], unit: str) -> str:
     return (
         f"host drift: {what} differed by {spread:.0%} between launches ({values[low]:.3g} {unit} before "
         f"{low}, {values[high]:.3g} before {high}); differences of that size are not the engines'"
+    )
+
+
+def _uneven(name: str, calibration: Calibration) -> str:
+    """Accelerators of one launch that differ from each other: the slowest sets the pace of all."""
+    speeds = calibration.gpu_tflops
+    if len(speeds) < 2 or max(speeds) / min(speeds) - 1 <= DRIFT:
+        return ""
+    return (
+        f"before {name}, accelerator {speeds.index(min(speeds))} did {min(speeds):.3g} TFLOP/s of bf16 and "
+        f"accelerator {speeds.index(max(speeds))} did {max(speeds):.3g}; the slowest sets the pace of all"
     )
 
 

@@ -2,24 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.schema import GpuSample
 
 Reader = Callable[[], tuple[GpuSample, ...]]
 
 
+_DEVICES = (("NVIDIA", "/dev/nvidiactl", "nvidia-ml-py"), ("AMD", "/dev/kfd", "amdsmi"))
+"""Maker, the device its driver makes, the package that reads it."""
+
+
+class Unreadable(NamedTuple):
+    """Why the accelerators of this machine cannot be read; "" where there are none."""
+
+    why: str
+
+
 def reader() -> Reader | None:
     """A function that samples all accelerators, or None on a machine without any that can be read."""
-    for attempt in (_nvidia, _amd):
-        with suppress(
-            Exception
-        ):  # a missing library or driver shows itself as ImportError, OSError or its own
-            return attempt()
-    return None
+    found = readable()
+    return None if isinstance(found, Unreadable) else found
+
+
+def readable(devices: Sequence[tuple[str, str, str]] = _DEVICES) -> Reader | Unreadable:
+    """A function that samples all accelerators, else a sentence on what is missing to read them."""
+    causes = []
+    for (maker, device, package), attempt in zip(devices, (_nvidia, _amd), strict=True):
+        # Without its library amdsmi prints as it is imported, and stdout may be somebody's JSON.
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            try:
+                return attempt(device)
+            except Exception as error:  # ImportError, OSError, KeyError, or the library's own
+                cause = " ".join(printed.getvalue().split()) or f"{type(error).__name__}: {error}"
+        if os.path.exists(device):
+            causes.append(_advice(maker, device, package, cause))
+    return Unreadable("; ".join(causes))
+
+
+def _advice(maker: str, device: str, package: str, cause: str) -> str:
+    from harness.reporting.escape import plain
+
+    remedy = {
+        "AMD": "install the amdsmi of this ROCm (.venv/bin/pip install /opt/rocm/share/amd_smi), and join "
+        "the groups video and render",
+        "NVIDIA": "check that nvidia-smi works here",
+    }[maker]
+    return (
+        f"{maker} accelerators are here ({device}) but {package} cannot read them ({plain(cause, 160)}): "
+        f"power, clocks, throttling and energy are missing from the results; {remedy}"
+    )
 
 
 def visible(names: Iterable[str]) -> list[int]:
@@ -42,7 +80,7 @@ def _named(uuid: str, wanted: list[str]) -> bool:
     return any(uuid.startswith(word) for word in wanted if not word.isdigit())
 
 
-def _nvidia() -> Reader:
+def _nvidia(device: str) -> Reader:
     import pynvml
 
     pynvml.nvmlInit()
@@ -82,7 +120,9 @@ def nvidia_throttle(reasons: int) -> tuple[str, ...]:
     return tuple(name for bits, name in _NVIDIA_REASONS if reasons & bits)
 
 
-def _amd() -> Reader:
+def _amd(device: str) -> Reader:
+    if not os.path.exists(device):
+        raise LookupError("no AMD device")
     import amdsmi
 
     amdsmi.amdsmi_init()
@@ -90,11 +130,16 @@ def _amd() -> Reader:
     handles = [(index, all_handles[index]) for index in visible([""] * len(all_handles))]
     if not handles:
         raise LookupError("no AMD device")
-    return lambda: tuple(_amd_sample(amdsmi, index, handle) for index, handle in handles)
+    # The violation status measures for 0.1 s per device: eight in turn would not keep to 1 Hz.
+    pool = ThreadPoolExecutor(max_workers=len(handles), thread_name_prefix="amdsmi")
+    return lambda: tuple(pool.map(lambda of: amd_sample(amdsmi, *of), handles))
 
 
-def _amd_sample(smi: Any, index: int, handle: Any) -> GpuSample:
-    """AMD SMI: power in W, energy as counter x resolution in uJ, memory in MB; "N/A" where absent."""
+def amd_sample(smi: Any, index: int, handle: Any) -> GpuSample:
+    """AMD SMI 7.0 (6.x where it differs): power in W, energy as counter x resolution in uJ, memory in MB.
+
+    What a device does not have is "N/A", or all bits set.
+    """
     power = _maybe(lambda: smi.amdsmi_get_power_info(handle)) or {}
     energy = _maybe(lambda: smi.amdsmi_get_energy_count(handle)) or {}
     violation = _maybe(lambda: smi.amdsmi_get_violation_status(handle)) or {}
@@ -102,7 +147,7 @@ def _amd_sample(smi: Any, index: int, handle: Any) -> GpuSample:
     return GpuSample(
         index=index,
         power_w=amd_power(power),
-        energy_j=_scaled(lambda: energy["energy_accumulator"] * energy["counter_resolution"], 1e-6),
+        energy_j=_scaled(lambda: amd_energy(energy), 1e-6),
         sm_clock_mhz=_scaled(lambda: clock["clk"]),
         memory_used_gb=_scaled(lambda: smi.amdsmi_get_gpu_vram_usage(handle)["vram_used"], 1e-3),
         temperature_c=_scaled(
@@ -115,13 +160,23 @@ def _amd_sample(smi: Any, index: int, handle: Any) -> GpuSample:
     )
 
 
+def amd_energy(info: dict[str, Any]) -> float:
+    """Microjoules since the driver was loaded; old versions call the accumulator power. Raises KeyError."""
+    accumulator = info["energy_accumulator"] if "energy_accumulator" in info else info["power"]
+    return float(accumulator) * float(info["counter_resolution"])
+
+
 def amd_power(info: dict[str, Any]) -> float | None:
     """Watts: MI300 shows the current socket power, older parts the average; absent ones are "N/A" or 0."""
     for name in ("current_socket_power", "socket_power", "average_socket_power"):
         value = info.get(name)
-        if isinstance(value, int | float) and value > 0:
+        if isinstance(value, int | float) and 0 < value < _ABSENT:
             return float(value)
     return None
+
+
+_ABSENT = 0xFFFF
+"""All bits of a 16-bit figure: the device does not have it."""
 
 
 def amd_throttle(violation: dict[str, Any]) -> tuple[str, ...]:

@@ -84,6 +84,12 @@ def speeds(then: Mapping[str, Calibration], now: Mapping[str, Calibration]) -> l
     for name, field, unit in _SPEEDS:
         old, new = (median(getattr(c, field) for c in side.values()) for side in (then, now))
         lines.append(f"host's {name}: {number(old)} {unit} then, {number(new)} now ({new / old - 1:+.1%})")
+    gpus = [[min(c.gpu_tflops) for c in side.values() if c.gpu_tflops] for side in (then, now)]
+    if all(gpus):
+        old, new = (median(side) for side in gpus)
+        lines.append(
+            f"slowest GPU's bf16: {number(old)} TFLOP/s then, {number(new)} now ({new / old - 1:+.1%})"
+        )
     return lines
 
 
