@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-_POSITIONS_AT_ONCE = 2048
-"""Longer prompts are read in pieces of this: the square of their attention scores would not fit."""
+_SCORES_AT_ONCE = 2**24
+"""Positions read at once times length of the prompt: in fp32 attention keeps that many scores per head, and a
+prompt of 30,000 tokens read whole asked for 134 GB."""
 
 
 class Top(NamedTuple):
@@ -54,15 +55,10 @@ class Oracle:
     @torch.inference_mode()
     def score(self, ids: Sequence[int], num_best: int) -> list[Top]:
         """The view of positions 1 .. len(ids)-1, each given the true ids before it."""
-        past, found = None, []
-        for first in range(0, len(ids) - 1, _POSITIONS_AT_ONCE):
-            last = min(first + _POSITIONS_AT_ONCE, len(ids) - 1)
-            out = self.model.model(
-                input_ids=self._batch(ids[first:last]), past_key_values=past, use_cache=True
-            )
-            past = out.past_key_values
-            targets = torch.tensor(ids[first + 1 : last + 1], device=self.device)
-            found += _tops(self._logprobs(out.last_hidden_state[0]), targets, num_best)
+        found: list[Top] = []
+        for hidden, _ in self._read(ids[:-1]):
+            targets = torch.tensor(ids[len(found) + 1 :][: len(hidden)], device=self.device)
+            found += _tops(self._logprobs(hidden), targets, num_best)
         return found
 
     @torch.inference_mode()
@@ -71,16 +67,24 @@ class Oracle:
     ) -> Iterator[Top]:
         """Tokens after `ids`, for ever; EOS is not chosen before token number `banned_until`."""
         generator = torch.Generator().manual_seed(sampling.seed)
-        past, batch = None, self._batch(ids)
-        number = 0
+        past, number = None, 0
         while True:
-            out = self.model.model(input_ids=batch, past_key_values=past, use_cache=True)
-            past = out.past_key_values
-            logprobs = self._logprobs(out.last_hidden_state[:, -1])[0]
+            for hidden, past in self._read(ids, past):
+                last = hidden[-1:]
+            logprobs = self._logprobs(last)[0]
             token = self._choose(logprobs, sampling, generator, number < banned_until)
             yield _tops(logprobs[None], torch.tensor([token], device=self.device), num_best)[0]
-            batch = self._batch([token])
+            ids = [token]
             number += 1
+
+    def _read(self, ids: Sequence[int], past: Any = None) -> Iterator[tuple[torch.Tensor, Any]]:
+        """(hidden states [positions, width], cache so far) of `ids` behind `past`, piece by piece."""
+        size = max(_SCORES_AT_ONCE // max(len(ids), 1), 1)
+        for first in range(0, len(ids), size):
+            batch = self._batch(ids[first : first + size])
+            out = self.model.model(input_ids=batch, past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            yield out.last_hidden_state[0], past
 
     def _batch(self, ids: Sequence[int]) -> torch.Tensor:
         return torch.tensor([list(ids)], device=self.device)

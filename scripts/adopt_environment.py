@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from harness import engine_env  # noqa: E402
+from harness.host import engine_env  # noqa: E402
 
 
 def main() -> None:

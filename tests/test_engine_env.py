@@ -165,3 +165,9 @@ def test_full_disk(root: Path) -> None:
     error = failure(root)
     assert "because the disk is full; free some space and run again" in error.message
     assert "by hand" in error.details
+
+
+def test_the_adopting_script_runs_as_it_is_called() -> None:
+    script = Path(__file__).resolve().parents[1] / "scripts" / "adopt_environment.py"
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--path" in done.stdout, done.stderr

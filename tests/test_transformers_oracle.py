@@ -1,0 +1,43 @@
+"""The oracle on the real tiny MoE: a prompt read in pieces is the same prompt."""
+
+import json
+import subprocess
+
+import pytest
+
+from harness import registry
+from harness.host import engine_env
+
+SCRIPT = """
+import json
+from engines import transformers_oracle as oracle
+model = oracle.Oracle("models/tiny-moe", "float32", "cpu")
+ids = model.tokenizer("The expert is chosen by the router, and the router is chosen by the token. " * 9).input_ids
+
+def view():
+    steps = model.generate(ids, oracle.Sampling(), 8, 2)
+    return [tuple(t) for t in model.score(ids, 2)] + [tuple(next(steps)) for _ in range(8)]
+
+whole = view()
+oracle._SCORES_AT_ONCE = 37 * len(ids)
+pieces = view()
+print(json.dumps({"tokens": len(ids), "scored": len(whole) - 8,
+    "same": [a[0] == b[0] and a[2] == b[2] for a, b in zip(whole, pieces)],
+    "apart": max(abs(a[1] - b[1]) for a, b in zip(whole, pieces))}))
+"""
+
+
+@pytest.mark.engine
+def test_a_prompt_read_in_pieces_is_the_same_prompt() -> None:
+    python = engine_env.ensure("transformers", registry.ROOT, print)
+    done = subprocess.run(
+        [str(python), "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=registry.ROOT,
+        timeout=300,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["tokens"] > 3 * 37 and found["scored"] == found["tokens"] - 1
+    assert all(found["same"]) and found["apart"] < 1e-4
