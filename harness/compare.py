@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 
 from harness import registry, store
-from harness.correctness import agreement
+from harness.client import load_search
+from harness.client.load_search import SearchResult
+from harness.correctness import agreement, task_accuracy
 from harness.correctness.agreement import JudgeSettings
 from harness.correctness.conformance import broken
 from harness.errors import InputError, StoreError
@@ -23,10 +25,12 @@ from harness.schema import (
     Comparison,
     Difference,
     Effective,
+    GoodputLimit,
     Interval,
     Launch,
     Opinion,
     Recipe,
+    Request,
     Row,
     SecondOpinion,
     TrialResult,
@@ -55,8 +59,26 @@ def compare(run: Path) -> Comparison:
         contrasts=contrasts,
         differences=_differences(groups),
         opinions=_opinions(groups),
-        notes=(*notes, *calibration.drift(calibrations(run))),
+        limits=_limits(groups, recipe),
+        notes=(
+            *notes,
+            *calibration.drift(calibrations(run)),
+            *task_accuracy.told(run, recipe.baseline or recipe.variants[0]),
+        ),
     )
+
+
+def _limits(groups: dict[tuple[str, str], list[Measured]], recipe: Recipe) -> tuple[GoodputLimit, ...]:
+    """What searches for the largest rate within the SLO found."""
+    found = {
+        key: [
+            store.read(t.folder / "search.json", SearchResult)
+            for t in trials
+            if (t.folder / "search.json").exists()
+        ]
+        for key, trials in groups.items()
+    }
+    return tuple(load_search.limit(key, results, recipe) for key, results in found.items() if results)
 
 
 def _opinions(groups: dict[tuple[str, str], list[Measured]]) -> tuple[SecondOpinion, ...]:
@@ -165,16 +187,33 @@ def _agreement(
     # Held against itself, the reference could not fail: it gets its dtype's default floor.
     floor_name = scores[0].reference if scores[0].reference != trial.variant else ""
     floor = groups.get((floor_name, trial.scenario), [])
-    settings = JudgeSettings(dtype=_dtype(done), floor_dtype=_dtype(floor) or _dtype(done), seed=recipe.seed)
+    settings = JudgeSettings(
+        dtype=_dtype(done),
+        floor_dtype=_dtype(floor) or _dtype(done),
+        seed=recipe.seed,
+        expected_len=_expected_len(done[0]),
+    )
     records = [r for t in done for r in t.records]
     own = [s for t in floor for s in t.scores] or None
     healthy = [r for t in floor for r in t.records]
     return agreement.judge(scores, records, own, settings, healthy)
 
 
+def _expected_len(trial: Measured) -> dict[str, int]:
+    """Request id -> tokens that had to come, of the verified sample's requests that ignore the end token."""
+    path = trial.folder.parents[2] / "workloads" / f"{trial.result.trial.scenario}.jsonl"
+    if not store.present(path):
+        return {}
+    return {r.request_id: r.max_tokens for r in store.read_lines(path, Request) if r.ignore_eos}
+
+
 def _dtype(trials: list[Measured]) -> str:
-    found = [t.attestation.effective.dtype for t in trials if t.attestation]
-    return next((d for d in found if d), "")
+    """What healthy noise depends on: the effective dtype; "tensorfloat32" for float32 on an accelerator."""
+    shown = [t.attestation.effective for t in trials if t.attestation and t.attestation.effective.dtype]
+    if not shown:
+        return ""
+    on_cpu = shown[0].device in (None, "cpu")
+    return str(shown[0].dtype) if on_cpu or shown[0].dtype != "float32" else "tensorfloat32"
 
 
 def _throughputs(
@@ -236,5 +275,6 @@ def merged(comparisons: list[Comparison]) -> Comparison:
         question=" / ".join(dict.fromkeys(c.question for c in comparisons)),
         rows=rows,
         opinions=tuple(o for c in comparisons for o in c.opinions),
+        limits=tuple(one for c in comparisons for one in c.limits),
         notes=tuple(n for c in comparisons for n in c.notes),
     )

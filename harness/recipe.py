@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -35,8 +36,20 @@ _RECIPE_KEYS: dict[str, type] = {
     "timeout": float,
 }
 _RENAMED = {"verify": "verify_requests", "timeout": "request_timeout_s"}
-_LOAD_KEYS = ("rate", "concurrency", "arrival", "burstiness", "ramp_to", "stages", "time_scale")
+_LOAD_KEYS = (
+    "rate",
+    "concurrency",
+    "arrival",
+    "burstiness",
+    "ramp_to",
+    "stages",
+    "time_scale",
+    "duration",
+    "search",
+)
 _OWN_KEYS = ("recipe", "run_id", "num_prompts", "args")
+_ENOUGH_RATE = 50
+"""Requests/s that a closed loop of a given duration is prepared for."""
 OPTION_KEYS = (
     "client",
     "allow_dummy_moe",
@@ -44,8 +57,10 @@ OPTION_KEYS = (
     "workers",
     "budget_s",
     "price",
+    "slo_share",
     "top_logprobs",
     "tasks",
+    "task_limit",
 )
 """Switches of single features; they land in Recipe.options."""
 
@@ -78,7 +93,8 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
     """
     pairs = dict(words.pairs)
     small = accelerator == "cpu"
-    num_prompts = _number("num_prompts", pairs.pop("num_prompts", "12" if small else "50"), int)
+    made = loads(pairs, small)
+    num_prompts = _number("num_prompts", pairs.pop("num_prompts", str(_num_prompts(made, small))), int)
     seed = _number("seed", pairs.get("seed", "0"), int)
     names = words.plain[1] if len(words.plain) > 1 else "all"
     if len(words.plain) > 2:
@@ -89,7 +105,7 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
     fields: dict[str, Any] = {
         "variants": variants,
         "workloads": workload_specs(names, small, num_prompts, seed, params),
-        "loads": loads(pairs, small),
+        "loads": made,
         "args": tuple(shlex.split(pairs.pop("args", ""))),
         "env": {k[4:]: pairs.pop(k) for k in list(pairs) if k.startswith("env.")},
         "slo": {k[4:]: _number(k, pairs.pop(k), float) for k in list(pairs) if k.startswith("slo.")},
@@ -109,6 +125,14 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
         raise InputError(f"There is no key {next(iter(pairs))!r}. There are: {', '.join(known)}.")
     fields.setdefault("question", f"How do {', '.join(variants)} compare on this machine?")
     return registry.convert(fields, Recipe, "command line")
+
+
+def _num_prompts(made: tuple[Load, ...], small: bool) -> int:
+    """Requests per trial where num_prompts= does not say: enough for a duration, or to tell 1 % from 2 %."""
+    lasting = [(load.duration_s, load.request_rate or _ENOUGH_RATE) for load in made if load.duration_s]
+    if lasting:
+        return max(math.ceil(duration_s * rate) for duration_s, rate in lasting)
+    return 100 if any(load.search for load in made) else 12 if small else 50
 
 
 def workload_specs(
@@ -136,27 +160,39 @@ def loads(pairs: dict[str, str], small: bool) -> tuple[Load, ...]:
     levels: list[int | None] = [
         _number("concurrency", c, int) for c in pairs.pop("concurrency", "").split(",") if c
     ]
-    shared: dict[str, Any] = {}
-    for key in ("burstiness", "ramp_to", "time_scale"):
-        if key in pairs:
-            shared[key] = _number(key, pairs.pop(key), float)
-    if "stages" in pairs:
-        shared["stages"] = [[float(x) for x in s.split(":")] for s in pairs.pop("stages").split(",")]
-        shared["arrival"] = "stages"
-    if "arrival" in pairs:
-        shared["arrival"] = pairs.pop("arrival")
-    if not rates and not shared:
-        if not levels:
-            levels, rates = ([4], []) if small else ([], [10.0])
-        if not rates:
-            return tuple(Load(max_concurrency=c) for c in levels)
-    arrival = shared.pop("arrival", "gamma" if "burstiness" in shared else "poisson")
+    shape = _shape(pairs)
+    always = {"duration_s": _number("duration", pairs.pop("duration"), float)} if "duration" in pairs else {}
+    if not rates and not levels and not shape:
+        levels, rates = ([4], []) if small else ([], [10.0])
+    if not rates and not shape:
+        return tuple(Load(max_concurrency=level, **always) for level in levels)
     made = [
-        {"request_rate": rate, "max_concurrency": level, "arrival": arrival, **shared}
+        {"request_rate": rate, "max_concurrency": level, "arrival": "poisson", **shape, **always}
         for rate in rates or [None]
         for level in levels or [None]
     ]
     return tuple(registry.convert(m, Load, "command line") for m in made)
+
+
+def _shape(pairs: dict[str, str]) -> dict[str, Any]:
+    """What makes a load an open one besides its rate; a parameter alone names the arrival it belongs to."""
+    shape: dict[str, Any] = {}
+    for key, arrival in (("burstiness", "gamma"), ("ramp_to", "ramp"), ("time_scale", "trace")):
+        if key in pairs:
+            shape |= {key: _number(key, pairs.pop(key), float), "arrival": arrival}
+    if "stages" in pairs:
+        shape |= {"stages": _stages(pairs.pop("stages")), "arrival": "stages"}
+    return shape | {key: pairs.pop(key) for key in ("arrival", "search") if key in pairs}
+
+
+def _stages(text: str) -> list[list[float]]:
+    """DURATION_S:RATE pairs, comma-separated."""
+    pairs = [stage.split(":") for stage in text.split(",")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise InputError(
+            f"stages={text} is not understood; give SECONDS:REQUESTS_PER_SECOND,... like 5:2,5:8."
+        )
+    return [[_number("stages", value, float) for value in pair] for pair in pairs]
 
 
 def _rate(text: str) -> float:

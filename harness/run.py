@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from harness import compare, models, plan, second_opinion, server, store, traces
+from harness import compare, goodput, models, plan, second_opinion, server, store, traces
 from harness.client import selfcheck
-from harness.correctness import verification
+from harness.correctness import tasks, verification
 from harness.errors import HarnessError
 from harness.host import calibration, engines_ready, environment
 from harness.label import attestation
@@ -39,6 +39,7 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
         with interruptible():
             planned, oracle = engines_ready.ensure_all(planned, oracle, progress.stage)
             second_opinion.prepare(recipe, progress)
+            tasks.prepare(recipe, progress)
             check_client(recipe, run, progress)
             begun = time.monotonic()
             for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
@@ -58,11 +59,13 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
 def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     """Check weights and workloads, and write what is known, before anything starts."""
     second_opinion.check(recipe)
+    goodput.check(recipe)
+    tasks.named(recipe)
     used = {p.model.alias: p.model for p in planned if not p.skip and p.launch.launcher != "attach"}
     for model in used.values():
         models.check_weights(model)
     for trial in (t for p in planned if not p.skip for t in p.trials if not t.skip):
-        built(trial.workload, trial.load, planned[0].model.path, recipe.verify_requests)
+        built(trial.workload, trial.load, planned[0].model.path, *verification.asked(recipe))
     store.write_recipe(run, recipe)
     images = [p.launch.image for p in planned if not p.skip and p.launch.launcher == "docker"]
     store.write(run / "environment.json", environment.probe(used.values(), images))
@@ -75,7 +78,10 @@ def check_client(recipe: Recipe, run: Path, progress: Progress) -> None:
         return
     workers = int(recipe.options.get("workers") or 1)
     progress.stage("checking the client itself")
-    budgets = [selfcheck.run(load.request_rate, load.max_concurrency, workers) for load in recipe.loads]
+    budgets = [
+        selfcheck.run(load.request_rate, load.max_concurrency or goodput.flood(load), workers)
+        for load in recipe.loads
+    ]
     store.write(path, budgets)
     for budget in budgets:
         progress.note(budget.words)
@@ -159,8 +165,10 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
 def serve_trials(bench: Bench, pending: list[Trial], running: server.Running) -> list[Trial]:
     """Measure one trial after the other; those that need another launch are left."""
     for index, trial in enumerate(pending):
-        measure(bench, trial, running)
+        (goodput.measure if trial.load.search else measure)(bench, trial, running)
         second_opinion.ask(bench, trial, running)
+        if not pending[index + 1 :]:
+            tasks.ask(bench, running)
         if running.dead() or bench.planned.one_scenario_per_launch:
             return pending[index + 1 :]
     return []

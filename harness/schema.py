@@ -287,11 +287,14 @@ class Load(Noun):
     """Trace times are divided by this."""
     duration_s: float | None = None
     """Nothing more is sent after this many seconds; requests not sent by then leave no record."""
+    search: Literal["", "goodput"] = ""
+    """goodput: find the largest rate that meets the recipe's slo; request_rate is where it begins."""
 
     @property
     def label(self) -> str:
-        """Short name: c8, 10rps, 10rps-c8."""
-        parts = [f"{self.request_rate:g}rps"] if self.request_rate else []
+        """Short name: c8, 10rps, 10rps-c8, goodput."""
+        parts = [f"{self.request_rate:g}rps"] if self.request_rate and not self.search else []
+        parts += [self.search] if self.search else []
         if self.arrival not in ("closed", "poisson"):
             parts.append(self.arrival)
         if self.max_concurrency:
@@ -628,6 +631,7 @@ class Comparison(Noun):
     contrasts: tuple[Contrast, ...] = ()
     differences: tuple[Difference, ...] = ()
     opinions: tuple[SecondOpinion, ...] = ()
+    limits: tuple[GoodputLimit, ...] = ()
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
@@ -911,6 +915,21 @@ class Opinion(Noun):
     client: str
     imported: Imported | None = None
     problem: str = ""
+
+
+class GoodputLimit(Noun):
+    """Largest request rate at which one variant meets the recipe's SLO, over all restarts. Requests/s."""
+
+    variant: str
+    scenario: str
+    rate: float
+    """Mean over restarts of the largest rate that passed; 0 when none did."""
+    low: float
+    high: float | None
+    """The true limit lies in low .. high of every restart; None = no rate failed."""
+    num_trials: int
+    num_restarts: int
+    words: str = ""
 
 
 class SecondOpinion(Noun):

@@ -83,7 +83,7 @@ def job_of(bench: Bench, trial: Trial, running: Running) -> ForeignJob:
         seed=trial.workload.seed,
         timeout_s=max(_LEAST_TIMEOUT_S, _SLOWER * (result.duration_s if result else 0.0)),
     )
-    return foreign_client.loaded(job, trial.load)
+    return foreign_client.loaded(job, result.trial.load if result else trial.load)
 
 
 def summary(folder: Path) -> Metrics:

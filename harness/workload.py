@@ -60,6 +60,8 @@ def sha256(requests: tuple[Request, ...]) -> str:
 
 
 def _due_times(made: tuple[Request, ...], load: Load, seed: int) -> tuple[float, ...]:
+    if load.search and not load.request_rate:
+        load = msgspec.structs.replace(load, request_rate=1.0)  # a search sets its rates as it goes
     if load.arrival != "trace":
         return pacing.due_times(load, len(made), seed)
     if load.time_scale <= 0:

@@ -16,7 +16,6 @@ from tests.test_run import Desk, desk
 __all__ = ["desk"]
 
 GOLDEN = Path(__file__).parent / "golden" / "foreign" / "guidellm-0.8.1.json"
-VLLM = ("client=vllm-bench", "reference=mock")
 TRIAL = Trial(variant="v", workload=WorkloadSpec(name="sharegpt"), load=Load(max_concurrency=4))
 
 
@@ -65,26 +64,38 @@ def test_an_unknown_client_is_a_sentence_before_anything_starts(desk: Desk) -> N
     assert "there is no client 'wrk': client= takes vllm-bench, sglang-bench, aiperf, guidellm" in done.stderr
 
 
+RECIPE = """
+question = "What do others measure?"
+variants = ["mock"]
+model = "tiny-moe"
+reference = "none"
+options = { client = "vllm-bench" }
+[[workloads]]
+name = "text_tokens"
+num_prompts = 6
+params = { input_len = 32, output_len = 8 }
+[[loads]]
+max_concurrency = 2
+[[loads]]
+arrival = "stages"
+stages = [[1.0, 10.0]]
+"""
+
+
 @pytest.mark.engine
-def test_vllms_own_client_speaks_after_our_trial(desk: Desk) -> None:
-    done = desk.run("bench", "mock", "32/8", "concurrency=2", "num_prompts=6", *VLLM)
+def test_vllms_own_client_speaks_after_our_trial_or_says_why_not(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    done = desk.run("bench", f"recipe={tmp_path / 'recipe.toml'}")
     assert done.returncode == 0, done.stderr
-    (opinion,) = desk.comparison().opinions
-    assert opinion.theirs is not None, opinion.problem
-    assert (opinion.theirs.completed, opinion.theirs.total_output_tokens) == (6, 48)
-    assert opinion.ours == desk.row("mock").metrics
-    assert set(opinion.differences) >= {"output tok/s", "TTFT p50 ms", "TPOT p50 ms"}
+    spoken, silent = desk.comparison().opinions
+    assert spoken.theirs is not None, spoken.problem
+    assert (spoken.theirs.completed, spoken.theirs.total_output_tokens) == (6, 48)
+    assert spoken.ours == desk.row("mock").metrics
+    assert set(spoken.differences) >= {"output tok/s", "TTFT p50 ms", "TPOT p50 ms"}
     assert "## Second opinions" in (desk.runs[0] / "report.md").read_text()
     kept = desk.runs[0] / "mock" / "r1" / "text-32-8@c2" / "opinions"
     assert store.read(kept / "vllm-bench.json", Opinion).imported is not None
     assert (kept / "vllm-bench.log").exists()
-
-
-@pytest.mark.engine
-def test_a_client_that_cannot_fire_the_load_costs_nothing_else(desk: Desk) -> None:
-    done = desk.run("bench", "mock", "32/8", "stages=1:10", "num_prompts=6", *VLLM)
-    assert done.returncode == 0, done.stderr
+    assert silent.theirs is None and "arrival=stages" in silent.problem
     assert desk.row("mock", "text-32-8@stages").status == "done"
-    (opinion,) = desk.comparison().opinions
-    assert opinion.theirs is None and "arrival=stages" in opinion.problem
     assert "our own trial stands" in done.stderr

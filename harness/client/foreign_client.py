@@ -233,5 +233,6 @@ def environment(tool: str) -> dict[str, str]:
     """Environment of a foreign client: no usage statistics, no compilation, no look at a model hub."""
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     # aiperf takes a local tokenizer folder for a hub name when it is told to stay offline.
-    offline = {} if tool == "aiperf" else {"HF_HUB_OFFLINE": "1"}
+    # Most tasks of lm-evaluation-harness fetch their data.
+    offline = {} if tool in ("aiperf", "lm-eval") else {"HF_HUB_OFFLINE": "1"}
     return {**os.environ, **quiet, **offline, "TORCHDYNAMO_DISABLE": "1"}

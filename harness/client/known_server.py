@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,6 +59,8 @@ class Script(Noun):
     """Send [DONE]."""
     role_chunk: bool = True
     """Chat: send an empty role delta at once."""
+    slots: int = 0
+    """Streams served at once, the others wait in order; 0 = no limit. Capacity = slots / time of a stream."""
     fault: Fault = ""
     faults: tuple[Fault, ...] = ()
     """When given, a request whose first prompt id is i meets faults[i] (none beyond the end)."""
@@ -236,12 +239,29 @@ class _Clock:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._streams: list[_Stream] = []
+        self._waiting: deque[_Stream] = deque()
+        self._num_served = 0
         self._calls: list[tuple[int, int, Any]] = []
         self._alarm = Alarm(loop, self._ring)
         self._count = 0
 
     def add(self, stream: _Stream) -> None:
-        """Start a stream."""
+        """Start a stream, or let it wait for a slot."""
+        if stream.script.slots and self._num_served >= stream.script.slots:
+            self._waiting.append(stream)
+            return
+        self._num_served += 1
+        self._start(stream)
+
+    def _ended(self) -> None:
+        """A slot is free: the longest waiting goes on."""
+        self._num_served -= 1
+        if self._waiting:
+            stream = self._waiting.popleft()
+            stream.due_ns = monotonic_ns() + int(stream.script.first_token_s * 1e9)
+            self.add(stream)
+
+    def _start(self, stream: _Stream) -> None:
         if stream.due_ns <= monotonic_ns():
             self._advance(stream)
             return
@@ -268,23 +288,29 @@ class _Clock:
 
     def _advance(self, stream: _Stream) -> None:
         """Send what is due of one stream and queue the rest."""
+        if self._step(stream):
+            self._ended()
+
+    def _step(self, stream: _Stream) -> bool:
+        """True when the stream is over."""
         script = stream.script
         while not (script.fault and stream.sent >= script.fault_after):
             if stream.connection.fd < 0:
-                return
+                return True
             if stream.sent >= stream.num:
                 stream.connection.write(stream.ending())
-                return
+                return True
             last = stream.sent + script.tokens_per_chunk >= stream.num and not script.fault
             stream.connection.write(stream.chunk() + stream.ending() if last else stream.chunk())
             if last:
-                return
+                return True
             if script.token_s:
                 stream.due_ns += int(script.token_s * 1e9)
                 heapq.heappush(self._streams, stream)
                 self._set()
-                return
+                return False
         _break(stream)
+        return True
 
 
 def _break(stream: _Stream) -> None:

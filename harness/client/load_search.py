@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.errors import InputError
-from harness.schema import Noun, RequestRecord
+from harness.schema import GoodputLimit, Noun, Recipe, RequestRecord
 
 LIMITS = ("ttft_s", "tpot_s", "e2el_s")
 
@@ -45,8 +45,8 @@ class SearchResult(Noun):
     rate: float
     """Largest rate that passed; 0 when none did."""
     low: float
-    high: float
-    """The true limit lies in low .. high; inf when even max_rate passed."""
+    high: float | None
+    """The true limit lies in low .. high; None when even max_rate passed."""
     probes: tuple[Probe, ...]
     reason: str
     """Why the search stopped."""
@@ -93,7 +93,8 @@ def search(measure: Callable[[float], float], plan: SearchPlan) -> SearchResult:
             reason = _why(low, high, plan)
             break
         rate = following
-    return SearchResult(rate=low, low=low, high=high, probes=tuple(probes), reason=reason)
+    known = high if math.isfinite(high) else None
+    return SearchResult(rate=low, low=low, high=known, probes=tuple(probes), reason=reason)
 
 
 def _next_rate(low: float, high: float, plan: SearchPlan) -> float | None:
@@ -110,3 +111,37 @@ def _why(low: float, high: float, plan: SearchPlan) -> str:
     if math.isinf(high):
         return f"even {low:g} requests/s meets the SLO"
     return f"known within {plan.precision:.0%}"
+
+
+def plan_of(recipe: Recipe, start_rate: float) -> SearchPlan:
+    """Where the search begins and ends."""
+    return SearchPlan(start_rate=start_rate, attained_share=float(recipe.options.get("slo_share") or 0.99))
+
+
+def words(found: SearchResult, recipe: Recipe) -> str:
+    """The result as a sentence."""
+    slo = ", ".join(f"{name} <= {limit:g} s" for name, limit in recipe.slo.items())
+    share = plan_of(recipe, 1.0).attained_share
+    asked = f"{share:.0%} of requests within {slo}"
+    if not found.rate:
+        return f"no rate met {asked}: {found.reason} ({len(found.probes)} trials)"
+    upper = f"{found.high:.4g}" if found.high is not None else "?"
+    return (
+        f"the largest rate with {asked} is {found.rate:.4g} requests/s, the limit lies in {found.low:.4g} .. "
+        f"{upper} ({len(found.probes)} trials; {found.reason})"
+    )
+
+
+def limit(name: tuple[str, str], found: list[SearchResult], recipe: Recipe) -> GoodputLimit:
+    """What the restarts of one (variant, scenario) found together."""
+    highs = [one.high for one in found if one.high is not None]
+    return GoodputLimit(
+        variant=name[0],
+        scenario=name[1],
+        rate=sum(one.rate for one in found) / len(found),
+        low=min(one.low for one in found),
+        high=max(highs) if len(highs) == len(found) else None,
+        num_trials=sum(len(one.probes) for one in found),
+        num_restarts=len(found),
+        words="; ".join(dict.fromkeys(words(one, recipe) for one in found)),
+    )

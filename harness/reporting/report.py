@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.reporting import opinions
+from harness.reporting import goodput, opinions
 from harness.reporting.cells import DEFINITIONS, HEADERS, cells, rankable, ranked, struck
 from harness.reporting.escape import block, plain
 from harness.reporting.escape import markdown as md
@@ -51,7 +51,7 @@ def footnotes(comparison: Comparison) -> tuple[str, ...]:
     """Lines printed under the terminal table: verdicts, failures, then what the columns mean."""
     lines = [plain(f"{c.scenario}: {c.words}") for c in comparison.contrasts]
     lines += [plain(line) for line in failures(comparison.rows)]
-    lines += [plain(line) for line in opinions.lines(comparison.opinions)]
+    lines += [plain(line) for line in (*goodput.lines(comparison), *opinions.lines(comparison.opinions))]
     lines += [plain(note) for note in comparison.notes]
     return (*lines, *(f"{term}: {meaning}" for term, meaning in DEFINITIONS))
 
@@ -64,7 +64,8 @@ def markdown(comparison: Comparison, environment: Environment | None, recipe: Re
         ("Verdicts", _bullets(f"{c.scenario}: {c.words}" for c in comparison.contrasts)),
         ("Failures", _bullets(failures(comparison.rows))),
         ("Notes", _bullets((*comparison.notes, *_row_notes(comparison.rows)))),
-        ("Second opinions", _opinions(comparison)),
+        ("Goodput", _tabled(goodput.ABOUT, goodput.HEADERS, goodput.rows(comparison))),
+        ("Second opinions", _tabled(opinions.ABOUT, opinions.HEADERS, opinions.rows(comparison.opinions))),
         ("Where the compared engines differ", _ledger(comparison)),
         ("Machine", _machine(environment) if environment else ""),
         ("Reproduce", _reproduction(comparison, environment, recipe)),
@@ -135,12 +136,12 @@ def _row_notes(rows: Iterable[Row]) -> list[str]:
     return [f"{row.variant} at {row.scenario}: {note}" for row in rows for note in row.notes]
 
 
-def _opinions(comparison: Comparison) -> str:
-    if not comparison.opinions:
+def _tabled(about: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A paragraph and a table of untrusted cells; "" without rows."""
+    if not rows:
         return ""
-    lines = [_line(opinions.HEADERS), _line([":--"] * len(opinions.HEADERS))]
-    lines += [_line(map(md, row)) for row in opinions.rows(comparison.opinions)]
-    return "\n".join((opinions.ABOUT, "", *lines))
+    lines = [_line(headers), _line([":--"] * len(headers)), *(_line(map(md, row)) for row in rows)]
+    return "\n".join((about, "", *lines))
 
 
 def _ledger(comparison: Comparison) -> str:

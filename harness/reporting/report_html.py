@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from harness.reporting import opinions, report
+from harness.reporting import goodput, opinions, report
 from harness.reporting.cells import DEFINITIONS, HEADERS, cells, rankable, ranked, struck
 from harness.reporting.escape import block, plain
 from harness.schema import Comparison, Environment, Row
@@ -93,6 +93,7 @@ def _closing(comparison: Comparison, environment: Environment | None) -> list[Se
     return [
         Section("Failures", lines=report.failures(comparison.rows)),
         Section("Notes", lines=[*comparison.notes, *notes]),
+        Section("Goodput", goodput.ABOUT, headers=goodput.HEADERS, rows=goodput.rows(comparison)),
         Section(
             "Second opinions",
             opinions.ABOUT,
