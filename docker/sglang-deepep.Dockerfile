@@ -3,6 +3,8 @@
 # tag: DEEPEP_REF
 ARG BASE=lmsysorg/sglang:v0.5.23-cu130
 FROM ${BASE}
+# So that a download that fails in a pipe fails the build.
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # Packages of NVSHMEM on PyPI bear CUDA's major version: nvidia-nvshmem-cu12 for a -cu129 base.
 ARG NVSHMEM=nvidia-nvshmem-cu13

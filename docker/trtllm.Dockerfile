@@ -10,7 +10,8 @@ FROM ${BASE} AS build
 LABEL serving-harness.stage=build
 ARG TRTLLM_REPO=https://github.com/NVIDIA/TensorRT-LLM.git
 ARG TRTLLM_REF=2e669133c2767733c89375953bc4a94363e37985
-RUN apt-get update && apt-get install -y --no-install-recommends git git-lfs && git lfs install \
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends git git-lfs && git lfs install \
  && git clone "${TRTLLM_REPO}" /opt/src/trtllm && cd /opt/src/trtllm \
  && git checkout "${TRTLLM_REF}" && git submodule update --init --recursive && git lfs pull
 # The commit's own scripts bring TensorRT, CMake and MPI; which of them exist changed over time.

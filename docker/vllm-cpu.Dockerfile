@@ -18,7 +18,8 @@ RUN python3 -m venv /opt/engine \
 RUN /opt/engine/bin/python -m compileall -qq -j0 /opt/engine/lib/python3.11/site-packages || true
 
 FROM ${BASE}
-RUN ldconfig -p | grep -q libnuma.so.1 \
+# No pipe: a slim base need not have a shell with pipefail.
+RUN ldconfig -p > /tmp/libraries; grep -q libnuma.so.1 /tmp/libraries \
  || (apt-get update && apt-get install -y --no-install-recommends libnuma1 && rm -rf /var/lib/apt/lists/*)
 COPY --from=build /opt/engine /opt/engine
 ENV PATH=/opt/engine/bin:/usr/local/bin:/usr/bin:/bin

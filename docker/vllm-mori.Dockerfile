@@ -3,6 +3,8 @@
 # tag: VLLM_REF
 ARG BASE=rocm/vllm-dev:base
 FROM ${BASE}
+# So that a download that fails in a pipe fails the build.
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # GPU_ARCHS: gfx942 = MI300X/MI325X, gfx950 = MI350X/MI355X. MORI supports these two only.
 ARG GPU_ARCHS="gfx942;gfx950"
@@ -42,4 +44,5 @@ RUN git clone "${VLLM_REPO}" /opt/src/vllm && cd /opt/src/vllm && git checkout "
 
 # Empty = MORI asks the GPU. A fixed list of two makes it load gfx942 kernels on a gfx950 (vLLM PR #49737).
 ENV MORI_GPU_ARCHS=""
-RUN pip show mori amd_mori 2>/dev/null | grep -q Version && pip show vllm | grep Version
+# No grep -q: it closes the pipe early, and pip then fails.
+RUN pip show mori amd_mori 2>/dev/null | grep Version && pip show vllm | grep Version
