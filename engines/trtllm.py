@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from harness.label.dialect import longest, pinned
+from harness.label.dialect import longest, pinned, start_timeout_s
 from harness.label.findings import Findings, canonical_dtype, dig, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
@@ -57,7 +57,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         served_model_name=deployment.served_model_name,
         # /metrics is a JSON list of iterations, drained by whoever reads it.
         metrics_path="/prometheus/metrics",
-        ready_timeout_s=3600.0,
+        ready_timeout_s=start_timeout_s(variant),
     )
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from harness.errors import InputError
-from harness.label.dialect import Spellings, longest, pinned, spell
+from harness.label.dialect import Spellings, longest, pinned, spell, start_timeout_s
 from harness.label.findings import Findings, canonical_dtype, dig, samples, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
@@ -58,6 +58,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         port=deployment.port,
         url=deployment.url,
         served_model_name=deployment.served_model_name,
+        ready_timeout_s=start_timeout_s(variant),
     )
 
 

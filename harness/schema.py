@@ -149,6 +149,11 @@ class Launch(Noun):
     metrics_path: str = "/metrics"
     """Where the engine serves Prometheus text; "" = nowhere that may be read."""
     ready_timeout_s: float = 1800.0
+    """Longest start, however busy its log is."""
+    quiet_timeout_s: float = 300.0
+    """Silence of its log after which a start counts as hung."""
+    step_timeout_s: float = 1800.0
+    """The same after a line that announces weight load, JIT compilation or graph capture."""
     stop_grace_s: float = 30.0
     revision: str = ""
     """Commit on the Hub of the weights that are loaded; "" = not known: environment.json has their sha256."""

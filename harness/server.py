@@ -21,9 +21,8 @@ from harness.launchers import Server
 from harness.registry import ROOT
 from harness.schema import Evidence, Launch
 
-_QUIET_S = 300.0
-"""Log silence after which a start counts as hung, unless the last line announced a long step."""
-_PROGRESS_QUIET_S = 1800.0
+_ANNOUNCING_LINES = 8
+"""A long step is announced by one rank of eight, in one of the last lines."""
 _TAIL_LINES = 25
 _ENGINE_VARIABLE = re.compile(
     r"(VLLM|SGLANG|SGL|TRTLLM|TLLM|NCCL|RCCL|MORI|AITER|DEEPEP|NVSHMEM|CUDA|HIP|HSA|ROCM|TORCH|OMP|HF_HUB)_|MOCK_"
@@ -147,7 +146,7 @@ def check_port(launch: Launch) -> None:
 def wait_ready(launch: Launch, server: Server, log_path: Path, on_stage: Callable[[str], None]) -> float:
     """Seconds until a completion answered. A log that goes on is progress, silence is not.
 
-    Raises LaunchError when the engine exits, falls silent or exceeds launch.ready_timeout_s.
+    Raises LaunchError when the engine exits, falls silent for too long or exceeds launch.ready_timeout_s.
     """
     began = time.monotonic()
     grown, size = began, -1
@@ -162,15 +161,18 @@ def wait_ready(launch: Launch, server: Server, log_path: Path, on_stage: Callabl
             size, grown = new_size, time.monotonic()
             last = log_lines(log_path, last=1)
             on_stage(f"starting {launch.variant}: {last[0][:100] if last else '...'}")
-        quiet_s = time.monotonic() - grown
-        allowed = _PROGRESS_QUIET_S if _announced(log_path) else _QUIET_S
-        if elapsed > launch.ready_timeout_s or (launch.launcher != "attach" and quiet_s > allowed):
+        if elapsed > launch.ready_timeout_s:
             raise _failed(launch, log_path, f"did not answer a completion within {elapsed:.0f} s")
+        quiet_s = time.monotonic() - grown
+        if launch.launcher != "attach" and quiet_s > _longest_silence_s(launch, log_path):
+            raise _failed(launch, log_path, f"hangs: nothing new in its log for {quiet_s:.0f} s")
         time.sleep(0.25)
 
 
-def _announced(log_path: Path) -> bool:
-    return any(signatures.is_progress(line) for line in log_lines(log_path, last=3))
+def _longest_silence_s(launch: Launch, log_path: Path) -> float:
+    """Weight load, JIT and graph capture are silent for long: that is progress."""
+    last = log_lines(log_path, last=_ANNOUNCING_LINES)
+    return launch.step_timeout_s if any(map(signatures.is_progress, last)) else launch.quiet_timeout_s
 
 
 def _completes(launch: Launch) -> bool:

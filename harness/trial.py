@@ -265,7 +265,9 @@ def judged(
         return msgspec.structs.replace(outcome, status="failed", reason=reason, evidence=evidence)
     if not seen.num_ok:
         first = seen.first_error or "no request was sent"
-        return msgspec.structs.replace(
-            outcome, status="failed", reason=f"all {seen.num} requests failed, the first with: {first}"
+        what = (
+            f"runs, but all {seen.num} requests of {outcome.trial.scenario} failed, the first with: {first}"
         )
+        reason, evidence = failure(running.launch, running.log_path, what)
+        return msgspec.structs.replace(outcome, status="failed", reason=reason, evidence=evidence)
     return msgspec.structs.replace(outcome, invalid="; ".join(seen.reasons(outcome, stats)))

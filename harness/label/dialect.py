@@ -57,3 +57,8 @@ def pinned(deployment: Deployment) -> tuple[str, ...]:
     model = deployment.model
     fetched = not model.path and deployment.model_path == model.hf_id
     return ("--revision", model.revision) if fetched and model.revision else ()
+
+
+def start_timeout_s(variant: Variant) -> float:
+    """Longest start: 700 GB of weights, then up to 20 minutes of JIT compilation, on an accelerator."""
+    return 1800.0 if variant.accelerator == "cpu" else 7200.0
