@@ -97,8 +97,8 @@ class JudgeSettings(Noun):
 
     dtype: str = "bfloat16"
     """Effective dtype of the judged variant."""
-    floor_dtype: str = "bfloat16"
-    """Effective dtype of the engine whose output is the floor."""
+    reference_dtype: str = "float32"
+    """Dtype the reference computes in."""
     seed: int = 0
     expected_len: dict[str, int] = msgspec.field(default_factory=dict)
     """Request id -> output tokens that had to come, to find premature ends."""
@@ -125,8 +125,7 @@ def judge(
     """The verdict on `scores` (replayed sample of one trial) and `records` (all its requests).
 
     `floor_scores`: healthy output replayed the same way - the reference variant's own timed output at the
-    same load. Without it, or when it was made at another dtype than the variant runs, the dtype's default
-    floor holds. `floor_records`: that variant's requests of the same scenario; a symptom in the text which
+    same load. Without it the dtype's default floor holds. `floor_records`: that variant's requests of the same scenario; a symptom in the text which
     they show as often is no fault.
     """
     symptoms = _symptoms(records, floor_records)
@@ -170,30 +169,39 @@ def judge(
 
 
 def _floor(floor_scores: Sequence[Score], settings: JudgeSettings) -> _Floor:
-    """The measured floor; the dtype's default where none was measured or it cannot stand for the variant."""
-    tokens = divergence.tokens_of(floor_scores)
-    dtype = settings.dtype if settings.dtype in DEFAULT_FLOORS else "bfloat16"
+    """The dtype's default floor, or the reference's own output where that is noisier, up to FLOOR_CAP.
+
+    Never lower: an engine that scores its own output shares its own rounding, and on some hosts repeats it bit
+    by bit, so that any other healthy engine would look wrong.
+    """
+    dtype = _noisier(settings)
     default = DEFAULT_FLOORS[dtype]
+    tokens = divergence.tokens_of(floor_scores)
     if len(tokens.margin) < MIN_TOKENS:
         return _Floor(default, f"default for {dtype}, not measured on this model", {})
-    own_noise = divergence.noise(tokens)
-    noise = default[NOISE] if own_noise is None else own_noise
+    noise = max(divergence.noise(tokens) or 0.0, default[NOISE])
     sums = divergence.sums(tokens, divergence.outlier_nats(noise))
-    measured = {n: max(divergence.pooled(s), SMALLEST_FLOOR[n]) for n, s in sums.items()}
-    measured[NOISE] = noise
-    if settings.dtype != settings.floor_dtype:
-        raised = {n: max(v, default[n]) for n, v in measured.items()}
-        source = f"default for {dtype}; the reference's own output is {settings.floor_dtype or 'unknown'}"
-        return _Floor({**default, **raised}, source, {})
-    source = f"measured in this run on {len(tokens.margin)} tokens of the reference's own output"
+    raised = {n: s for n, s in sums.items() if divergence.pooled(s) > default[n]}
+    measured = {n: divergence.pooled(s) for n, s in raised.items()} | {NOISE: noise}
+    own = f"the reference's own output, {len(tokens.margin)} tokens"
+    source = f"default for {dtype}, which {own}, does not exceed"
+    if raised:
+        source = f"measured on {own} ({', '.join(raised)}), else default for {dtype}"
     capped = {n: FLOOR_CAP * default[n] for n, v in measured.items() if v > FLOOR_CAP * default[n]}
     if capped:
         source += (
             f", {', '.join(capped)} held at {FLOOR_CAP:g} x the default: the reference is noisier than that"
         )
-    kept = {n: s for n, s in sums.items() if n not in capped}
+    kept = {n: s for n, s in raised.items() if n not in capped}
     p99 = {"p99_margin": float(np.quantile(tokens.margin, 0.99))}
     return _Floor({**default, **measured, **capped, **p99}, source, kept)
+
+
+def _noisier(settings: JudgeSettings) -> str:
+    """The dtype of more noise, of the variant's and the reference's; an unknown one counts as bfloat16."""
+    given = (settings.dtype, settings.reference_dtype)
+    known = [d if d in DEFAULT_FLOORS else "bfloat16" for d in given]
+    return max(known, key=lambda d: DEFAULT_FLOORS[d]["mean_abs_dlogprob"])
 
 
 def _raised(floor: _Floor, own: dict[str, Array], settings: JudgeSettings) -> _Floor:
@@ -201,10 +209,10 @@ def _raised(floor: _Floor, own: dict[str, Array], settings: JudgeSettings) -> _F
 
     Never lower: restarts that agree with each other can agree on what is wrong.
     """
-    dtype = settings.dtype if settings.dtype in DEFAULT_FLOORS else "bfloat16"
+    default = DEFAULT_FLOORS[_noisier(settings)]
     values, sums = dict(floor.values), dict(floor.sums)
     for name, request_sums in own.items():
-        noise, cap = divergence.pooled(request_sums), FLOOR_CAP * DEFAULT_FLOORS[dtype][name]
+        noise, cap = divergence.pooled(request_sums), FLOOR_CAP * default[name]
         if min(noise, cap) <= values[name]:
             continue
         values[name] = min(noise, cap)
@@ -293,9 +301,7 @@ def _bad_requests(scores: Sequence[Score], outlier: float, floor: _Floor) -> lis
 
 def _symptoms(records: Sequence[RequestRecord], healthy: Sequence[RequestRecord]) -> list[str]:
     """Symptoms in the text that are faults: NaN always, others where healthy output shows fewer."""
-    nan = sum(
-        "is NaN" in r.error or any(s.kind == textcheck.NAN for s in textcheck.symptoms(r)) for r in records
-    )
+    nan = sum("is NaN" in r.error or (not r.error and textcheck.first_nan(r) is not None) for r in records)
     found = [f"{nan} of {len(records)} outputs have logprobs that are not numbers"] if nan else []
     return found + list(textcheck.excess(records, healthy))
 

@@ -11,7 +11,7 @@ import math
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 from scipy.stats import fisher_exact
@@ -55,7 +55,7 @@ def symptoms(record: RequestRecord) -> tuple[Symptom, ...]:
     if record.error:
         return ()
     found = [
-        (NAN, _first_nan(record), None),
+        (NAN, first_nan(record), None),
         ("repetition", *_repetition(record)),
         ("unreadable characters", *_unreadable(record.text)),
         ("incompressible text", *_incompressible(record.text)),
@@ -145,7 +145,8 @@ def by_position(records: Sequence[RequestRecord]) -> tuple[Quarter, ...]:
 # --- one symptom each ----------------------------------------------------------------------------
 
 
-def _first_nan(record: RequestRecord) -> int | None:
+def first_nan(record: RequestRecord) -> int | None:
+    """Position of the first log-probability that is no number; None where all are."""
     return next((i for i, v in enumerate(record.output_logprobs or ()) if not math.isfinite(v)), None)
 
 
@@ -171,20 +172,24 @@ def _repetition(record: RequestRecord) -> tuple[int | None, int | None]:
 
 
 def _repeated_share(tokens: Sequence[object]) -> float:
-    grams = [tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+    num = len(tokens) - NGRAM + 1
+    grams = set(zip(*(tokens[start : start + num] for start in range(NGRAM)), strict=True)) if num > 0 else ()
+    return 1 - len(grams) / num if num > 0 else 0.0
 
 
 def _unreadable(text: str) -> tuple[int | None, int | None]:
     """First replacement, control, private or unassigned character, when they are more than a few."""
-    bad = [i for i, c in enumerate(text) if c == "\ufffd" or _is_unreadable(c)]
-    if not bad or len(bad) < max(UNREADABLE_SHARE * len(text), 2):
+    marks = text.translate(_MARKS)
+    if marks.count("x") < max(UNREADABLE_SHARE * len(text), 2):
         return None, None
-    return bad[0], max(bad[0] - 10, 0)
+    first = marks.index("x")
+    return first, max(first - 10, 0)
 
 
-def _is_unreadable(char: str) -> bool:
-    return char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Co", "Cn", "Cs")
+def _mark(char: str) -> str:
+    """x where the character is unreadable, else a dot."""
+    known = char in "\t\n\r" or unicodedata.category(char) not in ("Cc", "Co", "Cn", "Cs")
+    return "." if known and char != "\ufffd" else "x"
 
 
 def _incompressible(text: str) -> tuple[int | None, int | None]:
@@ -220,7 +225,7 @@ def _drift(text: str) -> tuple[int | None, int | None]:
 
 def _class_string(text: str) -> str:
     """One letter per character: l(etter) d(igit) s(pace) p(unctuation) o(ther)."""
-    return "".join(map(_class, text))
+    return text.translate(_CLASS_OF)
 
 
 def _class(char: str) -> str:
@@ -228,6 +233,21 @@ def _class(char: str) -> str:
         return "l" if char.isalpha() else "d" if char.isdigit() else "s" if char.isspace() else "p"
     major = unicodedata.category(char)[0]
     return {"L": "l", "M": "l", "N": "d", "Z": "s", "P": "p"}.get(major, "o")
+
+
+class _Table(dict[int, str]):
+    """For str.translate: what a function says of a character, asked once per character."""
+
+    def __init__(self, of: Callable[[str], str]) -> None:
+        super().__init__()
+        self._of = of
+
+    def __missing__(self, code: int) -> str:
+        self[code] = self._of(chr(code))
+        return self[code]
+
+
+_MARKS, _CLASS_OF = _Table(_mark), _Table(_class)
 
 
 def _slice(sequence: S, n: int) -> S:
