@@ -69,8 +69,8 @@ class Oracle:
         generator = torch.Generator().manual_seed(sampling.seed)
         past, number = None, 0
         while True:
-            for hidden, past in self._read(ids, past):
-                last = hidden[-1:]
+            for hidden, reached in self._read(ids, past):
+                last, past = hidden[-1:], reached
             logprobs = self._logprobs(last)[0]
             token = self._choose(logprobs, sampling, generator, number < banned_until)
             yield _tops(logprobs[None], torch.tensor([token], device=self.device), num_best)[0]

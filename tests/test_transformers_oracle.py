@@ -12,7 +12,8 @@ SCRIPT = """
 import json
 from engines import transformers_oracle as oracle
 model = oracle.Oracle("models/tiny-moe", "float32", "cpu")
-ids = model.tokenizer("The expert is chosen by the router, and the router is chosen by the token. " * 9).input_ids
+text = "The expert is chosen by the router, and the router is chosen by the token. " * 9
+ids = model.tokenizer(text).input_ids
 
 def view():
     steps = model.generate(ids, oracle.Sampling(), 8, 2)
