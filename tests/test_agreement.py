@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.correctness.agreement import JudgeSettings, judge
+from harness.correctness.agreement import DEFAULT_FLOORS, MULTIPLES, JudgeSettings, judge
 from harness.schema import RequestRecord, Score
 
 
@@ -57,7 +57,8 @@ def test_healthy_output_passes_against_a_measured_floor(seed: int) -> None:
     assert (agreement.verdict, agreement.reason) == ("PASS", "")
     assert agreement.num_tokens == 1024
     assert agreement.token_match is not None and agreement.token_match > 0.97
-    assert agreement.floor_source.startswith("measured in this run on 1024 tokens")
+    assert "the reference's own output, 1024 tokens" in agreement.floor_source
+    assert all(agreement.floor[n] >= DEFAULT_FLOORS["bfloat16"][n] for n in MULTIPLES)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -107,15 +108,27 @@ def test_a_broken_reference_does_not_excuse_a_broken_engine() -> None:
     assert "the reference is noisier than that" in agreement.floor_source
 
 
-def test_a_finer_floor_is_not_held_against_a_coarser_dtype() -> None:
-    settings = JudgeSettings(dtype="bfloat16", floor_dtype="float32")
-    agreement = judge(scores(1), (), scores(2, Fault(noise=1e-4)), settings)
+@pytest.mark.parametrize(
+    "dtypes", [("bfloat16", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")]
+)
+def test_a_reference_that_repeats_itself_bit_by_bit_lowers_no_floor(dtypes: tuple[str, str]) -> None:
+    """One of the two computes in bfloat16: that is the noise, whatever the reference says of itself."""
+    settings = JudgeSettings(dtype=dtypes[0], reference_dtype=dtypes[1])
+    exact = [msgspec.structs.replace(s, emitted_logprob=s.logprob) for s in scores(2, Fault(noise=0.0))]
+    agreement = judge(scores(1), (), exact, settings)
     assert agreement.verdict == "PASS"
-    assert agreement.floor_source == "default for bfloat16; the reference's own output is float32"
+    assert agreement.floor["mean_abs_dlogprob"] == DEFAULT_FLOORS["bfloat16"]["mean_abs_dlogprob"]
+    assert agreement.floor_source.startswith("default for bfloat16, which the reference's own output")
+
+
+def test_a_reference_noisier_than_the_default_raises_the_floor() -> None:
+    agreement = judge(scores(1), (), scores(2, Fault(noise=3.0)))
+    assert agreement.floor["mean_abs_dlogprob"] > 2 * DEFAULT_FLOORS["bfloat16"]["mean_abs_dlogprob"]
+    assert agreement.floor_source.startswith("measured on the reference's own output, 1024 tokens (mean_abs")
 
 
 def test_an_unknown_dtype_is_judged_as_bfloat16() -> None:
-    agreement = judge(scores(1), (), settings=JudgeSettings(dtype="", floor_dtype=""))
+    agreement = judge(scores(1), (), settings=JudgeSettings(dtype="", reference_dtype=""))
     assert agreement.floor_source == "default for bfloat16, not measured on this model"
 
 
@@ -190,7 +203,7 @@ def test_outputs_that_end_too_early_are_told() -> None:
 def test_each_dtype_passes_at_its_measured_noise_and_fails_at_that_of_bfloat16(
     dtype: str, nats: float
 ) -> None:
-    settings = JudgeSettings(dtype=dtype, floor_dtype=dtype)
+    settings = JudgeSettings(dtype=dtype)
     fine = scores(1, Fault(noise=nats / 0.0112), length=256)
     quiet = [
         msgspec.structs.replace(

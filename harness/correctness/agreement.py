@@ -125,8 +125,8 @@ def judge(
     """The verdict on `scores` (replayed sample of one trial) and `records` (all its requests).
 
     `floor_scores`: healthy output replayed the same way - the reference variant's own timed output at the
-    same load. Without it the dtype's default floor holds. `floor_records`: that variant's requests of the same scenario; a symptom in the text which
-    they show as often is no fault.
+    same load. Without it the dtype's default floor holds. `floor_records`: that variant's requests of the same
+    scenario; a symptom in the text which they show as often is no fault.
     """
     symptoms = _symptoms(records, floor_records)
     alarms = textcheck.alarms(records, settings.expected_len)
@@ -171,8 +171,8 @@ def judge(
 def _floor(floor_scores: Sequence[Score], settings: JudgeSettings) -> _Floor:
     """The dtype's default floor, or the reference's own output where that is noisier, up to FLOOR_CAP.
 
-    Never lower: an engine that scores its own output shares its own rounding, and on some hosts repeats it bit
-    by bit, so that any other healthy engine would look wrong.
+    Never lower: an engine that scores its own output shares its rounding, and on some hosts repeats it bit by
+    bit, so that any other healthy engine would look wrong.
     """
     dtype = _noisier(settings)
     default = DEFAULT_FLOORS[dtype]
