@@ -189,7 +189,7 @@ def _agreement(
     floor = groups.get((floor_name, trial.scenario), [])
     settings = JudgeSettings(
         dtype=_dtype(done),
-        floor_dtype=_dtype(floor) or _dtype(done),
+        reference_dtype=_dtype(floor) or _intended_dtype(scores[0].reference),
         seed=recipe.seed,
         expected_len=_expected_len(done[0]),
     )
@@ -197,6 +197,13 @@ def _agreement(
     own = [s for t in floor for s in t.scores] or None
     healthy = [r for t in floor for r in t.records]
     return agreement.judge(scores, records, own, settings, healthy)
+
+
+def _intended_dtype(variant: str) -> str:
+    """What a variant claims to compute in; "" when it does not say."""
+    known = registry.variants().get(variant)
+    dtype = str((known and known.expect.get("dtype")) or "")
+    return "tensorfloat32" if known and known.accelerator != "cpu" and dtype == "float32" else dtype
 
 
 def _expected_len(trial: Measured) -> dict[str, int]:

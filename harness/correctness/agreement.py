@@ -125,8 +125,8 @@ def judge(
     """The verdict on `scores` (replayed sample of one trial) and `records` (all its requests).
 
     `floor_scores`: healthy output replayed the same way - the reference variant's own timed output at the
-    same load. Without it the dtype's default floor holds. `floor_records`: that variant's requests of the same
-    scenario; a symptom in the text which they show as often is no fault.
+    same load. Without it the dtype's default floor holds. `floor_records`: that variant's requests of the
+    same scenario; a symptom in the text which they show as often is no fault.
     """
     symptoms = _symptoms(records, floor_records)
     alarms = textcheck.alarms(records, settings.expected_len)

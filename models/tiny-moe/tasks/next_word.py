@@ -1,4 +1,4 @@
-"""Items of next_word: cuts of the licence texts that come with the packages of the running environment.
+"""Items of next_word and which_word: cuts of the licence texts of the running environment's packages.
 
 Imported by lm-evaluation-harness in its own environment; the same there for every variant of a run.
 """
@@ -19,7 +19,7 @@ NUM_WORDS = 48
 
 
 def dataset(**options: Any) -> DatasetDict:
-    """test: NUM_ITEMS of {text, word}, no two texts alike."""
+    """test: NUM_ITEMS of {text, word, others}, no two texts alike; `others`: three that do not follow."""
     draw = random.Random("next_word")
     packages = Path(sysconfig.get_paths()["purelib"])
     items: dict[str, str] = {}
@@ -30,4 +30,9 @@ def dataset(**options: Any) -> DatasetDict:
             if word.isalpha() and text.isascii():
                 items.setdefault(text.rstrip(), word)
     chosen = draw.sample(sorted(items), min(NUM_ITEMS, len(items)))
-    return DatasetDict({"test": Dataset.from_list([{"text": t, "word": items[t]} for t in chosen])})
+    words = sorted(set(items.values()))
+    rows = [
+        {"text": t, "word": items[t], "others": [w for w in draw.sample(words, 4) if w != items[t]][:3]}
+        for t in chosen
+    ]
+    return DatasetDict({"test": Dataset.from_list(rows)})
