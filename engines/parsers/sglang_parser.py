@@ -1,15 +1,12 @@
 """Run by an environment or image that holds SGLang: parses launch_server arguments with SGLang's own parser.
 
-stdin: JSON list of argument lists, without "python -m sglang.launch_server". stdout, last line: JSON
-{"version", "errors"}, one error per list, "" where it parsed. No device is touched.
+complaints.py says what comes in and goes out; the lists are without "python -m sglang.launch_server". No
+device is touched.
 """
 
 import argparse
-import contextlib
-import io
-import json
-import sys
-from typing import Any
+
+from complaints import Parse, answer
 
 
 def _let_models_be_registered_twice() -> None:
@@ -21,35 +18,15 @@ def _let_models_be_registered_twice() -> None:
     mapping.register = lambda self, key, value, exist_ok=False: register(self, key, value, exist_ok=True)
 
 
-def _parser() -> Any:
+def _parser() -> tuple[str, Parse]:
     _let_models_be_registered_twice()
     from sglang.srt.server_args import ServerArgs
+    from sglang.version import __version__
 
     parser = argparse.ArgumentParser(prog="sglang")
     ServerArgs.add_cli_args(parser)
-    return parser
-
-
-def main() -> None:
-    """Parse every list; argparse's last line of complaint is the error."""
-    commands = json.load(sys.stdin)
-    with contextlib.redirect_stdout(sys.stderr):
-        parser = _parser()
-    errors = []
-    for arguments in commands:
-        complaint = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(complaint):
-                parser.parse_args(arguments)
-            errors.append("")
-        except SystemExit:
-            errors.append((complaint.getvalue().strip().splitlines() or ["refused"])[-1])
-        except (ValueError, TypeError) as error:
-            errors.append(f"{type(error).__name__}: {error}")
-    from sglang.version import __version__
-
-    print(json.dumps({"version": __version__, "errors": errors}))
+    return __version__, parser.parse_args
 
 
 if __name__ == "__main__":
-    main()
+    answer(_parser)
