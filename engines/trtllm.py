@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from harness.label.dialect import longest, pinned, start_timeout_s
@@ -143,6 +144,11 @@ def effective(evidence: Evidence) -> Effective:
 
 
 def _derived(found: Findings, lines: list[str]) -> None:
+    if lines:
+        found.take("data_parallel_size", 1, "trtllm-serve has no data-parallel replicas")
+    dtype = search(r"(?<!\w)dtype='(\w+)'", [re.sub(r"\w+Config\([^()]*\)", "", line) for line in lines])
+    if dtype and dtype[1] != "auto":
+        found.take("dtype", canonical_dtype(dtype[1]), dtype[0])
     attention = search(r"enable_attention_dp=(True|False)", lines)
     if attention:
         size = found.get("tensor_parallel_size") if attention[1] == "True" else 1

@@ -9,13 +9,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from msgspec.structs import replace
+
 from harness import compare, goodput, models, plan, second_opinion, server, store, traces
 from harness.client import selfcheck
 from harness.correctness import tasks, verification
-from harness.errors import HarnessError
+from harness.errors import HarnessError, MachineError
 from harness.host import calibration, engines_ready, environment
-from harness.label import attestation
+from harness.label import attestation, dialect_check
 from harness.moe import plugin as routing
+from harness.moe import visit_recorder
 from harness.numbers import stopping
 from harness.plan import Planned
 from harness.progress import Progress
@@ -40,6 +43,8 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
             planned, oracle = engines_ready.ensure_all(planned, oracle, progress.stage)
             second_opinion.prepare(recipe, progress)
             tasks.prepare(recipe, progress)
+            planned = check_flags(recipe, planned, machine, progress)
+            plan.refuse(planned)
             check_client(recipe, run, progress)
             begun = time.monotonic()
             for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
@@ -69,6 +74,27 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     store.write_recipe(run, recipe)
     images = [p.launch.image for p in planned if not p.skip and p.launch.launcher == "docker"]
     store.write(run / "environment.json", environment.probe(used.values(), images))
+
+
+def check_flags(
+    recipe: Recipe, planned: tuple[Planned, ...], machine: Machine, progress: Progress
+) -> tuple[Planned, ...]:
+    """Engine arguments given by hand go through the engines' own parsers before any accelerator is taken.
+
+    A variant whose parser refuses them is skipped, with the flag and the version named. Variants as they are
+    were checked when they were written.
+    """
+    checked = [p for p in planned if not p.skip and p.launch.launcher != "attach"]
+    if not recipe.args or not checked:
+        return planned
+    progress.stage("checking the arguments with the engines' own parsers")
+    try:
+        results = dialect_check.check_all([(p.variant, p.launch) for p in checked], machine.images)
+    except MachineError as error:
+        progress.note(f"arguments were not checked before the launch: {error.message}")
+        return planned
+    errors = {r.variant: r.error for r in results if not r.ok}
+    return tuple(replace(p, skip=p.skip or errors.get(p.variant.name, "")) for p in planned)
 
 
 def check_client(recipe: Recipe, run: Path, progress: Progress) -> None:

@@ -2,12 +2,14 @@
 
 import msgspec
 import pytest
+from rich.console import Console
 
-from harness import registry
+from harness import models, plan, registry, run
 from harness.errors import LaunchError
 from harness.host import engine_env
 from harness.label import dialect_check
-from harness.schema import Launch, ParseResult, Variant
+from harness.progress import Progress
+from harness.schema import Launch, Machine, ParseResult, Recipe, Variant
 from tests.launching import render, render_variant
 
 pytestmark = pytest.mark.engine
@@ -15,7 +17,13 @@ pytestmark = pytest.mark.engine
 
 def _commands(engine: str) -> list[tuple[Variant, Launch]]:
     found = [v for v in registry.variants().values() if v.engine == engine]
-    return [(variant, render(variant.name)) for variant in found]
+    large = next(v for v in found if v.model == "deepseek-r1" and v.accelerator == "cuda")
+    fetched = render(large.name, model_path=models.models()["deepseek-r1"].hf_id)
+    assert "--revision" in fetched.argv
+    return [
+        *((variant, render(variant.name)) for variant in found),
+        (msgspec.structs.replace(large, name="fetched"), fetched),
+    ]
 
 
 def _parse(engine: str, commands: list[tuple[Variant, Launch]]) -> dict[str, ParseResult]:
@@ -63,6 +71,19 @@ def test_unknown_flags_are_named_with_the_version(engine: str) -> None:
         assert base.version in results[f"bad{i}"].error
     with pytest.raises(LaunchError, match="bad0"):
         dialect_check.refuse(tuple(results.values()))
+
+
+def test_arguments_given_by_hand_are_parsed_before_the_launch() -> None:
+    machine = Machine(environments=("vllm-cpu", "transformers"))
+    recipe = Recipe(question="", variants=("vllm-cpu", "transformers"), args=("--enable-ep-moe",))
+    progress = Progress(Console(stderr=True))
+    checked = run.check_flags(recipe, plan.plan(recipe, machine), machine, progress)
+    assert [p.skip for p in checked] == [
+        "vllm 0.32.0 refuses the command: vllm: error: unrecognized arguments: --enable-ep-moe",
+        "",
+    ]
+    plain = msgspec.structs.replace(recipe, args=())
+    assert not any(p.skip for p in run.check_flags(plain, plan.plan(plain, machine), machine, progress))
 
 
 def test_a_fork_is_checked_but_for_its_own_spelling() -> None:

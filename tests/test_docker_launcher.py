@@ -63,6 +63,18 @@ def test_cuda_gets_gpus(num_gpus: int, count: int) -> None:
     assert options["ipc_mode"] == "host" and "devices" not in options and "privileged" not in options
 
 
+def test_a_container_takes_only_gpus_that_this_shell_may_use() -> None:
+    host = msgspec.structs.replace(HOST, visible={"CUDA_VISIBLE_DEVICES": "4,5,6"})
+    launch = launch_of("cuda", num_gpus=2)
+    options = container.container_options(launch, "run", host)
+    (request,) = options["device_requests"]
+    assert (request["DeviceIDs"], request["Count"]) == (["4", "5"], 0)
+    assert "--gpus '\"device=4,5\"'" in container.run_command(launch, options)
+    host = msgspec.structs.replace(HOST, visible={"ROCR_VISIBLE_DEVICES": "2,3"})
+    options = container.container_options(launch_of("rocm", env={"A": "1"}), "run", host)
+    assert options["environment"] == {"ROCR_VISIBLE_DEVICES": "2,3", "A": "1"}
+
+
 def test_cpu_gets_shared_memory_and_no_devices() -> None:
     options = container.container_options(launch_of("cpu", memory_gb=2.5), "run", HOST)
     assert options["shm_size"] == "8g"

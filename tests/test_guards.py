@@ -31,6 +31,7 @@ FAKES = {
     "vllm routing": _launch(VLLM_MOE_ROUTING_SIMULATION_STRATEGY="uniform_random"),
     "sglang uniform": _launch(SGLANG_SIMULATE_UNIFORM_EXPERTS="1"),
     "sglang round robin": _launch(SGLANG_SIMULATE_ROUND_ROBIN_EXPERTS="true"),
+    "sglang acceptance": _launch(SGLANG_SIMULATE_ACC_LEN="2"),
     "fake dispatch": _launch("--ep-dispatch-algorithm", "fake"),
     "fake dispatch, one word": _launch("--ep-dispatch-algorithm=fake"),
 }
@@ -39,7 +40,7 @@ HONEST = {
     "switched off": _launch(SGLANG_SIMULATE_UNIFORM_EXPERTS="0", VLLM_MOE_ROUTING_SIMULATION_STRATEGY=""),
     "a model called dummy": _launch("serve", "/models/dummy", "--served-model-name", "dummy"),
     "real dispatch": _launch("--ep-dispatch-algorithm", "dynamic"),
-    "speculation length": _launch(SGLANG_SIMULATE_ACC_LEN="2"),
+    "speculation as it is": _launch(SGLANG_SIMULATE_ACC_LEN="-1"),
     "real file": _launch("trtllm-serve", files={"/o.yaml": json.dumps({"load_format": "auto"})}),
 }
 

@@ -62,7 +62,12 @@ def test_argument_line_proves_the_label() -> None:
     shown = trtllm.effective(evidence)
     assert (shown.moe_kernel, shown.kv_cache_dtype, shown.load_format) == ("cutlass", "fp8_e4m3", "auto")
     assert (shown.max_num_seqs, shown.max_num_batched_tokens, shown.speculative) == (576, 1664, "none")
+    assert (shown.dtype, shown.data_parallel_size) == (None, 1), (
+        "auto names no dtype, KV's is not the weights'"
+    )
     assert attest(shown, registry.variant("trtllm-nvidia")).valid
+    plain = trtllm.effective(Evidence(log=(ARGUMENTS.replace("dtype='auto'", "dtype='bfloat16'"),)))
+    assert (plain.dtype, plain.kv_cache_dtype) == ("bfloat16", "fp8_e4m3")
 
 
 def test_reuse_that_is_on_is_caught() -> None:

@@ -15,8 +15,8 @@ from harness.schema import Launch, Model, Variant
 DUMMY_LABEL = "dummy-weights"
 
 _DUMMY_FLAGS = {"--load-format": "dummy", "--ep-dispatch-algorithm": "fake"}
-_SIMULATION_ENV = re.compile(r"VLLM_MOE_ROUTING_SIMULATION_STRATEGY|SGLANG_SIMULATE_\w*EXPERTS\w*")
-_OFF = ("", "0", "false", "no", "off", "none")
+_SIMULATION_ENV = re.compile(r"VLLM_MOE_ROUTING_SIMULATION_STRATEGY|SGLANG_SIMULATE_\w+")
+_OFF = ("", "0", "-1", "false", "no", "off", "none")
 
 
 def check(

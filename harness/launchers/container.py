@@ -6,6 +6,7 @@ import shlex
 from pathlib import PurePosixPath
 from typing import Any
 
+import msgspec
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from msgspec.structs import replace
 
@@ -28,6 +29,7 @@ CACHES = {
 """Compiled kernels kept between starts: name -> folder under HOME. They are only valid for one image."""
 SHM_SIZE = "8g"
 STACK_BYTES = 67108864
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 
 class Host(Noun):
@@ -38,6 +40,8 @@ class Host(Noun):
     """Folder that holds the kernel caches of this image; "" = none are mounted."""
     files_root: str = ""
     """Folder in which launch.files were written, numbered in their order."""
+    visible: dict[str, str] = msgspec.field(default_factory=dict)
+    """Variables of this shell that leave it only some of the accelerators (VISIBLE)."""
     device_gids: tuple[int, ...] = ()
     """Groups that own /dev/kfd and the render nodes here; names need not exist in the image, numbers do."""
     pid: int = 0
@@ -79,7 +83,7 @@ def container_options(launch: Launch, run_id: str, host: Host) -> dict[str, Any]
         # The image's own entry point is replaced, so that argv is exactly what runs, whatever the image.
         "entrypoint": list(launch.argv[:1]),
         "command": list(launch.argv[1:]),
-        "environment": {k: v for k, v in launch.env.items() if not is_secret(k)},
+        "environment": _environment(launch, host),
         "labels": labels(launch, run_id, host),
         "mounts": _mounts(launch, host),
         # The engine listens on all interfaces of its own network; outside it is on loopback only.
@@ -155,8 +159,7 @@ def _accelerator(launch: Launch, host: Host) -> dict[str, Any]:
     if launch.privileged:
         options["privileged"] = True
     if launch.accelerator == "cuda":
-        count = launch.num_gpus or -1
-        return {**options, "device_requests": [DeviceRequest(count=count, capabilities=[["gpu"]])]}
+        return {**options, "device_requests": [_nvidia_gpus(launch, host)]}
     return {
         **options,
         "devices": ["/dev/kfd:/dev/kfd:rwm", "/dev/dri:/dev/dri:rwm"],
@@ -164,6 +167,20 @@ def _accelerator(launch: Launch, host: Host) -> dict[str, Any]:
         "cap_add": ["SYS_PTRACE"],
         "security_opt": ["seccomp=unconfined"],
     }
+
+
+def _nvidia_gpus(launch: Launch, host: Host) -> DeviceRequest:
+    """As many as the launch needs, of those that this shell may use."""
+    allowed = [word for word in host.visible.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
+    if not allowed:
+        return DeviceRequest(count=launch.num_gpus or -1, capabilities=[["gpu"]])
+    return DeviceRequest(device_ids=allowed[: launch.num_gpus or None], capabilities=[["gpu"]])
+
+
+def _environment(launch: Launch, host: Host) -> dict[str, str]:
+    """A ROCm container sees every device, so what limits this shell limits it by the same variables."""
+    limits = host.visible if launch.accelerator == "rocm" else {}
+    return {**limits, **{k: v for k, v in launch.env.items() if not is_secret(k)}}
 
 
 def run_command(launch: Launch, options: dict[str, Any]) -> str:
@@ -175,7 +192,7 @@ def run_command(launch: Launch, options: dict[str, Any]) -> str:
     words += [f"--ulimit {u['Name']}={u['Soft']}" for u in options.get("ulimits", ())]
     words += [f"--memory {v} --memory-swap {v}" for v in [options.get("mem_limit")] if v]
     words += ["--privileged"] if options.get("privileged") else []
-    words += [f"--gpus {'all' if r['Count'] < 0 else r['Count']}" for r in options.get("device_requests", ())]
+    words += [f"--gpus {_gpus_word(r)}" for r in options.get("device_requests", ())]
     words += [f"--device {d.split(':')[0]}" for d in options.get("devices", ())]
     words += [f"--group-add {g}" for g in options.get("group_add", ())]
     words += [f"--cap-add {c}" for c in options.get("cap_add", ())]
@@ -186,6 +203,12 @@ def run_command(launch: Launch, options: dict[str, Any]) -> str:
     words += [f"-e {name}" for name in secret_names(launch)]
     words += [f"--entrypoint {shlex.join(options['entrypoint'])}", shlex.quote(options["image"])]
     return " \\\n  ".join([*words, shlex.join(redacted_argv(launch.argv)[1:])])
+
+
+def _gpus_word(request: DeviceRequest) -> str:
+    if ids := request["DeviceIDs"]:
+        return f"'\"device={','.join(ids)}\"'"
+    return "all" if request["Count"] < 0 else str(request["Count"])
 
 
 def _mount_word(mount: Mount) -> str:

@@ -20,6 +20,7 @@ from harness.errors import MachineError
 from harness.launchers.container import (
     CACHES,
     LABEL,
+    VISIBLE,
     Host,
     container_options,
     file_names,
@@ -185,6 +186,7 @@ def _host(image_id: str, caches: Path, files: Path) -> Host:
         image_id=image_id,
         cache_root=str(caches),
         files_root=str(files),
+        visible={name: os.environ[name] for name in VISIBLE if os.environ.get(name)},
         device_gids=_device_gids(),
         pid=os.getpid(),
         pid_started=f"{psutil.Process().create_time():.2f}",
