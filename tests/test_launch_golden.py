@@ -35,5 +35,31 @@ def test_launch_is_the_reviewed_one(name: str) -> None:
     assert _shown(name) == _golden().get(name)
 
 
+def test_every_configuration_of_the_documents_is_a_variant_with_all_its_parts() -> None:
+    wanted = {
+        *("vllm-mori", "vllm-mori-debug", "vllm-mori-trace", "vllm-mori-fork", "vllm-mori-fork-fp8"),
+        *("vllm-mori-ll", "vllm-noep", "vllm-allgather", "vllm-ep", "vllm-deepep-ht", "vllm-deepep-ll"),
+        *(
+            "sglang-tp",
+            "sglang-dp",
+            "sglang-deepep",
+            "sglang-deepep-normal",
+            "sglang-mori",
+            "sglang-mori-fp8",
+        ),
+        *("trtllm-nvidia", "trtllm-ep", "trtllm-30k"),
+    }
+    assert wanted <= set(NAMES)
+    recipes = (registry.ROOT / "engines" / "serve.just").read_text()
+    for variant in (registry.variant(name) for name in NAMES):
+        assert f"\nserve-{variant.name} " in recipes
+        assert variant.source and variant.model and variant.version
+        assert variant.image or variant.environment
+        assert "prefix_cache" in variant.expect and "tensor_parallel_size" in variant.expect
+        sizes = (variant.parallel.tensor, variant.parallel.expert)
+        claimed = (variant.expect["tensor_parallel_size"], variant.expect.get("expert_parallel_size", 1))
+        assert claimed == sizes, variant.name
+
+
 def test_no_golden_launch_is_left_over() -> None:
     assert sorted(_golden()) == NAMES
