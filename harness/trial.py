@@ -226,12 +226,12 @@ def warm_up(bench: Bench, trial: Trial, target: client.Target) -> None:
 
 
 def flush(bench: Bench, running: Running) -> None:
-    """Empty the engine's prefix cache where it offers that."""
+    """Empty the engine's prefix cache where it offers that; hits that follow still invalidate the row."""
     call = getattr(registry.engine(bench.planned.variant.engine), "flush", lambda: None)()
     if call:
         method, path = call
         try:
-            http.request(method, running.launch.base_url + path, timeout=30)
+            http.request(method, running.launch.base_url + path, timeout=30).raise_for_status()
         except http.RequestException as error:
             bench.progress.note(f"{running.launch.variant}: prefix cache could not be flushed ({error})")
 
