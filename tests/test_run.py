@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import store
+from harness import store, traces
 from harness.launchers.process import MARK
 from harness.registry import ROOT
 from harness.schema import Attestation, Comparison, Environment, Launch, Row, TrialResult, Workload
@@ -203,6 +203,17 @@ def test_traces_are_taken_after_the_timed_part_and_kept_with_the_run(desk: Desk)
     shown = desk.run("trace", str(visit / "traces" / "rank0.json"))
     assert shown.returncode == 0 and "dispatch" in shown.stdout
     assert desk.row("mock-traces").status == "done"
+
+
+def test_traces_of_a_served_engine_outlive_it(desk: Desk) -> None:
+    port = free_port()
+    process = desk.start("serve", "mock-traces", "tiny-moe", f"port={port}")
+    assert process.stderr is not None and any("answers at" in line for line in process.stderr)
+    with traces.profiling(f"http://127.0.0.1:{port}"):
+        pass
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert [p.name for p in desk.results.glob("*-serve-mock-traces/traces/*")] == ["rank0.json"]
 
 
 def test_ctrl_c_keeps_what_was_measured_and_a_rerun_resumes(desk: Desk) -> None:
