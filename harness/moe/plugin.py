@@ -1,4 +1,4 @@
-"""How a vLLM deployment is told to log its routing: environment and mounts, nothing installed."""
+"""How an engine is told to log its routing: vLLM by a mounted plugin, SGLang by arguments of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from harness.errors import InputError
+from harness.moe import sglang_recorder
 from harness.schema import Scalar
 
 if TYPE_CHECKING:
@@ -30,11 +31,7 @@ def environment(layer: Scalar, out_path: str, root: str = ".", pythonpath: str =
     .jsonl or .moelog; root: repository root as the engine sees it; pythonpath: what PYTHONPATH holds already.
     Raises InputError.
     """
-    layers = "all" if layer is True else str(layer).strip().lower()
-    if layers != "all" and not all(part.strip().isdigit() for part in layers.split(",")):
-        raise InputError(
-            f"moe_log={layer!r} names no layers: write moe_log=0, moe_log=0,12,23 or moe_log=all."
-        )
+    layers = layers_of(layer)
     if not out_path.endswith((".jsonl", ".moelog")):
         raise InputError(
             f"The routing log {out_path} must end in .jsonl or .moelog: the suffix picks the format."
@@ -46,6 +43,16 @@ def environment(layer: Scalar, out_path: str, root: str = ".", pythonpath: str =
     return {"PYTHONPATH": os.pathsep.join(paths), "VLLM_LOG_MOE": out_path, "VLLM_LOG_LAYER": layers}
 
 
+def layers_of(layer: Scalar) -> str:
+    """The layers an option moe_log=layer asks for: "all", "0" or "0,12,23". Raises InputError."""
+    layers = "all" if layer is True else str(layer).strip().lower()
+    if layers != "all" and not all(part.strip().isdigit() for part in layers.split(",")):
+        raise InputError(
+            f"moe_log={layer!r} names no layers: write moe_log=0, moe_log=0,12,23 or moe_log=all."
+        )
+    return layers
+
+
 def logged(planned: Planned, layer: Scalar, folder: Path) -> tuple[Planned, str]:
     """The launch with its routing logged to folder/moe.jsonl, and why it is not, "" when it is.
 
@@ -54,20 +61,27 @@ def logged(planned: Planned, layer: Scalar, folder: Path) -> tuple[Planned, str]
     if layer is None or layer is False:
         return planned, ""
     launch, name = planned.launch, planned.variant.name
-    if launch.engine != "vllm" or launch.launcher == "attach":
-        return planned, f"{name}: routing is not logged, the plugin is for a vLLM that the harness starts"
+    if launch.engine not in ("vllm", "sglang") or launch.launcher == "attach":
+        return planned, f"{name}: routing is not logged, only a vLLM or SGLang that the harness starts can"
     if planned.model.moe is None:
         return planned, f"{name}: routing is not logged, {planned.model.alias} is no mixture of experts"
-    if launch.launcher == "process":
-        flags = environment(layer, str(folder.resolve() / LOG), str(_ROOT), launch.env.get("PYTHONPATH", ""))
-        return replace(planned, launch=replace(launch, env={**launch.env, **flags})), ""
-    flags = environment(layer, f"{_MOUNT}/out/{LOG}", _MOUNT, launch.env.get("PYTHONPATH", ""))
-    mounts = {
-        **launch.mounts,
-        str(_ROOT / FOLDER): f"{_MOUNT}/{FOLDER}",
-        str(folder.resolve()): f"{_MOUNT}/out:rw",
-    }
-    return replace(planned, launch=replace(launch, env={**launch.env, **flags}, mounts=mounts)), ""
+    launch = replace(launch, labels=(*launch.labels, f"routing logged: {layers_of(layer)}"))
+    inside = _MOUNT if launch.launcher != "process" else str(_ROOT)
+    out = f"{_MOUNT}/out" if launch.launcher != "process" else str(folder.resolve())
+    if launch.engine == "vllm":
+        flags = environment(layer, f"{out}/{LOG}", inside, launch.env.get("PYTHONPATH", ""))
+    else:
+        flags = sglang_recorder.environment(out)
+        launch = replace(launch, argv=(*launch.argv, *sglang_recorder.arguments(launch.accelerator)))
+    if launch.launcher != "process":
+        launch = replace(launch, mounts={**launch.mounts, **_mounts(launch.engine, folder)})
+    return replace(planned, launch=replace(launch, env={**launch.env, **flags})), ""
+
+
+def _mounts(engine: str, folder: Path) -> dict[str, str]:
+    """The visit's folder, and for vLLM the plugin's."""
+    plugin = {str(_ROOT / FOLDER): f"{_MOUNT}/{FOLDER}"} if engine == "vllm" else {}
+    return {**plugin, str(folder.resolve()): f"{_MOUNT}/out:rw"}
 
 
 def told(folder: Path) -> str:

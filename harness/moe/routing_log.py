@@ -7,6 +7,7 @@ A log is a sequence of records, one JSON object a line:
      "experts":[[..K..],..],"weights":[[..K..],..]}          "warmup":true on profiling passes
     {"type":"count","tokens","dropped_tokens","warmup_tokens","unseen_tokens",...}   running totals
     {"type":"problem","reason"}       why something that was asked for is not logged
+    {"type":"note","reason"}          what a converted log cannot tell
 
 A block is one layer in one forward pass; its N rows are the requests' tokens, one request after another, at
 positions start .. start+num-1; positions below prompt_len are prefill. `.moelog` files replace the two lists
@@ -103,6 +104,8 @@ def read(paths: Sequence[str], *, warmup: bool = False) -> RoutingLog:
                 last = record
             elif record["type"] == "problem":
                 problems[record["reason"]] = None
+            elif record["type"] == "note":
+                notes.append(record["reason"])
             elif record["type"] == "block" and bool(record.get("warmup")) == warmup:
                 blocks.append(record)
         _add(counts, last)
@@ -153,6 +156,7 @@ def write(log: RoutingLog, path: Path) -> None:
     """Write a converted log as text, in the same format: one block per step, layer, rank."""
     header = {"type": "header", "format": 1, "engine": log.engine, "rank": 0, "layers": log.layers}
     lines = [header | {"num_experts": log.num_experts, "top_k": log.top_k, "ids": "logical"}]
+    lines += [{"type": "note", "reason": note} for note in log.notes]
     order = np.lexsort((log.position, log.request, log.rank, log.layer, log.step))
     keys = np.stack([log.step, log.layer, log.rank], axis=1)[order]
     borders = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1

@@ -1,7 +1,6 @@
-"""Drives SGLang's own expert-distribution recorder over HTTP: start, load, stop, dump.
+"""Drives SGLang's own expert-distribution recorder over HTTP: start, load, dump.
 
-The server must have been started with --expert-distribution-recorder-mode per_token (and, for long runs,
---expert-distribution-recorder-buffer-size -1); it writes to SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR.
+The server must have been started with arguments() and writes to SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR.
 """
 
 from __future__ import annotations
@@ -15,35 +14,41 @@ import requests
 
 from harness.errors import AttestationError
 
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 600.0
+"""A dump writes every token since the start."""
 FOLDER = "SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"
+DUMPS = "expert_distribution_recorder_*.pt"
 
 
 @contextlib.contextmanager
-def recording(base_url: str, folder: Path) -> Iterator[list[Path]]:
+def recording(base_url: str, folder: Path, *, stop: bool = True) -> Iterator[list[Path]]:
     """Record while the block runs; the list then holds the files the server dumped into `folder`.
 
+    stop=False leaves the recorder running: SGLang 0.5.23 on a CPU dies of the next request once it is off.
     Raises AttestationError when the server has no recorder.
     """
-    before = set(folder.glob("expert_distribution_recorder_*.pt"))
+    before = set(folder.glob(DUMPS))
     _post(base_url, "start_expert_distribution_record")
     dumped: list[Path] = []
     try:
         yield dumped
     finally:
-        _post(base_url, "stop_expert_distribution_record")
+        if stop:
+            _post(base_url, "stop_expert_distribution_record")
         _post(base_url, "dump_expert_distribution_record")
-        dumped += sorted(set(folder.glob("expert_distribution_recorder_*.pt")) - before)
+        dumped += sorted(set(folder.glob(DUMPS)) - before)
 
 
-def arguments() -> tuple[str, ...]:
-    """Server arguments that switch the recorder on."""
-    return (
-        "--expert-distribution-recorder-mode",
-        "per_token",
-        "--expert-distribution-recorder-buffer-size",
-        "-1",
-    )
+def arguments(accelerator: str) -> tuple[str, ...]:
+    """Server arguments that switch the recorder on.
+
+    On a CPU it must record from the start: while it does not, every routed batch asks torch.cpu whether a
+    CUDA graph is being captured, which that module cannot say. The balance report starts it.
+    """
+    recorder = ("--expert-distribution-recorder-mode", "per_token")
+    buffer = ("--expert-distribution-recorder-buffer-size", "-1")
+    report = ("--expert-balancedness-report-mode", "server_log")
+    return (*recorder, *buffer, *(report if accelerator == "cpu" else ()))
 
 
 def environment(folder: str | os.PathLike[str]) -> dict[str, str]:
@@ -59,6 +64,6 @@ def _post(base_url: str, verb: str) -> None:
     if not answer.ok:
         raise AttestationError(
             f"The server at {base_url} refused /{verb} with HTTP {answer.status_code}: start SGLang with "
-            f"{' '.join(arguments())}.",
+            f"{' '.join(arguments(''))}.",
             details=answer.text[:500],
         )

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness import models
 from harness.errors import InputError
 from harness.moe import command, convert, ep_command, perfetto, trace
 from harness.recipe import Words
 
 
 def moe(words: Sequence[str]) -> str:
-    """moe FILE... [against=FILE] [out=FOLDER] [ep=8,16]; .pt files are SGLang's. Raises InputError."""
+    """moe FILE... [against=FILE] [out=FOLDER] [ep=8,16] [model=ALIAS]. Raises InputError.
+
+    .pt files are SGLang's recorder's; .jsonl files may hold responses with routed experts, of that model.
+    """
     given = Words(words)
     against, out, sizes = given.take("against"), given.take("out"), given.take("ep")
-    _nothing_left(given, "moe", "against, out, ep")
-    files = [convert.if_foreign(name) for name in given.plain]
-    return command.run(files, [convert.if_foreign(against)] if against else (), out, sizes)
+    alias = given.take("model")
+    _nothing_left(given, "moe", "against, out, ep, model")
+    moe = models.with_config(models.resolve(alias)).moe if alias else None
+    files = [convert.if_foreign(name, moe) for name in given.plain]
+    return command.run(files, [convert.if_foreign(against, moe)] if against else (), out, sizes)
 
 
 def ep_check(words: Sequence[str]) -> tuple[str, int]:

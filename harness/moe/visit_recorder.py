@@ -1,0 +1,58 @@
+"""SGLang's recorder around the trials of one visit; its dumps become the visit's routing log."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.moe import convert, plugin, routing_log, sglang_recorder
+from harness.schema import Launch, Scalar
+
+
+@contextlib.contextmanager
+def recording(launch: Launch, base_url: str, layer: Scalar, folder: Path) -> Iterator[None]:
+    """Record what runs inside; nothing for an engine without the recorder.
+
+    A recorder that fails never fails the trials: the log then says why it is empty.
+    """
+    if sglang_recorder.FOLDER not in launch.env:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        problem = ""
+        try:
+            stop = launch.accelerator != "cpu"
+            stack.enter_context(sglang_recorder.recording(base_url, folder, stop=stop))
+        except HarnessError as error:
+            problem = error.message
+        try:
+            yield
+        finally:
+            try:
+                stack.close()
+            except HarnessError as error:  # the server has died: the trials say so
+                problem = error.message
+            _keep(folder, layer, problem)
+
+
+def _keep(folder: Path, layer: Scalar, problem: str) -> None:
+    dumps = sorted(folder.glob(sglang_recorder.DUMPS))
+    try:
+        if dumps:
+            log = convert.sglang_dumps(dumps)
+            layers = plugin.layers_of(layer)
+            wanted = log.layers if layers == "all" else [int(part) for part in layers.split(",")]
+            routing_log.write(log.where(np.isin(log.layer, wanted)), folder / plugin.LOG)
+            for dump in dumps:
+                dump.unlink()
+    except HarnessError as error:
+        problem = error.message
+    if problem or not dumps:
+        reason = problem or f"SGLang wrote no {sglang_recorder.DUMPS} into the visit's folder"
+        with (folder / plugin.LOG).open("ab") as file:
+            file.write(msgspec.json.encode({"type": "problem", "reason": reason}) + b"\n")
