@@ -227,15 +227,14 @@ def _throughputs(
     groups: dict[tuple[str, str], list[Measured]], rows: tuple[Row, ...]
 ) -> dict[tuple[str, str], dict[int, float]]:
     """(scenario, variant) -> restart -> output tokens/s, of the rows that are ranked."""
-    good = {(r.variant, r.scenario) for r in rows if r.status == "done" and not r.invalid and not _wrong(r)}
+    good = [(r.variant, r.scenario) for r in rows if r.status == "done" and not r.invalid and not _wrong(r)]
     return {
         (scenario, variant): {
             t.result.trial.restart: t.metrics.output_throughput
-            for t in trials
+            for t in groups[variant, scenario]
             if t.result.status == "done" and t.metrics
         }
-        for (variant, scenario), trials in groups.items()
-        if (variant, scenario) in good
+        for variant, scenario in good
     }
 
 

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from harness import compare, store
-from harness.reporting import log, report_html, report_sections
+from harness.reporting import log, report_html, report_pareto, report_sections
 from harness.reporting.publish import page as write_page
-from harness.schema import Comparison, Environment, Recipe
+from harness.schema import Comparison, Environment, Recipe, Row
 from tests import chromium, moe_logs
-from tests.examples import COMPARISON, ENVIRONMENT
+from tests.examples import COMPARISON, ENVIRONMENT, row
 from tests.runs import RECIPE, SCRIPT, write_run
 
 needs_browser = pytest.mark.skipif(
@@ -87,8 +87,44 @@ def test_it_says_what_it_must(run: Path) -> None:
         "margin by position",
         "expert usage, fast",
         "busiest expert",
+        "Output tok/s, ratios",
+        '<tr class="clear"><td class="where">100-20@c8</td>',
+        '<span class="badge">PASS</span>',
+        "a triangle marks a loss of over 5%",
     ):
         assert expected in text, expected
+    assert "preemptions" not in text, "what stayed at zero is not drawn"
+    assert text.index("TPOT over time, 100-20@c1") < text.index("requests running, 100-20@c1")
+    assert text.index("requests running, 100-20@c1") < text.index("TTFT over time, 100-20@c8")
+
+
+def test_rows_stand_under_their_scenario_with_a_bar_of_their_rate(run: Path) -> None:
+    text = (run / "report.html").read_text()
+    table = text[text.index('id="comparison"') :]
+    assert table.count('<tr class="scenario">') == 2
+    assert re.findall(r"--share: (\d+)%", table[: table.index("</table>")]) == ["100", "50", "0", "100", "51"]
+
+
+def test_workloads_of_one_load_share_a_plot() -> None:
+    """A frontier of single points says nothing."""
+
+    def one(variant: str, scenario: str, rate: float) -> Row:
+        return row(variant, rate, scenario=scenario)
+
+    single = [one(v, f"{w}@c8", r) for w, r in (("100-20", 900.0), ("sharegpt", 90.0)) for v in ("a", "b")]
+    section = report_pareto.section(single, ("a", "b"))
+    (plot,) = section.plots
+    assert "sharegpt" in plot and "100-20" in plot and "Logarithmic" in section.about
+    several = report_pareto.section([*single, one("a", "sharegpt@c64", 300.0)], ("a", "b"))
+    assert len(several.plots) == 2 and "dashed line" in several.about
+
+
+def test_long_tables_are_folded() -> None:
+    rows = [(str(i), "x") for i in range(30)]
+    text = report_html.document(
+        COMPARISON, None, [report_html.Section("Many", headers=("a", "b"), rows=rows)]
+    )
+    assert "<summary>30 rows</summary>" in text
 
 
 @needs_browser

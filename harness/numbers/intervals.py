@@ -114,6 +114,14 @@ def words(contrast: Contrast, num_comparisons: int = 1) -> str:
     return f"{contrast.variant} is {estimate.mean:.2f}x {contrast.baseline} ({span})"
 
 
+def decided(contrast: Contrast) -> bool:
+    """Whether one side is faster: the interval excludes 1, and does so after the correction."""
+    estimate = contrast.ratio
+    if estimate is None or estimate.num < 2 or estimate.low <= 1.0 <= estimate.high:
+        return False
+    return contrast.p_value is None or contrast.p_value < 1.0 - CONFIDENCE
+
+
 def _worded(contrast: Contrast, num_comparisons: int) -> Contrast:
     return msgspec.structs.replace(contrast, words=words(contrast, num_comparisons))
 

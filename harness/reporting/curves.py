@@ -12,6 +12,8 @@ from harness.schema import Sample, Score
 
 NUM_POINTS = 200
 NUM_BINS = 40
+REGRESSION = 0.05
+"""Relative loss of output throughput against the run before that is marked."""
 
 
 class Curve(NamedTuple):

@@ -7,12 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.reporting.curves import Curve
+from harness.reporting.curves import REGRESSION, Curve
 from harness.reporting.log import Entry
 from harness.schema import Interval, LogFacts
-
-REGRESSION = 0.05
-"""Relative loss of output throughput that is marked."""
 
 
 class Past(NamedTuple):

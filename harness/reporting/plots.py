@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from harness.reporting.curves import Curve, frontier
+from harness.numbers.intervals import decided
+from harness.reporting.curves import REGRESSION, Curve, frontier
 from harness.reporting.escape import plain
+from harness.schema import Contrast
 
 _INK = "#010203"
 """Stands for the page's text colour; replaced by currentColor."""
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8a00", "#7f7f7f")
 """Okabe and Ito's palette: told apart by colour-blind readers, on white and on black."""
+_ALARM = "#d02020"
 _SIZE = (3.5, 2.5)
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -46,8 +50,13 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def lines(title: str, axes: tuple[str, str], curves: Sequence[Curve], order: Sequence[str]) -> str:
-    """Curves with their bands as SVG; a name has the colour of its place in `order` in every plot."""
+def lines(
+    title: str, axes: tuple[str, str], curves: Sequence[Curve], order: Sequence[str], until: float = 0.0
+) -> str:
+    """Curves with their bands as SVG; a name has the colour of its place in `order` in every plot.
+
+    `until`: x runs from 0 to there, the same in all plots of a trial; 0 = as far as the curves.
+    """
 
     def draw(plot: Axes) -> None:
         for curve in curves:
@@ -55,6 +64,8 @@ def lines(title: str, axes: tuple[str, str], curves: Sequence[Curve], order: Seq
             plot.plot(curve.x, curve.y, color=colour, label=short(curve.name))
             if curve.low is not None and curve.high is not None:
                 plot.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+        if until:
+            plot.set_xlim(0, until)
 
     return picture(title, axes, draw)
 
@@ -75,8 +86,71 @@ def points(title: str, axes: tuple[str, str], groups: Sequence[Curve], order: Se
     return picture(title, axes, draw)
 
 
+def overview(
+    title: str, axes: tuple[str, str], groups: Mapping[str, Sequence[Curve]], order: Sequence[str]
+) -> str:
+    """A point per variant at each scenario, on logarithmic axes; a thin line joins those of a scenario."""
+
+    def draw(plot: Axes) -> None:
+        seen: set[str] = set()
+        for scenario, found in groups.items():
+            x, y = (np.array([getattr(c, axis)[0] for c in found]) for axis in ("x", "y"))
+            plot.plot(x, y, color=_INK, linewidth=0.7, alpha=0.5)
+            for curve in found:
+                label = "" if curve.name in seen else short(curve.name)
+                seen.add(curve.name)
+                plot.plot(
+                    curve.x, curve.y, "o", markersize=4.5, color=colour_of(curve.name, order), label=label
+                )
+            last = int(np.argmax(x))
+            plot.annotate(
+                plain(scenario, 28),
+                (float(x[last]), float(y[last])),
+                xytext=(7, -3),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        plot.set_xscale("log")
+        plot.set_yscale("log")
+        plot.margins(0.35, 0.14)
+        for axis in (plot.xaxis, plot.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.set_minor_formatter(lambda value, _: "")
+
+    return picture(title, axes, draw, (4.4, 3.2))
+
+
+def forest(title: str, axis: str, contrasts: Sequence[Contrast], order: Sequence[str]) -> str:
+    """Ratios with their intervals, a row per scenario; hollow where they are too close to call."""
+    scenarios = list(dict.fromkeys(c.scenario for c in contrasts))
+    variants = list(dict.fromkeys(c.variant for c in contrasts))
+
+    def draw(plot: Axes) -> None:
+        plot.axvline(1.0, color=_INK, linewidth=0.8, alpha=0.6)
+        for contrast in contrasts:
+            if contrast.ratio is None:
+                continue
+            shift = 0.5 * (variants.index(contrast.variant) - (len(variants) - 1) / 2) / len(variants)
+            row = len(scenarios) - 1 - scenarios.index(contrast.scenario) - shift
+            colour = colour_of(contrast.variant, order)
+            plot.hlines(row, contrast.ratio.low, contrast.ratio.high, color=colour, linewidth=1.6)
+            face = colour if decided(contrast) else "none"
+            plot.plot(contrast.ratio.mean, row, "o", markersize=5, color=colour, markerfacecolor=face)
+        for variant in variants:
+            plot.plot([], [], "o", markersize=5, color=colour_of(variant, order), label=short(variant))
+        plot.set_yticks(range(len(scenarios)), [plain(s, 24) for s in reversed(scenarios)])
+        plot.set_ylim(-0.6, len(scenarios) - 0.4)
+        plot.xaxis.set_major_locator(MaxNLocator(5))
+
+    size = (_SIZE[0], 1.0 + 0.24 * len(scenarios) * max(1.0, 0.6 * len(variants)))
+    return picture(title, (axis, ""), draw, size)
+
+
 def history(title: str, dates: Sequence[str], groups: Sequence[Curve], order: Sequence[str]) -> str:
-    """Values with intervals over numbered runs; x of each curve are indices into `dates`."""
+    """Values with intervals over numbered runs; x of each curve are indices into `dates`.
+
+    A run that lost more than REGRESSION against the one before it is marked.
+    """
 
     def draw(plot: Axes) -> None:
         for group in groups:
@@ -84,6 +158,8 @@ def history(title: str, dates: Sequence[str], groups: Sequence[Curve], order: Se
             plot.plot(group.x, group.y, color=colour, marker="o", markersize=3, label=short(group.name))
             if group.low is not None and group.high is not None:
                 plot.vlines(group.x, group.low, group.high, color=colour, linewidth=1)
+            lost = 1 + np.flatnonzero(group.y[1:] < (1 - REGRESSION) * group.y[:-1])
+            plot.plot(group.x[lost], group.y[lost], "v", markersize=9, color=_ALARM, fillstyle="none")
         shown = range(0, len(dates), max(1, len(dates) // 4))
         plot.set_xticks(list(shown), [dates[i][5:10] for i in shown])
         plot.set_ylim(bottom=0)
@@ -91,10 +167,12 @@ def history(title: str, dates: Sequence[str], groups: Sequence[Curve], order: Se
     return picture(title, ("run", "output tok/s"), draw)
 
 
-def picture(title: str, axes: tuple[str, str], draw: Callable[[Axes], None]) -> str:
-    """One pair of axes as SVG, its legend below."""
+def picture(
+    title: str, axes: tuple[str, str], draw: Callable[[Axes], None], size: tuple[float, float] = _SIZE
+) -> str:
+    """One pair of axes as SVG, its legend below; `size` in inches."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         plot = figure.add_subplot()
         draw(plot)
         plot.set_title(plain(title, 60), loc="left")

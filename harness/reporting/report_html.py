@@ -9,10 +9,11 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from harness.numbers.intervals import decided
 from harness.reporting import goodput, opinions, report
 from harness.reporting.cells import DEFINITIONS, HEADERS, cells, rankable, ranked, struck
 from harness.reporting.escape import block, plain
-from harness.schema import Comparison, Environment, Row
+from harness.schema import Comparison, Contrast, Environment, Row
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 
@@ -26,6 +27,16 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Plots that belong together, under a smaller heading."""
+
+    title: str
+    plots: Sequence[str]
+    beneath: Sequence[str] = ()
+    """A second row."""
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading with what belongs under it; empty sections are not shown."""
 
@@ -33,6 +44,7 @@ class Section:
     about: str = ""
     plots: Sequence[str] = ()
     """SVG elements made by harness/reporting/plots.py."""
+    groups: Sequence[Group] = ()
     headers: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     lines: Sequence[str] = ()
@@ -41,7 +53,7 @@ class Section:
     @property
     def empty(self) -> bool:
         """Nothing to show."""
-        return not (self.plots or self.rows or self.lines or self.blocks)
+        return not (self.plots or self.groups or self.rows or self.lines or self.blocks)
 
 
 def document(comparison: Comparison, environment: Environment | None, sections: Sequence[Section]) -> str:
@@ -53,17 +65,59 @@ def document(comparison: Comparison, environment: Environment | None, sections: 
         question=plain(comparison.question),
         run_id=plain(comparison.run_id),
         started_at=environment.started_at if environment else "",
-        verdicts=[plain(f"{c.scenario}: {c.words}") for c in comparison.contrasts],
-        headers=HEADERS,
-        rows=[_row(row, rank) for rank, row in ranked(comparison.rows)],
+        verdicts=[_verdict(contrast) for contrast in comparison.contrasts],
+        forest=Markup(_forest(comparison)),
+        baselines=plain(", ".join(dict.fromkeys(c.baseline for c in comparison.contrasts))),
+        headers=_COLUMNS,
+        scenarios=_scenarios(comparison.rows),
         definitions=DEFINITIONS,
         sections=[_inert(section) for section in shown if not section.empty],
     )
 
 
-def _row(row: Row, rank: int | None) -> dict[str, object]:
+def _verdict(contrast: Contrast) -> dict[str, object]:
+    style = "clear" if decided(contrast) else "dim"
+    return {"style": style, "scenario": plain(contrast.scenario), "words": plain(contrast.words)}
+
+
+def _forest(comparison: Comparison) -> str:
+    """The ratios as a plot; "" where none has an interval."""
+    known = [c for c in comparison.contrasts if c.ratio and c.ratio.num > 1]
+    if not known:
+        return ""
+    from harness.reporting import plots  # matplotlib: half a second that a page without plots need not pay
+
+    order = tuple(dict.fromkeys(row.variant for row in comparison.rows))
+    return plots.forest("Output tok/s, ratios", "times the baseline", known, order)
+
+
+_COLUMNS = tuple(header for header in HEADERS if header != "scenario")
+_SCENARIO = HEADERS.index("scenario")
+
+
+def _scenarios(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Rows under their scenario, best first."""
+    found: dict[str, list[dict[str, object]]] = {}
+    best: dict[str, float] = {}
+    for rank, row in ranked(rows):
+        best.setdefault(row.scenario, row.output_throughput.mean if rank and row.output_throughput else 0.0)
+        found.setdefault(row.scenario, []).append(_row(row, rank, best[row.scenario]))
+    return [{"name": plain(name), "rows": lines} for name, lines in found.items()]
+
+
+def _row(row: Row, rank: int | None, best: float) -> dict[str, object]:
+    """Cells without the scenario; `share` of the best output tok/s in percent, for the bar below it."""
     style = "struck" if struck(row) else "" if rankable(row) else "unranked"
-    return {"style": style, "cells": [plain(cell) for cell in cells(row, rank)]}
+    texts = [plain(cell) for cell in cells(row, rank)]
+    verdict, _, figures = texts[HEADERS.index("agreement")].partition(", ")
+    share = row.output_throughput.mean / best if rank and best and row.output_throughput else 0.0
+    return {
+        "style": style,
+        "cells": texts[:_SCENARIO] + texts[_SCENARIO + 1 :],
+        "verdict": verdict,
+        "figures": figures,
+        "share": round(100 * share),
+    }
 
 
 def _inert(section: Section) -> dict[str, object]:
@@ -72,6 +126,13 @@ def _inert(section: Section) -> dict[str, object]:
         "title": plain(section.title),
         "about": plain(section.about, 600),
         "plots": [Markup(plot) for plot in section.plots],
+        "groups": [
+            {
+                "title": plain(g.title),
+                "rows": [[Markup(p) for p in row] for row in (g.plots, g.beneath) if row],
+            }
+            for g in section.groups
+        ],
         "headers": [plain(header) for header in section.headers],
         "rows": [[plain(cell) for cell in row] for row in section.rows],
         "lines": [plain(line) for line in section.lines],
@@ -91,7 +152,7 @@ def _closing(comparison: Comparison, environment: Environment | None) -> list[Se
     ]
     notes = [f"{r.variant} at {r.scenario}: {note}" for r in comparison.rows for note in r.notes]
     return [
-        Section("Failures", lines=report.failures(comparison.rows)),
+        Section("Failures and alarms", lines=report.failures(comparison.rows)),
         Section("Notes", lines=[*comparison.notes, *notes]),
         Section("Goodput", goodput.ABOUT, headers=goodput.HEADERS, rows=goodput.rows(comparison)),
         Section(

@@ -13,20 +13,21 @@ from harness.errors import StoreError
 from harness.host import telemetry
 from harness.numbers import collector
 from harness.numbers.columns import Columns
-from harness.numbers.steady import LUMP_SHARE
-from harness.reporting import curves, history, log, plots, report_agreement, report_routing
+from harness.reporting import curves, history, log, plots, report_agreement, report_pareto, report_routing
 from harness.reporting.curves import Curve
-from harness.reporting.report_html import Block, Section
-from harness.schema import Comparison, Metrics, Recipe, RequestRecord, Row, Sample, Score, TrialResult
+from harness.reporting.report_html import Block, Group, Section
+from harness.schema import Comparison, Recipe, RequestRecord, Sample, Score, TrialResult
 
 _GAUGES = (
     ("running", "requests running"),
     ("waiting", "requests waiting"),
-    ("kv_usage", "KV cache in use (share)"),
+    ("kv_usage", "KV cache used (share)"),
     ("preemptions", "preemptions"),
 )
 Draw = Callable[[str, "list[Told]", Sequence[str]], list[str]]
 """(scenario, its trials, order of the variants' colours) -> plots."""
+_NUM_LATENCIES = 2
+"""Plots of a timeline that come before those of telemetry: TTFT and TPOT."""
 _NUM_ANSWERS = 2
 _ANSWER_LEN = 1200
 
@@ -56,23 +57,25 @@ def sections(
     order = tuple(dict.fromkeys(row.variant for row in comparison.rows))
     past = history.of(entries, recipe.question, recipe.model)
     return [
-        Section(
-            "Throughput and interactivity",
-            "Up and to the right is better: tokens/s of the whole per accelerator against tokens/s one user "
-            "sees (1 / median TPOT). Points of one variant are its loads; nothing beats the dashed line.",
-            plots=_pareto(comparison.rows, order),
-        ),
-        Section("Latencies", plots=_each(scenarios, trials, _distributions, order)),
+        report_pareto.section(comparison.rows, order),
+        Section("Latencies", groups=_grouped(scenarios, trials, _distributions, order)),
         Section(
             "Over time",
-            "By the time a request was sent: median, with a band from p10 to p90; engine figures beneath.",
-            plots=_each(scenarios, trials, _timelines, order),
+            "The first restart of each variant. TTFT and TPOT by the time a request was sent: median, with a "
+            "band from p10 to p90; beneath them, on the same axis, what the engine and the accelerators "
+            "showed. What stayed at zero for all is not drawn.",
+            groups=[
+                Group(g.title, g.plots[:_NUM_LATENCIES], g.plots[_NUM_LATENCIES:])
+                for g in _grouped(scenarios, trials, _timelines, order)
+            ],
         ),
         _agreement(run, scenarios, trials, comparison, order),
         report_agreement.text((t.variant, t.result.trial.scenario, t.said) for t in trials),
         report_routing.section(run, order),
         Section(
             "The same question before",
+            "Output tok/s of the runs in the log that asked this of this model; a triangle marks a loss of "
+            f"over {curves.REGRESSION:.0%} against the run before.",
             plots=[
                 plots.history(f"{s}: output tok/s by run", past.dates, found, order)
                 for s in scenarios
@@ -121,6 +124,13 @@ def _each(scenarios: Iterable[str], trials: Sequence[Told], draw: Draw, order: S
     ]
 
 
+def _grouped(
+    scenarios: Iterable[str], trials: Sequence[Told], draw: Draw, order: Sequence[str]
+) -> list[Group]:
+    """The plots of each scenario under its name."""
+    return [Group(s, drawn) for s in scenarios if (drawn := _each([s], trials, draw, order))]
+
+
 def _distributions(scenario: str, trials: list[Told], order: Sequence[str]) -> list[str]:
     """CDFs over all restarts of a variant together."""
     drawn = []
@@ -134,28 +144,23 @@ def _distributions(scenario: str, trials: list[Told], order: Sequence[str]) -> l
 
 
 def _timelines(scenario: str, trials: list[Told], order: Sequence[str]) -> list[str]:
-    """The first restart of each variant."""
+    """The first restart of each variant, all on one time axis."""
     first = [group[0] for group in _by_variant(trials).values()]
-    drawn = [
-        _lines(
-            f"{name} over time, {scenario}",
-            ("s since start", f"{name} (ms)"),
-            [curves.over_time(t.variant, t.table, field) for t in first],
-            order,
-        )
+    panels: list[tuple[str, str, list[Curve | None]]] = [
+        (f"{name} over time", f"{name} (ms)", [curves.over_time(t.variant, t.table, field) for t in first])
         for field, name in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"))
     ]
     for key, name in _GAUGES:
         found = [curves.gauge(t.variant, t.samples, key) for t in first]
-        drawn.append(_lines(f"{name}, {scenario}", ("s since start", name), found, order))
-    drawn.append(
-        _lines(
-            f"power, {scenario}",
-            ("s since start", "W"),
-            [curves.power(t.variant, t.samples) for t in first],
-            order,
-        )
-    )
+        if key == "running" or any(curve is not None and curve.y.any() for curve in found):
+            panels.append((name.partition(" (")[0], name, found))
+    panels.append(("power", "W", [curves.power(t.variant, t.samples) for t in first]))
+    ends = [float(c.x.max()) for _, _, found in panels for c in found if c is not None and c.x.size]
+    until = max(ends, default=0.0)
+    drawn = [
+        _lines(f"{title}, {scenario}", ("s since start", axis), found, order, until)
+        for title, axis, found in panels
+    ]
     return [plot for plot in drawn if plot]
 
 
@@ -175,43 +180,6 @@ def _agreement(
     return report_agreement.statistics(run, comparison, _each(scenarios, trials, draw, order))
 
 
-def _pareto(rows: Sequence[Row], order: Sequence[str]) -> list[str]:
-    """A plot per workload: each variant's loads as points, the frontier over all."""
-    drawn = []
-    for workload in dict.fromkeys(row.scenario.partition("@")[0] for row in rows):
-        groups: dict[str, list[tuple[float, float]]] = {}
-        for row in rows:
-            point = _point(row)
-            if point and row.scenario.partition("@")[0] == workload:
-                groups.setdefault(row.variant, []).append(point)
-        found = [Curve(name, *np.array(sorted(points)).T) for name, points in groups.items()]
-        if not found:
-            continue
-        per = "per accelerator" if any(row.num_gpus for row in rows) else "of the host"
-        axes = ("tok/s one user sees (1 / TPOT)", f"output tok/s {per}")
-        drawn.append(plots.points(workload, axes, found, order))
-    return drawn
-
-
-def _point(row: Row) -> tuple[float, float] | None:
-    """(interactivity, output throughput per accelerator) of a row that counts."""
-    tpot = row.metrics.tpot_s if row.metrics else None
-    wrong = row.agreement is not None and row.agreement.verdict == "FAIL"
-    if not tpot or not tpot.p50 or not row.output_throughput or row.invalid or wrong or row.status != "done":
-        return None
-    if row.metrics and _held_back(row.metrics):
-        return None
-    return 1.0 / tpot.p50, row.output_throughput.mean / max(1, row.num_gpus)
-
-
-def _held_back(found: Metrics) -> bool:
-    """Whether most answers arrived whole: their TPOT then says nothing of what a user sees."""
-    tpot, e2el = found.tpot_s, found.e2el_s
-    if not tpot or not e2el or tpot.p50 is None or e2el.p50 is None or not found.total_output_tokens:
-        return False
-    return tpot.p50 < LUMP_SHARE * e2el.p50 * found.completed / found.total_output_tokens
-
-
 def _answers(trials: Sequence[Told]) -> list[Block]:
     return [
         Block(f"{t.variant} at {t.result.trial.scenario}, request {r.request_id}", r.text[:_ANSWER_LEN])
@@ -228,7 +196,13 @@ def _by_variant(trials: Iterable[Told]) -> dict[str, list[Told]]:
     return groups
 
 
-def _lines(title: str, axes: tuple[str, str], found: Sequence[Curve | None], order: Sequence[str]) -> str:
+def _lines(
+    title: str,
+    axes: tuple[str, str],
+    found: Sequence[Curve | None],
+    order: Sequence[str],
+    until: float = 0.0,
+) -> str:
     """The plot, or "" when there is nothing to draw."""
     known = [curve for curve in found if curve is not None and curve.x.size]
-    return plots.lines(title, axes, known, order) if known else ""
+    return plots.lines(title, axes, known, order, until) if known else ""
