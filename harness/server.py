@@ -118,7 +118,7 @@ def set_aside(log_path: Path) -> None:
 
     Each launch is proven, and its end explained, by its own lines only.
     """
-    if log_path.exists():
+    if log_path.exists() and log_path.stat().st_size:
         number = 1 + sum(1 for _ in log_path.parent.glob(f"{log_path.stem}-*{log_path.suffix}"))
         log_path.rename(log_path.with_stem(f"{log_path.stem}-{number}"))
 

@@ -81,4 +81,7 @@ def test_every_launch_has_a_log_of_its_own(tmp_path: Path) -> None:
         log.write_text(content)
         server.set_aside(log)
     assert not log.exists()
+    log.touch()  # somebody follows it already
+    server.set_aside(log)
+    assert log.exists()
     assert [(tmp_path / f"server-{n}.log").read_text() for n in (1, 2)] == ["first", "second"]
