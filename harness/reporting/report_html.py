@@ -110,10 +110,13 @@ def _row(row: Row, rank: int | None, best: float) -> dict[str, object]:
     style = "struck" if struck(row) else "" if rankable(row) else "unranked"
     texts = [plain(cell) for cell in cells(row, rank)]
     verdict, _, figures = texts[HEADERS.index("agreement")].partition(", ")
+    rate, opened, span = texts[HEADERS.index("output tok/s")].partition(" (")
     share = row.output_throughput.mean / best if rank and best and row.output_throughput else 0.0
     return {
         "style": style,
         "cells": texts[:_SCENARIO] + texts[_SCENARIO + 1 :],
+        "rate": rate,
+        "span": opened.strip() + span,
         "verdict": verdict,
         "figures": figures,
         "share": round(100 * share),
