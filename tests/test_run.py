@@ -307,8 +307,9 @@ def test_serve_answers_until_ctrl_c(desk: Desk) -> None:
         if "answers at" in line:
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
+    assert "dtype=float32" in out, "the engine's log is on the terminal"
 
 
 @pytest.mark.parametrize(
