@@ -17,12 +17,13 @@ import time
 from collections import Counter
 
 from tests import streams
-from tests.streams import DONE, SPOKEN, chunked, event, outcome, parse, token, usage
+from tests.streams import DIALECTS, DONE, SPOKEN, chunked, event, outcome, parse, spoken_by, token, usage
 
 _TOKENS = [token(f" w{i}", i) for i in range(8)]
 _CHAT = [event({"choices": [{"delta": {"content": f"{i}é🙂"}, "finish_reason": None}]}) for i in range(6)]
 _END = [token("", 1, finish="stop"), usage(3, 9), DONE]
-BODIES = [SPOKEN, [*_TOKENS, *_END], [*_CHAT, *_END], [b": ping\n\n", *_TOKENS, *_END]]
+_ALIKE = [spoken_by(engine, [(f" w{i}", 90 + i) for i in range(14)]) for engine in sorted(DIALECTS)]
+BODIES = [SPOKEN, [*_TOKENS, *_END], [*_CHAT, *_END], [b": ping\n\n", *_TOKENS, *_END], *_ALIKE]
 SEEDS = [
     chunked(SPOKEN),
     chunked([*_TOKENS, *_END]),
@@ -30,6 +31,7 @@ SEEDS = [
     chunked([*_CHAT, *_END]),
     chunked([e.replace(b"\n", b"\r\n") for e in (*_TOKENS, *_END)]),
     chunked([b": ping\n\n", *_TOKENS, event({"error": {"message": "x"}}), DONE]),
+    *map(chunked, _ALIKE),
     streams.CLOSING_HEAD + b"".join([*_CHAT, *_END]),
     b"HTTP/1.1 429 Too Many\r\nRetry-After: 1\r\nContent-Length: 5\r\n\r\nlater",
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 63\r\n\r\n"

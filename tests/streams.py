@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.client.response import Response
@@ -78,3 +78,45 @@ def stamps_of(response: Response) -> list[int]:
 
 
 SPOKEN = [token("Hel", 1), token("lo", 2), token("", 3, finish="length"), usage(4, 3), DONE]
+
+
+def _json(document: Any) -> bytes:
+    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _completions(text: str, id_: int, finish: str | None, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish, **more}
+    return {"id": "cmpl-b07b", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+
+
+def _chat(text: str, id_: int, finish: str | None, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {**more, "content": text}, "logprobs": None, "finish_reason": finish}
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "choices": [choice]}
+
+
+DIALECTS: dict[str, Callable[[str, int, str | None], dict[str, Any]]] = {
+    "vllm": lambda text, id_, finish: _completions(
+        text, id_, finish, stop_reason=None, prompt_token_ids=None, token_ids=[id_]
+    ),
+    "vllm chat": lambda text, id_, finish: _chat(text, id_, finish),
+    "sglang": lambda text, id_, finish: _completions(text, id_, finish, matched_stop=None, token_ids=[id_]),
+    "sglang chat": lambda text, id_, finish: _chat(text, id_, finish, reasoning_content=None),
+    "trtllm": lambda text, id_, finish: _completions(
+        text, id_, finish, context_logits=None, stop_reason=None, disaggregated_params=None
+    ),
+    "llamacpp": lambda text, id_, finish: {
+        "choices": [{"text": text, "index": 0, "logprobs": None, "finish_reason": finish}],
+        "created": 1,
+        "model": "m",
+        "object": "text_completion",
+        "id": "chatcmpl-VOXd",
+    },
+}
+"""Chunks as these engines write them: of a text, a token id and a finish reason."""
+
+
+def spoken_by(engine: str, tokens: Sequence[tuple[str, int]]) -> list[bytes]:
+    """Events of a whole answer in this dialect."""
+    chunk = DIALECTS[engine]
+    said = [_json(chunk(text, id_, None)) for text, id_ in tokens]
+    return [*said, _json(chunk("", 0, "length")), usage(3, len(tokens)), DONE]

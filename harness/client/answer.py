@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -88,8 +88,17 @@ class Chunk(msgspec.Struct, gc=False):
     message: Any = None
 
 
-_decode_chunk = msgspec.json.Decoder(Chunk).decode
-decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
+decode_plainly = msgspec.json.Decoder(Chunk).decode
+"""One chunk of strict JSON. Raises msgspec.DecodeError, UnicodeDecodeError."""
+
+
+class Tokens(NamedTuple):
+    """What a batch of plain events says: text and token ids."""
+
+    text: str
+    ids: list[int]
+    content_ns: Sequence[int]
+    """Arrival of each event that carried either."""
 
 
 class NotAChunk(ValueError):
@@ -102,7 +111,7 @@ def decode(data: bytes) -> Chunk:
     Raises NotAChunk.
     """
     try:
-        return _decode_chunk(data)
+        return decode_plainly(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as strict:
         try:
             return msgspec.convert(json.loads(data), Chunk)
@@ -184,24 +193,18 @@ class Answer:
         if content:
             self.content_ns.append(stamp)
 
-    def add_all(self, chunks: Sequence[Chunk], stamps: Sequence[int]) -> None:
-        """add() for many: completion chunks of one choice, nearly all there are, without the call."""
-        texts, ids, content = self.texts.append, self.ids.extend, self.content_ns.append
-        for chunk, stamp in zip(chunks, stamps, strict=True):
-            choices = chunk.choices
-            if choices is None or len(choices) != 1 or chunk.usage or chunk.error or chunk.object == "error":
-                self.add(chunk, stamp)
-                continue
-            choice = choices[0]
-            if choice.finish_reason or choice.delta or choice.logprobs or choice.message:
-                self.add(chunk, stamp)
-                continue
-            if choice.text:
-                texts(choice.text)
-            if choice.token_ids:
-                ids(choice.token_ids)
-            if choice.text or choice.token_ids:
-                content(stamp)
+    def add_tokens(self, tokens: Tokens) -> None:
+        """Take plain events, read as a batch."""
+        self.texts.append(tokens.text)
+        self.ids += tokens.ids
+        self.content_ns += tokens.content_ns
+
+    @property
+    def contents(self) -> tuple[Any, ...]:
+        """All of it, comparable; texts joined."""
+        ends = (self.finish_reason, self.saw_done, self.engine_error)
+        counts = (self.usage, self.input_len, self.output_len, self.cached_len)
+        return ("".join(self.texts), self.ids, self.logprobs, self.content_ns, *counts, *ends)
 
     def _take_chat(self, choice: Choice) -> bool:
         """True when the delta or message carries generated content."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from harness.client.answer import Chunk, decode_chunks
+from harness.client.answer import Chunk, decode_plainly
 
 _EVENT_END = b"\n\n\r\n"
 _DONE = b"e\r\ndata: [DONE]"
@@ -64,14 +64,13 @@ def read_batch(reads: Sequence[bytes], stamps: Sequence[int]) -> Batch | None:
     lengths = list(map(len, pieces))
     if list(map(_LENGTHS.__getitem__, [piece[:_HEAD_LEN] for piece in pieces])) != lengths:
         return None
-    lines = b",".join(_lines(pieces, lengths))
-    if b"\n" in lines or b"\r" in lines:
+    lines = _lines(pieces, lengths)
+    joined = b"".join(lines)
+    if b"\n" in joined or b"\r" in joined:
         return None
     try:
-        chunks = decode_chunks(b"[%b]" % lines)
+        chunks = list(map(decode_plainly, lines))
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    if len(chunks) != len(pieces):
         return None
     return Batch(chunks, _stamp(lengths, reads, stamps), size_left, saw_done)
 

@@ -22,7 +22,7 @@ from harness.client.request_record import Times, build_record
 from harness.client.response import Response
 from harness.schema import ErrorKind, Load, Request, RequestRecord
 
-SWEEP_S = 0.05
+SWEEP_S = 0.1
 PREBUILT_BYTES = 256 * 1024 * 1024
 LAUNCHED_AT_ONCE = 8
 SPARE_CONNECTIONS = 16

@@ -13,11 +13,14 @@ from harness.client.answer import Answer, NotAChunk
 from harness.client.bulk import read_batch
 from harness.client.http1 import MAX_HEAD_BYTES, BodyParser, FramingError, Head, read_head
 from harness.client.sse import EventParser, EventTooLong
+from harness.client.template import Template, learn
 from harness.schema import ErrorKind
 
 MAX_KEPT_BODY = 16 * 1024 * 1024
 _SHOWN = 2000
 _LAST = b"\r\n\r\n"
+_ALIKE_FROM = 8
+"""Fewer reads than this are not worth a template."""
 _QUICK_FROM = 3
 _QUICK_BYTES = 1024
 """Fewer reads than this, of fewer bytes, are not worth the quick way."""
@@ -35,6 +38,7 @@ class Response:
         "_held_stamps",
         "_plain",
         "_plain_size",
+        "_template",
         "answer",
         "done",
         "error",
@@ -55,6 +59,7 @@ class Response:
         self._plain_size = 0
         self._held: list[bytes] = []
         self._held_stamps: list[int] = []
+        self._template: Template | None = None
         self._deferred: deque[tuple[Sequence[bytes], Sequence[int]]] = deque()
 
     @property
@@ -91,6 +96,8 @@ class Response:
             self._held, self._held_stamps = [], []
         if self._body is None:
             reads, stamps = self._feed_head(reads, stamps)
+        if len(reads) > _ALIKE_FROM and self._at_event:
+            reads, stamps = self._feed_alike(reads, stamps)
         if reads and self._at_event and (len(reads) > _QUICK_FROM or len(reads[0]) > _QUICK_BYTES):
             reads, stamps = self._feed_batch(reads, stamps)
             if reads and not reads[-1].endswith(_LAST):
@@ -151,6 +158,26 @@ class Response:
                 )
         return (), ()
 
+    def _feed_alike(
+        self, reads: Sequence[bytes], stamps: Sequence[int]
+    ) -> tuple[Sequence[bytes], Sequence[int]]:
+        """Take reads up to the last one that is like most of the stream; returns what is left."""
+        template = self._template = self._template or learn(reads[len(reads) // 2])
+        if template is None:
+            return reads, stamps
+        first, last = template.span(reads)
+        tokens = template.read(reads[first:last], stamps[first:last]) if last > first else None
+        if tokens is None:
+            self._template = None
+            return reads, stamps
+        self._feed_exactly(reads[:first], stamps[:first])
+        if not self._at_event:
+            return reads[first:], stamps[first:]
+        assert self._events is not None
+        self._events.skip_start()
+        self.answer.add_tokens(tokens)
+        return reads[last:], stamps[last:]
+
     def _feed_batch(
         self, reads: Sequence[bytes], stamps: Sequence[int]
     ) -> tuple[Sequence[bytes], Sequence[int]]:
@@ -161,7 +188,8 @@ class Response:
             return (), ()
         if self._events is not None:
             self._events.skip_start()
-        self.answer.add_all(batch.chunks, batch.stamps)
+        for chunk, stamp in zip(batch.chunks, batch.stamps, strict=True):
+            self.answer.add(chunk, stamp)
         self.answer.saw_done = self.answer.saw_done or batch.saw_done
         left, index = batch.size_left, len(reads)
         while left > 0:
