@@ -94,7 +94,7 @@ def check_flags(
     except MachineError as error:
         progress.note(f"arguments were not checked before the launch: {error.message}")
         return planned
-    errors = {r.variant: r.error for r in results if not r.ok}
+    errors = {r.variant: f"{r.error}; correct args=" for r in results if not r.ok}
     return tuple(replace(p, skip=p.skip or errors.get(p.variant.name, "")) for p in planned)
 
 

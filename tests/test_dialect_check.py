@@ -79,7 +79,8 @@ def test_arguments_given_by_hand_are_parsed_before_the_launch() -> None:
     progress = Progress(Console(stderr=True))
     checked = run.check_flags(recipe, plan.plan(recipe, machine), machine, progress)
     assert [p.skip for p in checked] == [
-        "vllm 0.32.0 refuses the command: vllm: error: unrecognized arguments: --enable-ep-moe",
+        "vllm 0.32.0 refuses the command: "
+        "vllm: error: unrecognized arguments: --enable-ep-moe; correct args=",
         "",
     ]
     plain = msgspec.structs.replace(recipe, args=())
