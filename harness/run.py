@@ -19,7 +19,6 @@ from harness.host import calibration, engines_ready, environment
 from harness.label import attestation, dialect_check
 from harness.moe import plugin as routing
 from harness.moe import visit_recorder
-from harness.moe import visit_recorder
 from harness.numbers import stopping
 from harness.plan import Planned
 from harness.progress import Progress
