@@ -77,8 +77,7 @@ def compare(runs: Words = None) -> None:
         for line in remarks:
             Console().print(escape(line), highlight=False, soft_wrap=True)
         return
-    folders = [store.find_run(name) for name in runs or [""]]
-    comparing.same_model(folders)
+    folders, left_out = comparing.comparable([store.find_run(name) for name in runs or [""]])
     found = []
     for folder in folders:
         comparison = comparing.without_records(folder)
@@ -87,6 +86,8 @@ def compare(runs: Words = None) -> None:
             publish.publish(folder, comparison, to_log=False)
         found.append(comparison)
     _show(found[0] if len(found) == 1 else comparing.merged(found))
+    for line in left_out:
+        Console(stderr=True).print(escape(line), highlight=False, soft_wrap=True)
 
 
 @app.command()

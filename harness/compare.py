@@ -14,7 +14,7 @@ from harness.client.load_search import SearchResult
 from harness.correctness import agreement, task_accuracy
 from harness.correctness.agreement import JudgeSettings
 from harness.correctness.conformance import broken
-from harness.errors import InputError, StoreError
+from harness.errors import StoreError
 from harness.host import calibration
 from harness.label import fairness
 from harness.numbers import energy, intervals
@@ -260,15 +260,32 @@ def _differences(groups: dict[tuple[str, str], list[Measured]]) -> tuple[Differe
     return fairness.differences(effectives, reasons)
 
 
-def same_model(runs: list[Path]) -> None:
-    """Raises InputError when runs of different models would stand in one comparison."""
-    found: dict[str, str] = {}
+def comparable(runs: list[Path]) -> tuple[list[Path], list[str]]:
+    """The runs that may stand in one comparison, and a sentence for each that is left out.
+
+    That is a run named twice, another folder of the same run id, and runs of another model than the first.
+    """
+    kept: list[Path] = []
+    left_out: list[str] = []
     for run in runs:
-        for path in sorted(run.glob("*/r*/launch.json"))[:1]:
-            found[run.name] = store.read(path, Launch).served_model_name
-    if len(set(found.values())) > 1:
-        words = ", ".join(f"{run}: {model}" for run, model in found.items())
-        raise InputError(f"These runs used different models ({words}); compare runs of one model.")
+        if run.resolve() in [k.resolve() for k in kept]:
+            left_out.append(f"{run.name} was named twice; it is shown once")
+        elif run.name in [k.name for k in kept]:
+            left_out.append(f"{run} has the run id of another folder and is left out; rename one of them")
+        elif kept and _model(kept[0]) and _model(run) and _model(run) != _model(kept[0]):
+            left_out.append(
+                f"{run.name} is left out: it ran {_model(run)}, {kept[0].name} ran {_model(kept[0])}, and "
+                "speeds of different models do not compare"
+            )
+        else:
+            kept.append(run)
+    return kept, left_out
+
+
+def _model(run: Path) -> str:
+    """The served name of its first launch; "" when nothing was launched."""
+    launches = sorted(run.glob("*/r*/launch.json"))
+    return store.read(launches[0], Launch).served_model_name if launches else ""
 
 
 def merged(comparisons: list[Comparison]) -> Comparison:

@@ -63,6 +63,7 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
 
 def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     """Check weights and workloads, and write what is known, before anything starts."""
+    store.refuse_another(run, recipe)
     second_opinion.check(recipe)
     goodput.check(recipe)
     tasks.named(recipe)

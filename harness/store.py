@@ -34,6 +34,8 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 PACKED = ".xz"
 PACKED_FILES = ("*/r*/*/scores*.jsonl", "*/r*/*/requests*.jsonl", "workloads/*.jsonl")
 """In this order: packing scores looks at the records and prompts they repeat."""
+_FIXED = ("model", "args", "env", "seed", "launcher", "url", "python", "warmup", "request_timeout_s")
+"""Settings that all trials of a run share: a resumed run may not change them."""
 STAYS_PLAIN_BYTES = 32 << 20
 """Files from here on stay plain: byte ranges of them are decoded on all cores."""
 
@@ -126,6 +128,25 @@ def write_recipe(run: Path, recipe: Recipe) -> None:
     """recipe.toml, readable by `bench recipe=`; secrets stay references to the caller's environment."""
     safe = msgspec.structs.replace(recipe, env=redacted_env(recipe.env), args=redacted_argv(recipe.args))
     write_text(run / "recipe.toml", tomlkit.dumps(_without_none(msgspec.to_builtins(safe))))
+
+
+def refuse_another(run: Path, recipe: Recipe) -> None:
+    """Raises InputError when `run` already holds trials measured under settings that `recipe` changes.
+
+    More variants, workloads, loads or restarts are welcome: they add trials and change none.
+    """
+    path = run / "recipe.toml"
+    if not path.exists() or not any(run.glob("*/r*/*/trial.json")):
+        return
+    safe = msgspec.structs.replace(recipe, env=redacted_env(recipe.env), args=redacted_argv(recipe.args))
+    new = _without_none(msgspec.to_builtins(safe))
+    old = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    changed = [name for name in _FIXED if old.get(name) != new.get(name)]
+    if changed:
+        raise InputError(
+            f"Run {run.name} already holds trials measured with another {' and another '.join(changed)}; "
+            "give another run_id=, or remove that folder."
+        )
 
 
 def _without_none(value: Any) -> Any:

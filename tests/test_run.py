@@ -220,7 +220,7 @@ def test_ctrl_c_keeps_what_was_measured_and_a_rerun_resumes(desk: Desk) -> None:
     words = ("bench", "mock,mock-slow", "32/8,32/40", "concurrency=2", "num_prompts=8", "reference=mock")
     process = desk.start(*words, f"run_id={RESUMED}")
     record = desk.results / RESUMED / "mock-slow" / "r1" / "text-32-40@c2" / "requests.jsonl"
-    for _ in range(600):
+    for _ in range(1800):
         if record.exists() and record.stat().st_size > 0:
             break
         time.sleep(0.05)
@@ -246,7 +246,7 @@ def test_ctrl_c_keeps_what_was_measured_and_a_rerun_resumes(desk: Desk) -> None:
 def test_an_engine_killed_from_outside_is_a_failed_trial(desk: Desk) -> None:
     process = desk.start("bench", "mock-slow", "32/40", "concurrency=2", "num_prompts=8", f"run_id={KILLED}")
     record = desk.results / KILLED / "mock-slow" / "r1" / "text-32-40@c2" / "requests.jsonl"
-    for _ in range(600):
+    for _ in range(1800):
         if record.exists() and record.stat().st_size > 0:
             break
         time.sleep(0.05)

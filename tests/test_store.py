@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from harness import store
+from harness.compare import comparable
 from harness.errors import InputError, StoreError
 from harness.registry import ROOT
-from harness.schema import Load, RequestRecord, Trial, TrialResult, WorkloadSpec
+from harness.schema import Launch, Load, Recipe, RequestRecord, Trial, TrialResult, WorkloadSpec
 
 
 def record(index: int) -> RequestRecord:
@@ -104,3 +106,27 @@ def test_a_file_size_limit_loses_only_the_line_that_did_not_fit(tmp_path: Path) 
     assert "cannot be written" in done.stdout
     assert len(list(store.records(tmp_path))) >= 2
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
+
+
+def test_a_run_id_in_use_takes_no_other_settings(tmp_path: Path) -> None:
+    recipe = Recipe(question="q", variants=("a",), model="m", env={"HF_TOKEN": "secret"})
+    store.write_recipe(tmp_path, recipe)
+    store.refuse_another(tmp_path, msgspec.structs.replace(recipe, model="other"))  # nothing measured yet
+    trial = Trial(variant="a", workload=WorkloadSpec(name="sharegpt"), load=Load(max_concurrency=1))
+    store.write(store.trial_folder(tmp_path, trial) / "trial.json", TrialResult(trial=trial, status="done"))
+    store.refuse_another(tmp_path, recipe)
+    store.refuse_another(tmp_path, msgspec.structs.replace(recipe, variants=("a", "b"), repeats=5))
+    with pytest.raises(InputError, match=r"another model and another seed; give another run_id="):
+        store.refuse_another(tmp_path, msgspec.structs.replace(recipe, model="other", seed=3))
+
+
+def test_runs_that_do_not_compare_are_left_out_with_a_sentence(tmp_path: Path) -> None:
+    runs = []
+    for place, name, model in (("x", "a", "m"), ("x", "b", "m"), ("x", "c", "other"), ("y", "a", "m")):
+        launch = Launch(variant="v", engine="e", launcher="attach", served_model_name=model)
+        store.write(tmp_path / place / name / "v" / "r1" / "launch.json", launch)
+        runs.append(tmp_path / place / name)
+    kept, left_out = comparable([*runs, runs[0]])
+    assert kept == runs[:2]
+    assert left_out[0].startswith("c is left out: it ran other, a ran m")
+    assert "has the run id of another folder" in left_out[1] and "named twice" in left_out[2]
