@@ -135,6 +135,8 @@ def test_bundle_signs_records_and_not_what_is_derived(tmp_path: Path) -> None:
     records.write_text("{}\n")
     before = bundle.digest(tmp_path)
     (tmp_path / "report.md").write_text("derived")
+    for name in ("server.log", "server-2.log"):
+        (tmp_path / "v" / "r1" / name).write_text("names folders of its machine")
     (tmp_path / ".cache").write_text("hidden")
     assert bundle.digest(tmp_path) == before
     records.rename(records.with_name("scores.jsonl"))
