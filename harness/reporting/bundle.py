@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +42,3 @@ def files(run: Path) -> Iterator[Path]:
         unsigned = hidden or path.name in DERIVED or path.suffix in (LOG_SUFFIX, ".partial")
         if path.is_file() and not path.is_symlink() and not unsigned:
             yield path
-
-
-def _loose(path: Path) -> bool:
-    return path.name in DERIVED or path.suffix == ".partial" or bool(UNSIGNED.fullmatch(path.name))
