@@ -89,6 +89,7 @@ def change(reads: list[bytes], old: bytes, new: bytes) -> list[bytes]:
         (b"abc", b"a\xffc"),
         (b"[5]", b"[x]"),
         (b"[5]", b"[,]"),
+        (b'"abc"', b'"a\nc"'),
         (b"data: ", b"data:\t"),
         (b"]}]}\n\n\r\n", b"]}]}\n\n\n\n"),
     ],
@@ -121,3 +122,10 @@ def test_json_that_spans_two_events_is_an_error_in_both_ways() -> None:
     """Joined by a comma they would be two valid chunks."""
     first, second = b'data: {"choices":[{"text":"a"}]},{"x":[1\n\n', b'data: 2,"' + b"y" * 20 + b'"]}\n\n'
     agree([HEAD, *[http_chunk(first), http_chunk(second)] * 8, b"0\r\n\r\n"])
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r", b" ", b"\t"])
+def test_white_space_before_an_id_means_what_it_means_in_an_event(blank: bytes) -> None:
+    events = spoken_by("vllm", [("abc", i) for i in range(12)])
+    events[5] = events[5].replace(b"[5]", b"[" + blank + b"5]")
+    agree([HEAD, *map(http_chunk, events), b"0\r\n\r\n"])

@@ -173,7 +173,12 @@ def _text(texts: list[bytes]) -> str:
 
 def _flat(ids: Sequence[bytes] | None) -> list[int]:
     """All ids. Raises DecodeError."""
-    return _decode_ids(b"[%b]" % b",".join(filter(None, ids))) if ids is not None else []
+    if ids is None:
+        return []
+    joined = b",".join(filter(None, ids))
+    if b"\n" in joined or b"\r" in joined:
+        raise msgspec.DecodeError("white space in JSON, but the end of a line in an event")
+    return _decode_ids(b"[%b]" % joined)
 
 
 def _with_content(texts: list[bytes], ids: Sequence[bytes] | None, stamps: Sequence[int]) -> Sequence[int]:
