@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-_SCORES_AT_ONCE = 2**24
+_SCORES_AT_ONCE = 2**26
 """Positions read at once times length of the prompt: in fp32 attention keeps that many scores per head, and a
-prompt of 30,000 tokens read whole asked for 134 GB."""
+prompt of 30,000 tokens read whole asked for 134 GB. Smaller pieces cost time: every piece visits every expert."""
 
 
 class Top(NamedTuple):
@@ -51,23 +51,35 @@ class Oracle:
         eos = self.model.generation_config.eos_token_id
         self.eos = frozenset(eos if isinstance(eos, list) else [eos])
         self.routes = _Routes(self.model)
+        self._texts: dict[int, str] = {}
+        self._scored: tuple[list[int], Any] = ([], None)
 
     @torch.inference_mode()
     def score(self, ids: Sequence[int], num_best: int) -> list[Top]:
         """The view of positions 1 .. len(ids)-1, each given the true ids before it."""
         found: list[Top] = []
-        for hidden, _ in self._read(ids[:-1]):
+        past = None
+        for hidden, past in self._read(ids[:-1]):
             targets = torch.tensor(ids[len(found) + 1 :][: len(hidden)], device=self.device)
             found += _tops(self._logprobs(hidden), targets, num_best)
+        self._scored = (list(ids), past)
         return found
 
     @torch.inference_mode()
     def generate(
         self, ids: Sequence[int], sampling: Sampling, banned_until: int, num_best: int
     ) -> Iterator[Top]:
-        """Tokens after `ids`, for ever; EOS is not chosen before token number `banned_until`."""
+        """Tokens after `ids`, for ever; EOS is not chosen before token number `banned_until`.
+
+        Behind score() of the same ids, what that has read is not read again.
+        """
         generator = torch.Generator().manual_seed(sampling.seed)
-        past, number = None, 0
+        (scored, past), self._scored = self._scored, ([], None)
+        if past is not None and scored == list(ids):  # score() has read all but the last
+            ids = ids[-1:]
+        else:
+            past = None
+        number = 0
         while True:
             for hidden, reached in self._read(ids, past):
                 last, past = hidden[-1:], reached
@@ -85,6 +97,12 @@ class Oracle:
             out = self.model.model(input_ids=batch, past_key_values=past, use_cache=True)
             past = out.past_key_values
             yield out.last_hidden_state[0], past
+
+    def text(self, token_id: int) -> str:
+        """What one token reads as alone; kept, because a prompt's logprobs name thousands."""
+        if token_id not in self._texts:
+            self._texts[token_id] = self.tokenizer.decode([token_id])
+        return self._texts[token_id]
 
     def _batch(self, ids: Sequence[int]) -> torch.Tensor:
         return torch.tensor([list(ids)], device=self.device)

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -159,31 +159,31 @@ class Answer:
         """The logprobs field, in the shape of the endpoint."""
         if self.question.logprobs is None or self.question.logprobs is False:
             return None
-        decode = self.service.oracle.tokenizer.decode
+        text = self.service.oracle.text
         if self.question.messages is not None:
-            return {"content": [_chat_logprob(t, decode) for t in tops]}
+            return {"content": [_chat_logprob(t, text) for t in tops]}
         return {
-            "tokens": [decode([t.token_id]) for t in tops],
+            "tokens": [text(t.token_id) for t in tops],
             "token_logprobs": [t.logprob for t in tops],
-            "top_logprobs": [{decode([i]): value for i, value in t.best} for t in tops],
+            "top_logprobs": [{text(i): value for i, value in t.best} for t in tops],
         }
 
 
-def _chat_logprob(top: Top, decode: Any) -> dict[str, Any]:
-    best = [{"token": decode([i]), "logprob": value} for i, value in top.best]
-    return {"token": decode([top.token_id]), "logprob": top.logprob, "top_logprobs": best}
+def _chat_logprob(top: Top, text: Callable[[int], str]) -> dict[str, Any]:
+    best = [{"token": text(i), "logprob": value} for i, value in top.best]
+    return {"token": text(top.token_id), "logprob": top.logprob, "top_logprobs": best}
 
 
 def prompt_logprobs(service: Service, ids: list[int], num_best: int) -> list[dict[str, Any] | None]:
     """vLLM's shape: per position {token id: {logprob, rank, decoded_token}}, null for the first."""
-    decode = service.oracle.tokenizer.decode
+    text = service.oracle.text
     rows: list[dict[str, Any] | None] = [None]
     for top in service.oracle.score(ids, num_best):
         row = {
-            str(i): {"logprob": value, "rank": rank, "decoded_token": decode([i])}
+            str(i): {"logprob": value, "rank": rank, "decoded_token": text(i)}
             for rank, (i, value) in enumerate(top.best[:num_best], start=1)
         }
-        own = {"logprob": top.logprob, "rank": top.rank, "decoded_token": decode([top.token_id])}
+        own = {"logprob": top.logprob, "rank": top.rank, "decoded_token": text(top.token_id)}
         rows.append({**row, str(top.token_id): own})
     return rows
 
