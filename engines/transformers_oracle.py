@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 _SCORES_AT_ONCE = 2**26
-"""Positions read at once times length of the prompt: in fp32 attention keeps that many scores per head, and a
-prompt of 30,000 tokens read whole asked for 134 GB. Smaller pieces cost time: every piece visits every expert."""
+"""Positions read at once times length of the prompt: in fp32 attention keeps that many scores per head, and
+30,000 tokens read whole asked for 134 GB. Every piece visits every expert, so small ones cost time."""
 
 
 class Top(NamedTuple):
@@ -59,9 +59,10 @@ class Oracle:
         """The view of positions 1 .. len(ids)-1, each given the true ids before it."""
         found: list[Top] = []
         past = None
-        for hidden, past in self._read(ids[:-1]):
+        for hidden, reached in self._read(ids[:-1]):
             targets = torch.tensor(ids[len(found) + 1 :][: len(hidden)], device=self.device)
             found += _tops(self._logprobs(hidden), targets, num_best)
+            past = reached
         self._scored = (list(ids), past)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import socket
 import time
@@ -123,11 +124,20 @@ def set_aside(log_path: Path) -> None:
         log_path.rename(log_path.with_stem(f"{log_path.stem}-{number}"))
 
 
+_PORTS = range(20000, 22500)
+"""SGLang derives more ports from this one, up to 10,000 above it. All lie below 32768, where Linux begins to
+hand out ports to outgoing connections: from there its DP attention failed to start three times of three."""
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback interface that was free a moment ago. Raises LaunchError."""
+    for port in random.sample(_PORTS, 500):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise LaunchError(
+        f"No free TCP port between {_PORTS.start} and {_PORTS.stop} on this machine; end what listens there."
+    )
 
 
 def check_port(launch: Launch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness import server
 from harness.errors import LaunchError
 from harness.launchers import process
 from harness.schema import Launch
@@ -97,3 +98,7 @@ def test_a_program_that_does_not_exist_gets_a_sentence(tmp_path: Path) -> None:
     launch = Launch(variant="v", engine="e", launcher="process", argv=("/nonexistent/vllm",))
     with pytest.raises(LaunchError, match="cannot be started"):
         process.start(launch, tmp_path / "server.log", "run")
+
+
+def test_the_engines_port_leaves_room_for_those_derived_from_it() -> None:
+    assert all(server.free_port() + 10_000 < 32_768 for _ in range(50))

@@ -16,14 +16,18 @@ text = "The expert is chosen by the router, and the router is chosen by the toke
 ids = model.tokenizer(text).input_ids
 
 def view():
+    scores = [tuple(t) for t in model.score(ids, 2)]
     steps = model.generate(ids, oracle.Sampling(), 8, 2)
-    return [tuple(t) for t in model.score(ids, 2)] + [tuple(next(steps)) for _ in range(8)]
+    return scores + [tuple(next(steps)) for _ in range(8)]
 
+fresh = model.generate(ids, oracle.Sampling(), 8, 2)
+generated = [tuple(next(fresh)) for _ in range(8)]
 whole = view()
 oracle._SCORES_AT_ONCE = 37 * len(ids)
 pieces = view()
 print(json.dumps({"tokens": len(ids), "scored": len(whole) - 8,
     "same": [a[0] == b[0] and a[2] == b[2] for a, b in zip(whole, pieces)],
+    "continued": [t[0] for t in generated] == [t[0] for t in whole[-8:]],
     "apart": max(abs(a[1] - b[1]) for a, b in zip(whole, pieces))}))
 """
 
@@ -41,4 +45,4 @@ def test_a_prompt_read_in_pieces_is_the_same_prompt() -> None:
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["tokens"] > 3 * 37 and found["scored"] == found["tokens"] - 1
-    assert all(found["same"]) and found["apart"] < 1e-4
+    assert found["continued"] and all(found["same"]) and found["apart"] < 1e-4
