@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -63,9 +63,17 @@ def compare(run: Path) -> Comparison:
         notes=(
             *notes,
             *calibration.drift(calibrations(run)),
+            *_host_bound(rows, groups),
             *task_accuracy.told(run, recipe.baseline or recipe.variants[0]),
         ),
     )
+
+
+def _host_bound(rows: Iterable[Row], groups: dict[tuple[str, str], list[Measured]]) -> Iterator[str]:
+    for row in rows:
+        offered = groups[row.variant, row.scenario][0].result.trial.load
+        if said := energy.host_bound(row.energy, offered):
+            yield f"{row.variant} at {row.scenario}: {said}"
 
 
 def _limits(groups: dict[tuple[str, str], list[Measured]], recipe: Recipe) -> tuple[GoodputLimit, ...]:
@@ -146,8 +154,10 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
         attested=all(t.attestation and t.attestation.valid for t in done),
         invalid=_invalid(done),
         labels=launch.labels if launch else (),
-        notes=tuple(dict.fromkeys(n for t in trials for n in _notes(t)))
-        + tuple(t.result.reason for t in trials if t.result.status == "failed"),
+        notes=(
+            *dict.fromkeys(n for t in trials for n in _notes(t)),
+            *(t.result.reason for t in trials if t.result.status == "failed"),
+        ),
     )
 
 

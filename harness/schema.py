@@ -864,7 +864,7 @@ class Calibration(Noun):
     gpus: tuple[GpuSample, ...] = ()
     """Idle accelerators: clocks, temperature, memory others hold, reasons for throttling."""
     gpu_tflops: tuple[float, ...] = ()
-    """bf16 matrix products on each accelerator of the launch, 10^12 operations/s, the best of several tries."""
+    """bf16 matrix products on each accelerator of the launch, 10^12 operations/s, best of several tries."""
     gpu_device: str = ""
     gpu_skipped: str = ""
     """Why there are no gpu_tflops."""
@@ -883,6 +883,8 @@ class Energy(Noun):
     joules_per_output_token: float | None = None
     throttled: tuple[str, ...] = ()
     """Reasons seen in the window."""
+    utilization: float | None = None
+    """Mean share of the time in which some kernel ran, 0..1, as the driver tells it."""
     invalid: str = ""
     """Why the figures must not be published, "" when they may."""
 

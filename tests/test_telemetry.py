@@ -14,8 +14,8 @@ import pytest
 
 from harness import store
 from harness.host import gpus, telemetry
-from harness.numbers.energy import cost_per_million_tokens, energy
-from harness.schema import GpuSample, Sample
+from harness.numbers.energy import cost_per_million_tokens, energy, host_bound
+from harness.schema import GpuSample, Load, Sample
 
 H200 = list(store.read_lines(Path(__file__).parent / "golden" / "telemetry-h200.jsonl", Sample))
 """1 Hz while a GPU idled for 3 s, multiplied 8192 x 8192 bf16 matrices for 12 s, idled for 3 s."""
@@ -114,6 +114,25 @@ def test_what_is_not_proven_is_not_published() -> None:
     assert counted is not None and "over 5 % apart" in counted.invalid
     assert energy(drawn(None, None), (0.0, 1.0), 1) is None
     assert energy(H200, (0.5, 17.5), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "load", "told"),
+    [
+        (0.48, Load(max_concurrency=256), True),
+        (0.98, Load(max_concurrency=256), False),
+        (0.48, Load(request_rate=10.0), False),
+        (0.48, Load(request_rate=10.0, max_concurrency=256), False),
+        (None, Load(max_concurrency=256), False),
+    ],
+)
+def test_accelerators_that_idle_under_a_closed_loop_are_told(
+    share: float | None, load: Load, told: bool
+) -> None:
+    fields = {} if share is None else {"utilization": share}
+    said = host_bound(energy(drawn(100, 200, 300, **fields), (0.0, 2.0), 1), load)
+    assert bool(said) == told
+    assert not told or ("48%" in said and "256 requests" in said)
 
 
 def test_only_the_busiest_accelerators_count() -> None:

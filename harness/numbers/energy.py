@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.schema import Energy, GpuSample, Sample
+from harness.schema import Energy, GpuSample, Load, Sample
 
 MAX_GAP_S = 3.0
 COUNTER_TOLERANCE = 0.05
+BUSY = 0.7
+"""On two H200 a loop of 256 that the GPUs bounded showed 0.98-0.99, loops that the host bounded 0.24-0.65."""
 
 
 def energy(
@@ -42,7 +44,23 @@ def energy(
         counter_j=counter,
         joules_per_output_token=joules / num_tokens if num_tokens else None,
         throttled=tuple(sorted(throttled)),
+        utilization=_utilization(inside, chosen),
         invalid=_doubt(times, window, joules, counter),
+    )
+
+
+def host_bound(energy: Energy | None, load: Load) -> str:
+    """Why the layout of the accelerators is not what was measured; "" where they were busy, or free to rest.
+
+    Only under a closed loop, where a request always waits to be served: accelerators that idle there wait for
+    the engine's scheduler, detokenizer or API server.
+    """
+    closed = load.max_concurrency is not None and load.request_rate is None
+    if energy is None or energy.utilization is None or not closed or energy.utilization >= BUSY:
+        return ""
+    return (
+        f"the accelerators ran kernels {energy.utilization:.0%} of the time with {load.max_concurrency} "
+        "requests in flight: the host's side of the engine sets this pace, not their layout"
     )
 
 
@@ -65,6 +83,12 @@ def _doubt(times: np.ndarray, window: tuple[float, float], joules: float, counte
     if counter and abs(joules / counter - 1) > COUNTER_TOLERANCE:
         return f"power samples say {joules:.0f} J, the energy counters {counter:.0f} J: over 5 % apart"
     return ""
+
+
+def _utilization(samples: Sequence[Sample], chosen: Sequence[int]) -> float | None:
+    used = [g for s in samples for g in s.gpus if g.index in chosen]
+    shares = [g.utilization for g in used if g.utilization is not None]
+    return float(np.mean(shares)) if shares else None
 
 
 def _busiest(samples: Sequence[Sample], num: int) -> tuple[int, ...]:
