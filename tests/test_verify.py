@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -29,14 +30,22 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-@pytest.fixture
-def finished(desk: Desk) -> Desk:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """A run of a right and a wrong engine, judged by the right one."""
+    desk = Desk(tmp_path_factory.mktemp("original"))
     done = desk.run(
         *("bench", "mock,mock-wrong", "32/40", "concurrency=2", "num_prompts=8"),
         *("reference=mock", f"run_id={RUN}"),
     )
     assert done.returncode == 3, done.stderr
+    return desk
+
+
+@pytest.fixture
+def finished(original: Desk, desk: Desk) -> Desk:
+    """A copy of it that a test may change."""
+    shutil.copytree(original.results, desk.results)
     return desk
 
 
