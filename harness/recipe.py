@@ -52,6 +52,7 @@ _ENOUGH_RATE = 50
 """Requests/s that a closed loop of a given duration is prepared for."""
 OPTION_KEYS = (
     "client",
+    "clients",
     "allow_dummy_moe",
     "moe_log",
     "workers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -209,6 +210,8 @@ def target_of(bench: Bench, running: Running) -> client.Target:
         timeout_s=bench.recipe.request_timeout_s,
         extras=dict(getattr(engine, "EXTRAS", {})),
         num_workers=int(bench.recipe.options.get("workers") or 1),
+        place=tuple(shlex.split(str(bench.recipe.options.get("clients") or ""))),
+        share_folder=str(bench.run),
     )
 
 
@@ -222,7 +225,8 @@ def warm_up(bench: Bench, trial: Trial, target: client.Target) -> None:
     load = Load(max_concurrency=concurrency)
     warm, _ = built(spec, load, bench.planned.model.path, 0)
     short = [msgspec.structs.replace(r, max_tokens=min(r.max_tokens, _WARM_TOKENS)) for r in warm]
-    client.fire(target, short, load, lambda record: None)
+    here = msgspec.structs.replace(target, place=())
+    client.fire(here, short, load, lambda record: None)
 
 
 def flush(bench: Bench, running: Running) -> None:

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import namespaces
 from harness import client
 from harness.client import known_server, pacing
 from harness.client.known_server import Script
 from harness.client.shard import Job, load_share, merge, num_shares, read_job, share, write_job
-from harness.errors import InputError
+from harness.errors import HarnessError, InputError
 from harness.schema import Load, Request, RequestRecord
 
 ROOT = Path(__file__).parent.parent
@@ -140,3 +141,75 @@ def test_a_live_thread_moves_the_client_to_a_process_of_its_own(url: str) -> Non
         done.set()
         thread.join()
     assert [r.error for r in records] == [""] * 3
+
+
+SRUN = """
+import os, subprocess, sys
+tasks = [
+    subprocess.Popen(sys.argv[2:], env={**os.environ, "SLURM_PROCID": str(i), "SLURM_NTASKS": sys.argv[1]})
+    for i in range(int(sys.argv[1]))
+]
+sys.exit(max(task.wait() for task in tasks))
+"""
+"""A scheduler's command in small: its tail, N times."""
+
+
+def srun(num: int) -> tuple[str, ...]:
+    return (sys.executable, "-c", SRUN, str(num))
+
+
+def test_placed_processes_give_the_records_one_process_gives(url: str, tmp_path: Path) -> None:
+    load = Load(request_rate=100, arrival="constant")
+    due = pacing.due_times(load, 30, 0)
+    requests = [msgspec.structs.replace(r, due_at_s=due[i]) for i, r in enumerate(made([""] * 30))]
+    target = client.Target(base_url=url, model="m", place=srun(3), share_folder=str(tmp_path))
+    records: list[RequestRecord] = []
+    stats = client.fire(target, requests, load, records.append)
+    assert [r.request_id for r in records] == [r.request_id for r in requests]
+    assert not any(r.error for r in records) and stats.num_workers == 3 and stats.cpu_s > 0
+    late = sorted(r.sent_at_s - r.due_at_s for r in records)
+    assert late[0] >= 0 and late[15] < 0.02
+    assert list(tmp_path.iterdir()) == [], "nothing of the shares is left"
+
+
+@pytest.mark.parametrize(
+    ("place", "limit", "told"),
+    [
+        (("/no/such/srun",), 4, "cannot be started"),
+        ((sys.executable, "-c", "raise SystemExit('no nodes')"), 4, "exit code 1"),
+        (srun(3), 2, "start at most 2"),
+    ],
+)
+def test_a_placement_that_fails_is_a_sentence(
+    place: tuple[str, ...], limit: int, told: str, url: str, tmp_path: Path
+) -> None:
+    target = client.Target(base_url=url, model="m", place=place, share_folder=str(tmp_path))
+    with pytest.raises(HarnessError, match=told):
+        client.fire(target, made([""] * 6), Load(max_concurrency=limit), lambda record: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def may_make_namespaces() -> bool:
+    try:
+        with namespaces.namespaces(1):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+@pytest.mark.skipif(not may_make_namespaces(), reason="network namespaces need root and `ip`")
+def test_two_network_namespaces_merge_exactly(tmp_path: Path) -> None:
+    requests = made(["", "a", "", "a", "", ""] * 5)
+    requests = [
+        msgspec.structs.replace(r, session=r.session and f"{r.session}{i // 6}")
+        for i, r in enumerate(requests)
+    ]
+    script = Script(first_token_s=0.01, token_s=0.002)
+    records: list[RequestRecord] = []
+    with namespaces.namespaces(2) as names, known_server.running(script, namespaces.GATEWAY) as url:
+        place = tuple(namespaces.placing(names).split())
+        target = client.Target(base_url=url, model="m", place=place, share_folder=str(tmp_path))
+        stats = client.fire(target, requests, Load(max_concurrency=4), records.append)
+    assert stats.num_workers == 2 and stats.num_in_flight_max <= 4
+    assert [r.request_id for r in records] == [r.request_id for r in requests]
+    assert not any(r.error for r in records)

@@ -36,6 +36,10 @@ def fire(
     interpreter lock for milliseconds would show as latency of the engine. Raises InputError before
     anything is sent when the requests cannot be expressed, MachineError when a worker cannot run.
     """
+    if target.place:
+        from harness.client import placed
+
+        return placed.fire(target, requests, load, on_record)
     if target.num_workers > 1 or threading.active_count() > 1:
         from harness.client import workers
 

@@ -33,6 +33,10 @@ class Target(Noun):
     """Body fields of one engine's dialect; a value of None takes a portable field out."""
     num_workers: int = 1
     """Client processes; each drives its share of one schedule."""
+    place: tuple[str, ...] = ()
+    """Command that starts its tail once per client process, on whatever hosts: srun --ntasks=4 ..."""
+    share_folder: str = ""
+    """Folder that all those hosts see: the job goes in, the shares come out."""
 
 
 def url_parts(target: Target) -> SplitResult:

@@ -329,11 +329,11 @@ def _break(stream: _Stream) -> None:
         peer.write(_http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
 
-async def _serve(script: Script) -> None:
+async def _serve(script: Script, host: str) -> None:
     """Print the port, serve until standard input closes."""
     loop = asyncio.get_running_loop()
     clock = _Clock(loop)
-    server = await loop.create_server(lambda: _Peer(clock, script), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: _Peer(clock, script), host, 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     closed = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), closed.set)
@@ -343,14 +343,14 @@ async def _serve(script: Script) -> None:
 
 
 def main() -> None:
-    """`python -m harness.client.known_server SCRIPT_JSON`."""
+    """`python -m harness.client.known_server SCRIPT_JSON HOST`."""
     script = msgspec.json.decode(sys.argv[1], type=Script)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(script))
+        runner.run(_serve(script, sys.argv[2]))
 
 
 @contextmanager
-def running(script: Script | None = None) -> Iterator[str]:
+def running(script: Script | None = None, host: str = "127.0.0.1") -> Iterator[str]:
     """Base URL of a known server in a process of its own, which ends on leaving or with this process.
 
     Raises MachineError when it does not start.
@@ -358,7 +358,7 @@ def running(script: Script | None = None) -> Iterator[str]:
     root = str(Path(__file__).resolve().parents[2])
     words = msgspec.json.encode(script or Script()).decode()
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness.client.known_server", words],
+        [sys.executable, "-m", "harness.client.known_server", words, host],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={
@@ -372,7 +372,7 @@ def running(script: Script | None = None) -> Iterator[str]:
         port = process.stdout.readline().strip()
         if not port:
             raise MachineError("the known-timing server did not start: see its message above")
-        yield f"http://127.0.0.1:{int(port)}"
+        yield f"http://{host}:{int(port)}"
     finally:
         process.stdin.close()
         process.stdout.close()

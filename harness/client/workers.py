@@ -52,7 +52,7 @@ def fire(
         raise
     finally:
         crew.dismiss()
-    return _merged(crew.results, cpu_seconds() - cpu)
+    return merged(crew.results, cpu_seconds() - cpu)
 
 
 class _Crew:
@@ -148,7 +148,8 @@ class _Crew:
             process.stdout.close()
 
 
-def _merged(results: Sequence[Result], own_cpu_s: float) -> ClientStats:
+def merged(results: Sequence[Result], own_cpu_s: float) -> ClientStats:
+    """Figures of all shares together; lateness is taken over all their requests."""
     late = sorted(ns for result in results for ns in result.late)
     stats = [result.stats for result in results]
     return ClientStats(
