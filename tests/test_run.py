@@ -319,6 +319,7 @@ def test_serve_answers_until_ctrl_c(desk: Desk) -> None:
         (("bench", "mock", "nosuch"), "There is no workload 'nosuch'"),
         (("bench", "mock", "32/8", "model=nosuch"), "There is no model 'nosuch'"),
         (("bench", "recipe=/nonexistent.toml"), "cannot be read"),
+        (("bench", "recipe=/nonexistent.toml", "repeats=3"), "repeats=3 would be ignored"),
         (("load", "32/8"), "load needs url="),
         (("compare", "nosuch"), "There is no run 'nosuch'"),
         (("bench", "vllm-cpu", "32/8", "args=--load-format dummy"), "mixture of experts"),
