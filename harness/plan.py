@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,7 +121,29 @@ def plan(recipe: Recipe, machine: Machine) -> tuple[Planned, ...]:
 
     Raises InputError for unknown names and HarnessError for refusals (dummy weights of a MoE ...).
     """
+    _refuse_twins(recipe)
     return tuple(_planned(registry.variant(name), recipe, machine) for name in recipe.variants)
+
+
+def _refuse_twins(recipe: Recipe) -> None:
+    """Two trials of one name would share a folder: the second would count as done."""
+    scenarios = [
+        f"{w.label}@{load.label}"
+        for w in recipe.workloads
+        for load in recipe.loads
+        if not w.loads or load.label in w.loads
+    ]
+    named = [name for name in scenarios if not re.fullmatch(r"[\w.@+-]+", name)]
+    if named:
+        raise InputError(
+            f"{named[0]!r} cannot name a folder; give the workload a title of letters and digits."
+        )
+    twins = sorted({name for name in scenarios if scenarios.count(name) > 1})
+    if twins:
+        raise InputError(
+            f"The recipe has {twins[0]} twice; give one of the two workloads a title, or the loads runs "
+            "of their own."
+        )
 
 
 def reference(recipe: Recipe, machine: Machine) -> Planned | None:

@@ -267,10 +267,14 @@ class WorkloadSpec(Noun):
     params: dict[str, Scalar] = msgspec.field(default_factory=dict)
     loads: tuple[str, ...] = ()
     """Labels of the recipe's loads it is fired at (c64, 10rps ...); () = all of them."""
+    title: str = ""
+    """Its own name in tables, where a recipe has the same workload twice with other parameters."""
 
     @property
     def label(self) -> str:
         """Short name used in tables and folder names: 1000-2000, text-100-200, sharegpt ..."""
+        if self.title:
+            return self.title
         kind = {"random_tokens": "", "text_tokens": "text-"}.get(self.name)
         if kind is None:
             return self.name

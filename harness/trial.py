@@ -11,6 +11,7 @@ import msgspec
 import requests as http
 
 from harness import client, registry, store, workload
+from harness.client import token_counts
 from harness.correctness import verification
 from harness.host import environment, telemetry
 from harness.numbers import collector, validity, warmup
@@ -148,6 +149,7 @@ def timed_part(
         started = environment.now()
         stats = _fire(bench, target, timed, trial, write)
     after = counters(bench, running)
+    count_tokens(folder / "requests.jsonl", bench.planned.model.path)
     outcome = TrialResult(
         trial=trial,
         status="done",
@@ -167,6 +169,18 @@ def _fire(
         bench.progress.record(record)
 
     return client.fire(target, timed, trial.load, keep, client.Watch(on_pulse=bench.progress.in_flight))
+
+
+def count_tokens(path: Path, model_folder: str) -> None:
+    """Count the output of records without usage and ids; encoding takes time, so it is done after the timing."""
+    if not any(token_counts.uncounted(r) for r in store.read_lines(path, RequestRecord)):
+        return
+    vocabulary = Vocabulary(model_folder)
+    partial = path.with_name(f"{path.name}.partial")
+    with store.RecordWriter(partial) as write:
+        for record in store.read_lines(path, RequestRecord):
+            write(token_counts.filled(record, vocabulary))
+    partial.replace(path)
 
 
 def built(
@@ -274,4 +288,8 @@ def judged(
         )
         reason, evidence = failure(running.launch, running.log_path, what)
         return msgspec.structs.replace(outcome, status="failed", reason=reason, evidence=evidence)
-    return msgspec.structs.replace(outcome, invalid="; ".join(seen.reasons(outcome, stats)))
+    return msgspec.structs.replace(
+        outcome,
+        invalid="; ".join(seen.reasons(outcome, stats)),
+        notes=(*outcome.notes, *seen.notes(outcome)),
+    )

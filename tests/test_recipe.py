@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import recipe, store
+from harness import plan, recipe, store
 from harness.errors import InputError
 from harness.recipe import Words
-from harness.schema import Load, Recipe
+from harness.schema import Load, Machine, Recipe, WorkloadSpec
 
 
 def made(*words: str, accelerator: str = "cpu") -> Recipe:
@@ -41,10 +41,46 @@ def test_defaults_are_small_on_cpu_and_the_origins_on_gpus() -> None:
         (["rate=2,4", "concurrency=16"], ["2rps-c16", "4rps-c16"]),
         (["rate=10", "burstiness=0.5"], ["10rps-gamma"]),
         (["stages=5:2,5:8"], ["stages"]),
+        (["rate=2", "ramp_to=9"], ["2rps-ramp"]),
+        (["time_scale=2"], ["trace"]),
+        (["search=goodput"], ["goodput"]),
+        (["search=goodput", "rate=3", "arrival=constant", "concurrency=8"], ["goodput-constant-c8"]),
+        (["concurrency=8", "duration=5"], ["c8"]),
     ],
 )
 def test_loads(words: list[str], labels: list[str]) -> None:
     assert [load.label for load in made("vllm-cpu", "all", *words).loads] == labels
+
+
+@pytest.mark.parametrize(
+    ("words", "num"),
+    [
+        ([], 12),
+        (["search=goodput"], 100),
+        (["rate=2,4", "duration=5"], 20),
+        (["concurrency=8", "duration=5"], 250),
+        (["duration=5", "num_prompts=7"], 7),
+    ],
+)
+def test_there_are_requests_enough_for_the_load(words: list[str], num: int) -> None:
+    made_ = made("vllm-cpu", "64/8", *words)
+    assert made_.workloads[0].num_prompts == num
+    if "duration=5" in words:
+        assert {load.duration_s for load in made_.loads} == {5.0}
+
+
+def test_the_same_trial_twice_in_a_recipe_is_refused() -> None:
+    twice = WorkloadSpec(name="sharegpt", num_prompts=2)
+    recipe_ = Recipe(question="q", variants=("vllm-cpu",), workloads=(twice, twice), loads=(Load(),))
+    with pytest.raises(InputError, match=r"has sharegpt@c1 twice; give one of the two workloads a title"):
+        plan.plan(recipe_, Machine())
+    other = msgspec.structs.replace(twice, title="again")
+    assert (
+        len(plan.plan(msgspec.structs.replace(recipe_, workloads=(twice, other)), Machine())[0].trials) == 2
+    )
+    slash = msgspec.structs.replace(twice, title="../up")
+    with pytest.raises(InputError, match="cannot name a folder"):
+        plan.plan(msgspec.structs.replace(recipe_, workloads=(slash,)), Machine())
 
 
 def test_keys_reach_their_fields() -> None:
@@ -76,6 +112,8 @@ def test_keys_reach_their_fields() -> None:
         (["shape_text=1"], "There is no key 'shape_text'"),
         (["nosuch"], "There is no workload 'nosuch'. There are: "),
         (["all", "extra"], "one word too many"),
+        (["stages=5"], "give SECONDS:REQUESTS_PER_SECOND"),
+        (["search=latency"], "search"),
         (["rate=fast"], "rate=fast is not a number"),
         (["rate=-1"], "above 0"),
         (["concurrency=0"], "concurrency=0 is below 1"),

@@ -12,7 +12,9 @@ import pytest
 from harness import store
 from harness.client import ClientStats
 from harness.numbers.validity import Seen
+from harness.registry import ROOT
 from harness.schema import Load, Request, RequestRecord, Trial, TrialResult, WorkloadSpec
+from harness.trial import count_tokens
 
 STATS = ClientStats(started_at="", duration_s=10.0, cpu_s=0.1, num_in_flight_max=2, num_connections=2)
 OUTCOME = TrialResult(
@@ -56,6 +58,40 @@ def test_each_condition_has_its_sentence(
     found = reasons([msgspec.structs.replace(GOOD, **change)] * 2, **counters)  # type: ignore[arg-type]
     assert len(found) == bool(reason)
     assert reason in "".join(found)
+
+
+def shared(cached_len: int) -> tuple[list[str], tuple[str, ...]]:
+    """Verdict and notes on four requests of eight tokens, three of which repeat six."""
+    params = {"prefix_len": 6, "suffix_len": 2, "num_prefixes": 1}
+    spec = WorkloadSpec(name="shared_prefix", num_prompts=4, params={**params})
+    outcome = msgspec.structs.replace(OUTCOME, trial=msgspec.structs.replace(OUTCOME.trial, workload=spec))
+    seen = Seen()
+    seen.add(GOOD)
+    for _ in range(3):
+        seen.add(msgspec.structs.replace(GOOD, cached_len=cached_len))
+    return seen.reasons(outcome, STATS), seen.notes(outcome)
+
+
+def test_a_shared_prefix_may_be_reused_and_nothing_else() -> None:
+    assert shared(6) == (
+        [],
+        ("prefix cache: 56.2% of prompt tokens reused, an ideal cache would reuse 56.2%",),
+    )
+    assert shared(0)[1] == ("prefix cache: 0.0% of prompt tokens reused, an ideal cache would reuse 56.2%",)
+    (reason,) = shared(8)[0]
+    assert "75.0% of prompt tokens came from the prefix cache, but only 56.2% repeat" in reason
+
+
+def test_output_without_usage_is_counted_after_the_timed_part(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    silent = RequestRecord(request_id="a", text="def bench(words):\n    return words")
+    with store.RecordWriter(path) as write:
+        write(GOOD)
+        write(silent)
+    count_tokens(path, str(ROOT / "models" / "tiny-moe"))
+    first, second = store.records(tmp_path)
+    assert first == GOOD
+    assert 5 < second.output_len < 30 and not second.usage
 
 
 def test_failed_requests_are_counted_and_the_first_cause_kept() -> None:

@@ -45,3 +45,17 @@ def longest(spec: WorkloadSpec) -> tuple[int, int]:
     output_len = positive(spec, "output_len", 128)
     turn_len = positive(spec, "turn_len", 64)
     return positive(spec, "first_len", 256) + later * (turn_len + output_len), output_len
+
+
+def expected_hit_share(spec: WorkloadSpec) -> float:
+    """Share of prompt tokens an ideal cache has seen: of each later turn, all but its own new tokens."""
+    turn_len, output_len = positive(spec, "turn_len", 64), positive(spec, "output_len", 128)
+    first_len, turns = positive(spec, "first_len", 256), positive(spec, "turns", 3)
+    conversations = -(-spec.num_prompts // turns)
+    read = seen = 0
+    for number in range(spec.num_prompts):
+        turn = number // conversations
+        length = first_len + turn * (turn_len + output_len)
+        read += length
+        seen += length - turn_len if turn else 0
+    return seen / read

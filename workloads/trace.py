@@ -67,6 +67,20 @@ def longest(spec: WorkloadSpec) -> tuple[int, int]:
     return max(e.input_len for e in entries), max(e.output_len for e in entries)
 
 
+def expected_hit_share(spec: WorkloadSpec) -> float:
+    """Share of prompt tokens an ideal cache has seen: leading blocks that led an earlier request too."""
+    tree: dict[tuple[int, int], int] = {}
+    reused = 0
+    entries = sorted(_read(spec))
+    for entry in entries:
+        node = known = 0
+        for depth, block in enumerate(entry.blocks):
+            known += known == depth and (node, block) in tree
+            node = tree.setdefault((node, block), len(tree) + 1)
+        reused += min(known * BLOCK_LEN, entry.input_len)
+    return reused / sum(entry.input_len for entry in entries)
+
+
 def _prompt(seed: int, index: int, entry: Entry, vocabulary: Vocabulary) -> tuple[int, ...]:
     """Whole blocks from their ids, the rest the request's own, so that prefixes are shared as recorded."""
     pool = vocabulary.plain_ids

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import Any
 
+import msgspec
+
 from harness.client import pacing
 from harness.client.alarm import Alarm
 from harness.client.backlog import Backlog
@@ -274,12 +276,13 @@ class Dispatch:
             self._queue_next_turn(turn, response)
             self._pump_soon()
         self._on_record(self._record(turn, response, done_ns))
+        self._history.pop(turn.index, None)
         if not self._left and not self._done.done():
             self._done.set_result(True)
 
     def _queue_next_turn(self, turn: Turn, response: Response) -> None:
         """The conversation's next turn carries this answer; a failed turn ends its conversation."""
-        before = self._history.pop(turn.index, [])
+        before = self._history.get(turn.index, [])
         following = self._next_turn.get(turn.index)
         if following is None:
             return
@@ -316,7 +319,12 @@ class Dispatch:
         start = self._start_ns
         due_ns = turn.due_ns if self._open_loop else turn.sent_ns - start
         times = Times(due_ns=due_ns, sent_ns=turn.sent_ns - start, done_ns=done_ns - start, start_ns=start)
-        return build_record(self._requests[turn.index], response, times)
+        request = self._requests[turn.index]
+        record = build_record(request, response, times)
+        before = self._history.get(turn.index)
+        if before and request.prompt_token_ids is not None:
+            return msgspec.structs.replace(record, prompt_len=record.prompt_len + len(before))
+        return record
 
     # --- giving up ----------------------------------------------------------------------------
 

@@ -87,9 +87,14 @@ def token_counts(
     return tally.counts(counters_delta)
 
 
+def uncounted(record: RequestRecord) -> bool:
+    """Whether it has text, and neither usage nor ids that say how much."""
+    return bool(record.text) and not record.usage and not record.output_len
+
+
 def filled(record: RequestRecord, vocabulary: Vocabulary) -> RequestRecord:
     """The record with output_len counted from its text, when the server sent neither usage nor ids."""
-    if record.usage or record.output_len or not record.text:
+    if not uncounted(record):
         return record
     return msgspec.structs.replace(record, output_len=vocabulary.count(record.text))
 

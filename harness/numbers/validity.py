@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from harness import registry
 from harness.client import ClientStats, selfcheck, token_counts
 from harness.schema import Request, RequestRecord, TrialResult
 
 SHORT_SHARE = 0.01
 """Of the tokens that had to come: missing more than this, engines did different amounts of work."""
+
+HIT_MARGIN = 0.02
+"""Hits beyond those of an ideal cache, relative: engines also find prefixes that repeat by chance."""
 
 
 class Seen:
@@ -18,7 +22,7 @@ class Seen:
         self._expected: Mapping[str, int] = {r.request_id: r.max_tokens for r in requests if r.ignore_eos}
         # Text is not counted again: without ids that count is never compared with the others.
         self._tally = token_counts.Tally()
-        self._cached = self._missing = self._due = 0
+        self._cached = self._read = self._missing = self._due = 0
         self._num_short = self._num_misread = 0
         self._misread = self.first_error = ""
 
@@ -39,6 +43,7 @@ class Seen:
             self.first_error = self.first_error or record.error
             return
         self._cached += record.cached_len
+        self._read += record.input_len
         if record.prompt_len and record.input_len and record.input_len != record.prompt_len:
             self._num_misread += 1
             self._misread = self._misread or f"{record.prompt_len} tokens sent, {record.input_len} read"
@@ -61,10 +66,26 @@ class Seen:
         ]
         return [reason for reason in found if reason]
 
+    def notes(self, outcome: TrialResult) -> tuple[str, ...]:
+        """What belongs beside valid numbers: how much of a shared prefix the engine really reused."""
+        ideal = _ideal_hit_share(outcome)
+        if not ideal or not self._read:
+            return ()
+        share = self._hits(outcome) / self._read
+        return (f"prefix cache: {share:.1%} of prompt tokens reused, an ideal cache would reuse {ideal:.1%}",)
+
+    def _hits(self, outcome: TrialResult) -> float:
+        return outcome.counters.get("prefix_cache_hits", 0) or self._cached
+
     def _from_cache(self, outcome: TrialResult) -> str:
-        hits = outcome.counters.get("prefix_cache_hits", 0) or self._cached
-        if hits <= 0:
+        hits, ideal = self._hits(outcome), _ideal_hit_share(outcome)
+        if hits <= ideal * self._read * (1 + HIT_MARGIN):
             return ""
+        if ideal:
+            return (
+                f"{hits / self._read:.1%} of prompt tokens came from the prefix cache, but only {ideal:.1%} "
+                "repeat within the trial: it knew prompts from before"
+            )
         return f"{hits:.0f} prompt tokens came from the prefix cache, so prefill was not measured"
 
     def _short(self) -> str:
@@ -75,6 +96,13 @@ class Seen:
             f"{self._num_short} outputs ended before max_tokens although ignore_eos was asked for: "
             f"{share:.1%} of the tokens did not come, so the work is not that of other engines"
         )
+
+
+def _ideal_hit_share(outcome: TrialResult) -> float:
+    """Share of prompt tokens that repeat by design of the workload; 0 for workloads that share nothing."""
+    spec = outcome.trial.workload
+    expected = getattr(registry.workload(spec.name), "expected_hit_share", None)
+    return float(expected(spec)) if expected else 0.0
 
 
 def _client_bound(stats: ClientStats) -> str:
