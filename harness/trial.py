@@ -172,7 +172,7 @@ def _fire(
 
 
 def count_tokens(path: Path, model_folder: str) -> None:
-    """Count the output of records without usage and ids; encoding takes time, so it is done after the timing."""
+    """Count the output of records without usage and ids: encoding takes time, so after the timed part."""
     if not any(token_counts.uncounted(r) for r in store.read_lines(path, RequestRecord)):
         return
     vocabulary = Vocabulary(model_folder)
