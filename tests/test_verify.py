@@ -13,6 +13,7 @@ from harness.client import Target
 from harness.correctness import verification
 from harness.correctness.conformance import Conformance
 from harness.correctness.known_answers import KnownAnswer
+from harness.correctness.replay import Sample
 from harness.correctness.retokenise import sample
 from harness.correctness.tokenizer_identity import difference
 from harness.registry import ROOT
@@ -133,6 +134,18 @@ def test_a_reference_that_does_not_start_leaves_cannot_tell_with_the_cause(finis
     again = finished.run("verify", RUN, "--reference", "mock-exits")
     assert again.returncode == 4, again.stderr
     assert set(verdicts(finished).values()) == {"CANNOT TELL"}
+
+
+@pytest.mark.parametrize(
+    ("input_len", "output_len", "num"),
+    [(100, 200, 16), (1000, 50, 6), (3000, 10, 4), (1000, 2000, 5), (9000, 9, 4)],
+)
+def test_a_reference_on_a_cpu_reads_no_more_long_prompts_than_it_needs(
+    input_len: int, output_len: int, num: int
+) -> None:
+    sample = Sample(request_id="r", prompt_token_ids=(1,) * input_len, output_token_ids=(1,) * output_len)
+    assert len(verification.cheap([sample] * 16)) == num
+    assert verification.cheap([sample] * 3) == [sample] * 3
 
 
 def test_an_unknown_reference_is_refused_by_name(finished: Desk) -> None:

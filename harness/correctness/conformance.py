@@ -14,7 +14,7 @@ import msgspec
 import requests
 
 from harness import client
-from harness.client.body import Target, body, path, url_parts
+from harness.client.body import Target, authorization, body, path, url_parts
 from harness.schema import Load, Noun, Request, RequestRecord
 
 PROMPT_IDS = tuple(range(100, 117))
@@ -172,7 +172,9 @@ class _Probe:
         content = {**msgspec.json.decode(body(self.request, whole)), **fields}
         where = url_parts(self.target)
         url = f"{where.scheme}://{where.netloc}{path(self.request, self.target)}"
-        return requests.post(url, json=content, timeout=TIMEOUT_S)
+        return requests.post(
+            url, json=content, headers=authorization(self.target.api_key_env), timeout=TIMEOUT_S
+        )
 
     def done_marker(self) -> Point:
         """Whether the stream says that it ended."""
