@@ -18,7 +18,7 @@ from harness.errors import InputError, MachineError
 from harness.host import environment
 from harness.schema import Load, Recipe, RequestRecord, Trial, TrialResult, WorkloadSpec
 from harness.server import Running
-from harness.trial import Bench, built, save_sample, target_of, timed_part, warm_up
+from harness.trial import Bench, built, save_sample, spoken, target_of, timed_part, warm_up
 
 _ARRIVALS = ("closed", "constant", "poisson", "gamma")
 _FILES = ("requests.jsonl", "telemetry.jsonl", "workload.json")
@@ -72,7 +72,7 @@ class Search:
             return trial.load.request_rate
         load = Load(max_concurrency=trial.load.max_concurrency or _FLOOD)
         flood, _ = built(self._reseeded(1), load, bench.planned.model.path, 0)
-        stats = client.fire(self.target, flood, load, lambda record: None)
+        stats = client.fire(self.target, spoken(bench, flood), load, lambda record: None)
         return _START_SHARE * len(flood) / stats.duration_s
 
     def hopeless(self) -> str:
@@ -81,7 +81,7 @@ class Search:
         load = Load(max_concurrency=1)
         alone, _ = built(spec, load, self.bench.planned.model.path, 0)
         records: list[RequestRecord] = []
-        client.fire(self.target, alone, load, records.append)
+        client.fire(self.target, spoken(self.bench, alone), load, records.append)
         share = load_search.attained(records, self.bench.recipe.slo)
         return "" if share >= 0.5 else "even one request at a time does not meet it"
 

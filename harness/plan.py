@@ -178,7 +178,8 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     warnings, labels = guards.check(
         variant, launch, model, allow_dummy=bool(recipe.options.get("allow_dummy_moe"))
     )
-    launch = msgspec.structs.replace(launch, labels=(*launch.labels, *labels))
+    key = str(recipe.options.get("api_key_env") or "")
+    launch = msgspec.structs.replace(launch, labels=(*launch.labels, *labels), api_key_env=key)
     skip = "" if launcher == "attach" else feasible.feasible(variant, machine, model, launcher)
     trials = tuple(
         PlannedTrial(workload=w, load=load, skip=_too_long(variant, model, w))
@@ -270,9 +271,11 @@ def at_port(planned: Planned, port: int) -> Planned:
     """The same, rendered for another port."""
     deployment = msgspec.structs.replace(planned.deployment, port=port)
     launch = render(planned.variant, deployment)
-    labels = planned.launch.labels
+    labels, key = planned.launch.labels, planned.launch.api_key_env
     return msgspec.structs.replace(
-        planned, deployment=deployment, launch=msgspec.structs.replace(launch, labels=labels)
+        planned,
+        deployment=deployment,
+        launch=msgspec.structs.replace(launch, labels=labels, api_key_env=key),
     )
 
 

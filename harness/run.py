@@ -11,7 +11,7 @@ from types import FrameType
 
 from msgspec.structs import replace
 
-from harness import compare, goodput, models, plan, second_opinion, server, store, traces
+from harness import compare, goodput, models, plan, second_opinion, server, store, traces, workload
 from harness.client import selfcheck
 from harness.correctness import tasks, verification
 from harness.errors import HarnessError, MachineError
@@ -24,6 +24,7 @@ from harness.plan import Planned
 from harness.progress import Progress
 from harness.reporting import publish
 from harness.schema import Attestation, Comparison, Machine, Recipe, Trial, TrialResult
+from harness.tokens import Vocabulary
 from harness.trial import Bench, built, measure
 
 
@@ -66,6 +67,7 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     store.refuse_another(run, recipe)
     second_opinion.check(recipe)
     goodput.check(recipe)
+    workload.worded((), str(recipe.options.get("prompts") or "ids"), Vocabulary(""))
     tasks.named(recipe)
     used = {p.model.alias: p.model for p in planned if not p.skip and p.launch.launcher != "attach"}
     for model in used.values():

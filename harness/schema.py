@@ -146,6 +146,8 @@ class Launch(Noun):
     """Base URL, when it is not http://host:port (attach)."""
     served_model_name: str = ""
     ready_path: str = "/health"
+    api_key_env: str = ""
+    """Name of the caller's variable that holds the API key; the key itself is written nowhere."""
     metrics_path: str = "/metrics"
     """Where the engine serves Prometheus text; "" = nowhere that may be read."""
     ready_timeout_s: float = 1800.0
@@ -319,6 +321,8 @@ class Request(Noun):
     prompt_token_ids: tuple[int, ...] | None = None
     prompt: str | None = None
     messages: tuple[dict[str, Any], ...] | None = None
+    prompt_len: int = 0
+    """Tokens of `prompt` by our own count, where ids were turned into text; 0 = not counted."""
     ignore_eos: bool = True
     temperature: float = 0.0
     seed: int = 0

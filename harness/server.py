@@ -15,6 +15,7 @@ import msgspec
 import requests
 
 from harness import launchers
+from harness.client.body import authorization
 from harness.command import by_hand, is_secret, redacted_argv
 from harness.errors import LaunchError
 from harness.label import signatures
@@ -188,10 +189,11 @@ def _longest_silence_s(launch: Launch, log_path: Path) -> float:
 def _completes(launch: Launch) -> bool:
     base = launch.base_url
     try:
-        if requests.get(base + launch.ready_path, timeout=5).status_code != 200:
+        key = authorization(launch.api_key_env)
+        if requests.get(base + launch.ready_path, headers=key, timeout=5).status_code != 200:
             return False
         body = {"model": launch.served_model_name, "prompt": "1 + 1 =", "max_tokens": 2, "temperature": 0}
-        answer = requests.post(base + "/v1/completions", json=body, timeout=600)
+        answer = requests.post(base + "/v1/completions", json=body, headers=key, timeout=600)
     except requests.RequestException:
         return False
     return answer.status_code == 200 and bool(answer.json().get("choices"))

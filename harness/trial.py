@@ -139,6 +139,7 @@ def timed_part(
     """Fire once, with telemetry beside; how it ended and whether its numbers count."""
     folder = store.trial_folder(bench.run, trial)
     target, timed = work
+    worded = spoken(bench, timed)
     flush(bench, running)
     before = counters(bench, running)
     running.new_log_lines()
@@ -147,7 +148,7 @@ def timed_part(
     )
     with store.RecordWriter(folder / "requests.jsonl") as write, sampler:
         started = environment.now()
-        stats = _fire(bench, target, timed, trial, write)
+        stats = _fire(bench, target, worded, trial, write)
     after = counters(bench, running)
     count_tokens(folder / "requests.jsonl", bench.planned.model.path)
     outcome = TrialResult(
@@ -205,6 +206,12 @@ def _built(
     return timed, proof
 
 
+def spoken(bench: Bench, timed: tuple[Request, ...]) -> tuple[Request, ...]:
+    """The requests as this run sends them: prompts=text or chat where an endpoint takes no token ids."""
+    how = str(bench.recipe.options.get("prompts") or "ids")
+    return workload.worded(timed, how, Vocabulary(bench.planned.model.path))
+
+
 def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
     """Keep the prompts of the verified sample once per run, so that later replays need no regeneration."""
     path = run / "workloads" / f"{trial.scenario}.jsonl"
@@ -223,6 +230,8 @@ def target_of(bench: Bench, running: Running) -> client.Target:
         model=running.launch.served_model_name,
         timeout_s=bench.recipe.request_timeout_s,
         extras=dict(getattr(engine, "EXTRAS", {})),
+        stream=bench.recipe.options.get("stream") is not False,
+        api_key_env=running.launch.api_key_env,
         num_workers=int(bench.recipe.options.get("workers") or 1),
         place=tuple(shlex.split(str(bench.recipe.options.get("clients") or ""))),
         share_folder=str(bench.run),
@@ -240,7 +249,7 @@ def warm_up(bench: Bench, trial: Trial, target: client.Target) -> None:
     warm, _ = built(spec, load, bench.planned.model.path, 0)
     short = [msgspec.structs.replace(r, max_tokens=min(r.max_tokens, _WARM_TOKENS)) for r in warm]
     here = msgspec.structs.replace(target, place=())
-    client.fire(here, short, load, lambda record: None)
+    client.fire(here, spoken(bench, tuple(short)), load, lambda record: None)
 
 
 def flush(bench: Bench, running: Running) -> None:

@@ -37,6 +37,28 @@ def build(
     return timed, describe(spec, load, timed)
 
 
+def worded(requests: tuple[Request, ...], how: str, vocabulary: Vocabulary) -> tuple[Request, ...]:
+    """Prompts of token ids as text (how="text") or one user message ("chat"); "ids" leaves them as they are.
+
+    Text keeps our count of its tokens, to hold the usage against; a chat template adds tokens of its own.
+    Raises InputError for another `how`.
+    """
+    if how not in ("ids", "text", "chat"):
+        raise InputError(f"prompts={how} is not understood: give ids, text or chat")
+    return requests if how == "ids" else tuple(_worded(r, how, vocabulary) for r in requests)
+
+
+def _worded(request: Request, how: str, vocabulary: Vocabulary) -> Request:
+    ids = request.prompt_token_ids
+    if ids is None:
+        return request
+    text = vocabulary.decode(ids)
+    if how == "text":
+        return msgspec.structs.replace(request, prompt_token_ids=None, prompt=text, prompt_len=len(ids))
+    message = {"role": "user", "content": text}
+    return msgspec.structs.replace(request, prompt_token_ids=None, messages=(message,))
+
+
 def describe(spec: WorkloadSpec, load: Load, requests: tuple[Request, ...]) -> Workload:
     """workload.json of these requests."""
     return Workload(

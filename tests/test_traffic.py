@@ -8,12 +8,17 @@ from itertools import pairwise
 
 import pytest
 
-from harness import store
+from harness import store, workload
 from harness.client import known_server
 from harness.client.known_server import Script
-from harness.schema import Load, RequestRecord, Workload
-from tests.test_run import Desk
+from harness.errors import InputError
+from harness.registry import ROOT
+from harness.schema import Load, Request, RequestRecord, Workload
+from harness.tokens import Vocabulary
+from tests.test_run import Desk, desk
 from workloads import multi_turn, shared_prefix, trace
+
+__all__ = ["desk"]
 
 RECIPE = """
 question = "Does every kind of traffic arrive?"
@@ -208,3 +213,28 @@ def test_a_duration_ends_the_sending(ran: Ran) -> None:
     records = ran.records("16-5@c3")
     assert 10 < len(records) < 500 and not any(r.error for r in records)
     assert max(r.sent_at_s for r in records) < 0.6
+
+
+def test_text_and_whole_answers_with_the_prompts_length_held_against_usage(desk: Desk) -> None:
+    """The server takes any text for one token, so that the harness must notice."""
+    words = ("32/5", "num_prompts=6", "concurrency=2", "reference=none", "warmup=0")
+    with known_server.running(Script(first_token_s=0.01, token_s=0.001)) as url:
+        done = desk.run("load", f"url={url}", *words, "prompts=text", "stream=false", "api_key_env=HF_TOKEN")
+    assert done.returncode == 0, done.stderr
+    row = desk.row("attach", "text-32-5@c2")
+    assert row.invalid == "6 prompts were read as another length (first: 32 tokens sent, 1 read)"
+    for record in store.records(desk.runs[0] / "attach" / "r1" / "text-32-5@c2"):
+        assert (record.prompt_len, record.output_len, len(record.content_at_s)) == (32, 5, 1)
+
+
+def test_ids_become_text_or_a_message_and_nothing_else_changes() -> None:
+    vocabulary = Vocabulary(ROOT / "models" / "tiny-moe")
+    ids = vocabulary.encode("def bench(words):")
+    request = Request(request_id="r", prompt_token_ids=ids, max_tokens=4, session="s")
+    (text,) = workload.worded((request,), "text", vocabulary)
+    assert (text.prompt, text.prompt_len, text.session) == ("def bench(words):", len(ids), "s")
+    (chat,) = workload.worded((request,), "chat", vocabulary)
+    assert chat.messages == ({"role": "user", "content": "def bench(words):"},) and chat.prompt_len == 0
+    assert workload.worded((request,), "ids", vocabulary) == (request,)
+    with pytest.raises(InputError, match="give ids, text or chat"):
+        workload.worded((), "audio", vocabulary)

@@ -106,14 +106,19 @@ def payload(request: Request, target: Target, history: Sequence[Any] = ()) -> by
 
 
 def _authorization(target: Target) -> str:
-    if not target.api_key_env:
-        return ""
-    key = os.environ.get(target.api_key_env, "")
+    return "".join(f"{name}: {value}\r\n" for name, value in authorization(target.api_key_env).items())
+
+
+def authorization(api_key_env: str) -> dict[str, str]:
+    """The header with the API key that a variable holds; {} for no variable. Raises InputError."""
+    if not api_key_env:
+        return {}
+    key = os.environ.get(api_key_env, "")
     if not key or not key.isprintable() or not key.isascii():
         raise InputError(
-            f"environment variable {target.api_key_env} holds no usable API key: export it and try again"
+            f"environment variable {api_key_env} holds no usable API key: export it and try again"
         )
-    return f"Authorization: Bearer {key}\r\n"
+    return {"Authorization": f"Bearer {key}"}
 
 
 def _header_safe(text: str) -> str:

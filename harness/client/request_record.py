@@ -29,7 +29,7 @@ def build_record(request: Request, response: Response, times: Times) -> RequestR
         sent_at_s=times.sent_ns / _NS_PER_S,
         content_at_s=tuple([(stamp - start) / _NS_PER_S for stamp in answer.content_ns]),
         done_at_s=times.done_ns / _NS_PER_S,
-        prompt_len=len(request.prompt_token_ids or ()),
+        prompt_len=len(request.prompt_token_ids or ()) or request.prompt_len,
         input_len=answer.input_len,
         output_len=answer.output_len if answer.usage else len(answer.ids),
         usage=answer.usage,
