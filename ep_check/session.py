@@ -84,7 +84,13 @@ def _device(name: str) -> torch.device:
         return backends.device_of(name, local_rank)
     if not torch.cuda.is_available():
         raise UnavailableError(
-            f"{name} needs GPUs and torch sees none: use --backend torch-gloo on this machine"
+            f"{name} needs {backends.HARDWARE[name]} and torch sees no GPU here: use --backend torch-gloo on "
+            "this machine"
+        )
+    if backends.is_wrong_vendor(name, torch.version.hip is not None):
+        raise UnavailableError(
+            f"{name} needs {backends.HARDWARE[name]}, this machine has {torch.cuda.get_device_name(0)}: use "
+            "--backend torch-nccl"
         )
     if local_rank >= torch.cuda.device_count():
         raise UnavailableError(

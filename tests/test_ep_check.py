@@ -46,6 +46,9 @@ def test_skipped_is_said() -> None:
         (["ranks=none"], "no positive whole number"),
         (["backend=mori", "ranks=6"], "no power of two"),
         (["backend=mori", "ranks=8", "experts=250"], "do not split"),
+        (["backend=mori", "kernel=InterNodeV1"], "all ranks share one node"),
+        (["backend=mori", "priority=speed"], "unknown priority"),
+        (["backend=torch-gloo", "zero_copy=1"], "no setting 'zero_copy'"),
     ],
 )
 def test_mistakes_before_anything_starts(words: list[str], says: str) -> None:
@@ -138,9 +141,31 @@ def test_every_seeded_fault_is_red(tmp_path: Path, fault: str, says: str) -> Non
     assert result["timings"] == [], "what is wrong is not timed"
 
 
+def test_mori_options_reach_its_backend() -> None:
+    argv = ep_command.command("python", "mori", 8, {"zero_copy": "1", "block_num": "64", "hidden": "4096"})
+    assert argv[-3:] == ["--option=zero_copy=1", "--option=block_num=64", "--hidden=4096"]
+
+
+def test_mori_launch_parameters_and_auto_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MORI_EP_LAUNCH_CONFIG_MODE", "AUTO")
+    with pytest.raises(InputError, match="AUTO ignores block_num"):
+        verbs.ep_check(["backend=mori", "block_num=64"])
+    monkeypatch.setenv("MORI_EP_LAUNCH_CONFIG_MODE", "FAST")
+    with pytest.raises(InputError, match="set MANUAL or AUTO"):
+        verbs.ep_check(["backend=mori"])
+
+
+def test_mori_heap_that_is_set_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MORI_SHMEM_HEAP_SIZE", "2G")
+    with pytest.raises(InputError, match="set MORI_SHMEM_HEAP_SIZE="):
+        verbs.ep_check(["backend=mori", "tokens=4096"])
+
+
 @pytest.mark.engine
 def test_a_backend_that_cannot_run_says_why(tmp_path: Path) -> None:
-    for backend in ("torch-nccl", "mori", "deep_ep"):
+    needs = {"torch-nccl": "GPUs that NCCL or RCCL drives", "mori": "AMD GPUs", "deep_ep": "NVIDIA GPUs"}
+    for backend, hardware in needs.items():
         result, text, status = launch(tmp_path, "--backend", backend, ranks=1)
-        assert result["verdict"] == "skipped" and "needs GPUs and torch sees none" in result["reason"], text
+        assert result["verdict"] == "skipped", text
+        assert f"needs {hardware}" in result["reason"] and "torch sees no GPU here" in result["reason"]
         assert status == 1  # torchrun's word for any rank that did not end with 0

@@ -75,10 +75,16 @@ def test_sizes_that_are_none() -> None:
         (2, "throughput", "InterNodeV1"),
         (4, "latency", "InterNodeV1LL"),
         (2, "baseline", "InterNode"),
+        (2, "overlap", "AsyncLL"),
     ],
 )
-def test_kernel_by_topology_and_priority(nodes: int, priority: ep_rules.Priority, kernel: str) -> None:
+def test_kernel_by_topology_and_priority(nodes: int, priority: str, kernel: str) -> None:
     assert ep_rules.choose_kernel(nodes, priority) == kernel
+
+
+def test_an_unknown_priority_is_named() -> None:
+    with pytest.raises(InputError, match="choose one of throughput, latency, overlap, baseline"):
+        ep_rules.choose_kernel(2, "speed")
 
 
 def test_launch_parameters() -> None:

@@ -8,6 +8,16 @@ from ep_check.seam import Backend
 from ep_check.shape import Shape
 
 NAMES = ("torch-gloo", "torch-nccl", "mori", "deep_ep")
+HARDWARE = {
+    "torch-nccl": "GPUs that NCCL or RCCL drives",
+    "mori": "AMD GPUs (gfx942 or gfx950)",
+    "deep_ep": "NVIDIA GPUs",
+}
+
+
+def is_wrong_vendor(name: str, is_rocm: bool) -> bool:
+    """Whether a backend cannot run on GPUs of this kind, whatever is installed."""
+    return {"mori": not is_rocm, "deep_ep": is_rocm}.get(name, False)
 
 
 def device_of(name: str, local_rank: int) -> torch.device:

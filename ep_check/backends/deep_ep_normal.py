@@ -72,7 +72,7 @@ def _import() -> Any:
         import deep_ep
     except ImportError as reason:
         raise UnavailableError(
-            f"the package deep_ep is not here ({reason}): it is built against one CUDA and torch, "
-            "use an engine image that brings it"
+            f"the package deep_ep is not in this environment ({reason}): it is built against one CUDA and "
+            "one torch; use an engine image that brings it"
         ) from None
     return deep_ep

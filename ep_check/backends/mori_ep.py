@@ -16,12 +16,14 @@ from ep_check import tokens
 from ep_check.routing import Routing
 from ep_check.seam import Received, UnavailableError
 from ep_check.shape import Shape
+from harness.errors import InputError
 from harness.moe import ep_rules
 
 
 class MoriEp:
-    """Options: kernel=IntraNode|..., zero_copy=1 (registered combine buffer), split=1 (send/recv halves),
-    call_reset=1 (combine resets by itself)."""
+    """Options: kernel=IntraNode|..., or priority=throughput|latency|overlap|baseline between nodes;
+    zero_copy=1 (registered combine buffer), split=1 (send/recv halves), call_reset=1 (combine resets by itself);
+    block_num=, rdma_block_num=, warp_per_block= of each call (MANUAL launch mode only)."""
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         self._shape = shape
@@ -29,9 +31,9 @@ class MoriEp:
         self._zero_copy = shape.option("zero_copy") == "1"
         self._split = shape.option("split") == "1"
         self._call_reset = shape.option("call_reset") == "1"
+        self._launch = {name: int(shape.option(name)) for name in ep_rules.OVERRIDES if shape.option(name)}
+        config = self._limits = _checked(shape, self._launch)
         self._mori = _import()
-        config = _settings(shape)
-        ep_rules.require(config)
         os.environ.setdefault("MORI_SHMEM_HEAP_SIZE", f"{config.suggested_heap_gib}G")
         torch._C._distributed_c10d._register_process_group("default", dist.group.WORLD)
         self._mori.shmem.shmem_torch_process_group_init("default")
@@ -40,12 +42,17 @@ class MoriEp:
 
     def dispatch(self, x: torch.Tensor, routing: Routing) -> Received:
         """dispatch(), or dispatch_send() + dispatch_recv(); rows beyond the received count are cut off."""
+        too_many = ep_rules.check_batch(len(x), self._limits)
+        if too_many:
+            raise ValueError(too_many)
         ids = routing.topk_ids.to(torch.int32)
         payload, scales = self._payload(x)
-        send = self._op.dispatch_send if self._split else self._op.dispatch
-        rows, weights, out_scales, out_ids, count = send(payload, routing.topk_weights, scales, ids)
+        arguments = (payload, routing.topk_weights, scales, ids)
         if self._split:
+            rows, weights, out_scales, out_ids, count = self._op.dispatch_send(*arguments)
             self._op.dispatch_recv()
+        else:
+            rows, weights, out_scales, out_ids, count = self._op.dispatch(*arguments, **self._launch)
         torch.cuda.synchronize(self._device)
         num = int(count[0])
         self._sent = (ids, weights)
@@ -69,7 +76,7 @@ class MoriEp:
             out, _ = self._op.combine_send(partial, weights, ids)
             self._op.combine_recv()
         else:
-            out, _ = self._op.combine(partial, weights, ids, call_reset=self._call_reset)
+            out, _ = self._op.combine(partial, weights, ids, call_reset=self._call_reset, **self._launch)
         return torch.as_tensor(out)[: len(ids)].clone()
 
     def reset(self) -> None:
@@ -117,6 +124,23 @@ class MoriEp:
         )
 
 
+def _checked(shape: Shape, overrides: dict[str, int]) -> ep_rules.EpConfig:
+    """The configuration, every rule obeyed. Raises ValueError with the first rule that is not."""
+    if shape.option("split") == "1" and (overrides or shape.option("call_reset") == "1"):
+        raise ValueError(
+            "split=1 goes with neither call_reset=1 nor launch parameters: the send and recv halves take none"
+        )
+    try:
+        config = _settings(shape)
+        ep_rules.require(config)
+        ignored = ep_rules.launch_warning(os.environ.get(ep_rules.MODE, "MANUAL"), overrides)
+    except InputError as broken:
+        raise ValueError(str(broken)) from None
+    if ignored:
+        raise ValueError(ignored)
+    return config
+
+
 def _settings(shape: Shape) -> ep_rules.EpConfig:
     nodes = max(1, shape.world_size // shape.gpus_per_node)
     return ep_rules.EpConfig(
@@ -126,9 +150,10 @@ def _settings(shape: Shape) -> ep_rules.EpConfig:
         num_experts=shape.num_experts,
         top_k=shape.top_k,
         max_tokens_per_rank=shape.max_tokens,
-        kernel=shape.option("kernel") or ep_rules.choose_kernel(nodes, "throughput"),
+        kernel=shape.option("kernel")
+        or ep_rules.choose_kernel(nodes, shape.option("priority") or "throughput"),
         scale_dim=shape.hidden // 128 if shape.dispatch_dtype == "fp8" else 0,
-        heap=os.environ.get("MORI_SHMEM_HEAP_SIZE", ""),
+        heap=os.environ.get("MORI_SHMEM_HEAP_SIZE", "") or ep_rules.OURS,
     )
 
 
@@ -137,7 +162,7 @@ def _import() -> Any:
         import mori
     except ImportError as reason:
         raise UnavailableError(
-            f"the package mori is not here ({reason}): it is not on PyPI and runs on gfx942/gfx950 only; "
-            "use a ROCm vLLM or SGLang image that brings it"
+            f"the package mori is not in this environment ({reason}): it is not on PyPI; use a ROCm image of "
+            "vLLM or SGLang that brings it"
         ) from None
     return mori

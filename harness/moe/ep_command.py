@@ -11,11 +11,14 @@ from typing import Any
 
 import msgspec
 
+from ep_check.__main__ import PRESETS
 from harness.errors import InputError, MachineError
 from harness.moe import bench_output, ep_rules, reference_tables
 from harness.schema import KernelTiming
 
 BACKENDS = ("torch-gloo", "torch-nccl", "mori", "deep_ep")
+MORI_OPTIONS = ("kernel", "priority", "zero_copy", "split", "call_reset", *ep_rules.OVERRIDES)
+"""Settings only MORI has; they reach its backend as --option NAME=VALUE."""
 _ROOT = Path(__file__).resolve().parents[2]
 _TIMEOUT_S = 1800.0
 _FLAGS = ("preset", "hidden", "experts", "top_k", "tokens", "check_tokens", "routings", "bench_routings",
@@ -33,49 +36,71 @@ def run(settings: Mapping[str, str], python: str = "") -> tuple[str, int]:
     python = given.pop("python", "") or python or _interpreter()
     if backend not in BACKENDS:
         raise InputError(f"Unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
-    if backend == "mori":
-        ep_rules.require(mori_config(given, ranks, os.environ))
+    notes = _mori_rules(given, ranks, os.environ) if backend == "mori" else ()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(given.pop("out", "") or Path(folder) / "result.json").resolve()
         argv = command(python, backend, ranks, {**given, "out": str(out)})
         output, status = _launch(argv)
         result = _decode(out)
     # torchrun reports any failed rank as 1.
-    return as_text(result, output), {"green": 0, "red": 1, "skipped": 3}.get(
+    return "\n".join((*notes, as_text(result, output))), {"green": 0, "red": 1, "skipped": 3}.get(
         result.get("verdict", ""), status
     )
 
 
 def command(python: str, backend: str, ranks: int, settings: Mapping[str, str]) -> list[str]:
     """The torchrun command line. Raises InputError for a setting ep_check does not have."""
-    unknown = sorted(set(settings) - set(_FLAGS))
+    options = MORI_OPTIONS if backend == "mori" else ()
+    unknown = sorted(set(settings) - set(_FLAGS) - set(options))
     if unknown:
         raise InputError(
-            f"ep-check has no setting {unknown[0]!r}: choose from backend, ranks, {', '.join(_FLAGS)}."
+            f"ep-check has no setting {unknown[0]!r}: choose from backend, ranks, "
+            f"{', '.join((*_FLAGS, *options))}."
         )
     argv = [python, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "-m", "ep_check"]
     argv += ["--backend", backend]
     if "preset" not in settings and backend == "torch-gloo":
         argv += ["--preset", "small"]
     for name, value in settings.items():
-        argv += [f"--{name.replace('_', '-')}={value}"]
+        argv += [f"--option={name}={value}"] if name in options else [f"--{name.replace('_', '-')}={value}"]
     return argv
 
 
 def mori_config(settings: Mapping[str, str], ranks: int, environ: Mapping[str, str]) -> ep_rules.EpConfig:
     """The MORI configuration these settings amount to, for the rules."""
-    tokens = [number(part, "tokens") for part in settings.get("tokens", "8192").split(",") if part]
+    preset = PRESETS.get(settings.get("preset", "full"), PRESETS["full"])
+    sizes = {k: str(settings.get(k, preset[k])) for k in ("tokens", "hidden", "experts", "top_k")}
+    tokens = [number(part, "tokens") for part in sizes["tokens"].split(",") if part]
     fp8 = settings.get("dispatch_dtype") == "fp8"
-    hidden = number(settings.get("hidden", "7168"), "hidden")
+    hidden = number(sizes["hidden"], "hidden")
     return ep_rules.EpConfig(
         world_size=ranks,
         gpus_per_node=ranks,
         hidden=hidden,
-        num_experts=number(settings.get("experts", "256"), "experts"),
-        top_k=number(settings.get("top_k", "8"), "top_k"),
+        num_experts=number(sizes["experts"], "experts"),
+        top_k=number(sizes["top_k"], "top_k"),
         max_tokens_per_rank=max(tokens, default=1),
         scale_dim=hidden // 128 if fp8 else 0,
-        heap=environ.get("MORI_SHMEM_HEAP_SIZE", "") or "64G",
+        kernel=settings.get("kernel") or ep_rules.choose_kernel(1, settings.get("priority", "throughput")),
+        heap=environ.get("MORI_SHMEM_HEAP_SIZE", "") or ep_rules.OURS,
+    )
+
+
+def _mori_rules(settings: Mapping[str, str], ranks: int, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What holds of a configuration that obeys every rule, in words. Raises InputError for a broken rule."""
+    config = mori_config(settings, ranks, environ)
+    ep_rules.require(config)
+    mode = environ.get(ep_rules.MODE, "MANUAL")
+    ignored = ep_rules.launch_warning(
+        mode, {k: number(settings[k], k) for k in ep_rules.OVERRIDES if k in settings}
+    )
+    if ignored:
+        raise InputError(f"{ignored}.")
+    return (
+        f"mori: {config.kernel}, at most {config.max_tokens_per_rank} tokens sent and "
+        f"{config.max_recv_tokens} received per rank, heap {environ.get('MORI_SHMEM_HEAP_SIZE') or f'{config.suggested_heap_gib}G'} "
+        f"(estimate {ep_rules.heap_bytes(config) / (1 << 30):.1f} GiB), launch parameters {mode}: "
+        + ", ".join(f"{k}={v}" for k, v in ep_rules.launch_parameters(config.kernel).items()),
     )
 
 

@@ -6,14 +6,24 @@ Sources: the MORI-EP user guide, and ROCm/mori (dispatch_combine.cpp/.py) where 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from harness.errors import InputError
 
 KERNELS = ("IntraNode", "IntraNodeLL", "InterNode", "InterNodeV1", "InterNodeV1LL", "AsyncLL")
-Priority = Literal["throughput", "latency", "baseline"]
+PRIORITIES: dict[str, str] = {
+    "throughput": "InterNodeV1",
+    "latency": "InterNodeV1LL",
+    "overlap": "AsyncLL",
+    "baseline": "InterNode",
+}
+"""Kernel between nodes by what matters; overlap = transfers pipelined behind other work."""
+MODE = "MORI_EP_LAUNCH_CONFIG_MODE"
+OVERRIDES = ("block_num", "rdma_block_num", "warp_per_block")
+"""Per-call launch parameters of dispatch and combine."""
 DEFAULT_HEAP_GIB = 2
 """MORI's own smallest static default when MORI_SHMEM_HEAP_SIZE is not set."""
+OURS = "as estimated"
+"""Heap of a program that sets MORI_SHMEM_HEAP_SIZE to the suggested size itself."""
 _TOKEN_BUFFERS = 4
 """Symmetric buffers of recv-limit x hidden: dispatch in/out, combine in/out (or staging)."""
 
@@ -75,11 +85,11 @@ def require(config: EpConfig) -> None:
         raise InputError(broken[0], details="\n".join(broken[1:]))
 
 
-def choose_kernel(num_nodes: int, priority: Priority) -> str:
-    """Kernel type by topology and priority (guide, section 1)."""
-    if num_nodes == 1:
-        return "IntraNode"
-    return {"throughput": "InterNodeV1", "latency": "InterNodeV1LL", "baseline": "InterNode"}[priority]
+def choose_kernel(num_nodes: int, priority: str) -> str:
+    """Kernel type by topology and priority (guide, section 1). Raises InputError for another priority."""
+    if priority not in PRIORITIES:
+        raise InputError(f"unknown priority {priority!r}: choose one of {', '.join(PRIORITIES)}")
+    return "IntraNode" if num_nodes == 1 else PRIORITIES[priority]
 
 
 def launch_parameters(kernel: str) -> dict[str, int]:
@@ -159,6 +169,8 @@ def _kernel_rule(config: EpConfig) -> str:
 
 def _heap_rule(config: EpConfig) -> str:
     if config.world_size < 1:
+        return ""
+    if config.heap == OURS:
         return ""
     have = parse_size(config.heap) if config.heap else DEFAULT_HEAP_GIB << 30
     need = heap_bytes(config)
