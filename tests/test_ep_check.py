@@ -79,6 +79,11 @@ def test_published_figures_stand_beside_equal_sizes() -> None:
     }
     text = ep_command.as_text(result, "")
     assert "307 GB/s" in text and "MI355X" in text and "180 us" in text
+    result["environment"] = {"world_size": 2}
+    text = ep_command.as_text(result, "")
+    assert "none published for 2 ranks; for 8, FP8" in text and "307 GB/s" in text
+    result["environment"] = {"world_size": 16}
+    assert "171 GB/s (RDMA 52)" in ep_command.as_text(result, "")
 
 
 def launch(tmp_path: Path, *arguments: str, ranks: int = 8) -> tuple[dict[str, Any], str, int]:

@@ -22,7 +22,7 @@ from harness.moe import ep_rules
 
 class MoriEp:
     """Options: kernel=IntraNode|..., or priority=throughput|latency|overlap|baseline between nodes;
-    zero_copy=1 (registered combine buffer), split=1 (send/recv halves), call_reset=1 (combine resets by itself);
+    zero_copy=1 (registered combine buffer), split=1 (send/recv halves), call_reset=1 (combine resets);
     block_num=, rdma_block_num=, warp_per_block= of each call (MANUAL launch mode only)."""
 
     def __init__(self, shape: Shape, device: torch.device) -> None:

@@ -96,11 +96,12 @@ def _mori_rules(settings: Mapping[str, str], ranks: int, environ: Mapping[str, s
     )
     if ignored:
         raise InputError(f"{ignored}.")
+    heap = environ.get("MORI_SHMEM_HEAP_SIZE") or f"{config.suggested_heap_gib}G"
+    launch = ", ".join(f"{k}={v}" for k, v in ep_rules.launch_parameters(config.kernel).items())
     return (
         f"mori: {config.kernel}, at most {config.max_tokens_per_rank} tokens sent and "
-        f"{config.max_recv_tokens} received per rank, heap {environ.get('MORI_SHMEM_HEAP_SIZE') or f'{config.suggested_heap_gib}G'} "
-        f"(estimate {ep_rules.heap_bytes(config) / (1 << 30):.1f} GiB), launch parameters {mode}: "
-        + ", ".join(f"{k}={v}" for k, v in ep_rules.launch_parameters(config.kernel).items()),
+        f"{config.max_recv_tokens} received per rank; heap {heap} (estimate "
+        f"{ep_rules.heap_bytes(config) / (1 << 30):.1f} GiB); launch parameters {mode}: {launch}",
     )
 
 
@@ -108,12 +109,16 @@ def as_text(result: dict[str, Any], output: str) -> str:
     """What ep_check printed, and published figures for the same kernel, tokens and ranks."""
     shown = [line for line in output.splitlines() if _ours(line)]
     timings = tuple(bench_output.ep_check(result)) if result.get("timings") else ()
-    references = [row for timing in timings for row in reference_tables.nearest(timing)]
+    references = list(dict.fromkeys(row for timing in timings for row in reference_tables.nearest(timing)))
+    about = "published"
+    if timings and not references:
+        ranks, references = timings[0].world_size, reference_tables.smallest_group(timings)
+        about = f"none published for {ranks} ranks; for {references[0].world_size}" if references else about
     lines = ["\n".join(shown).strip()]
     if references:
         lines += [
             "",
-            "published, FP8 dispatch and BF16 combine, by MORI's convention:",
+            f"{about}, FP8 dispatch and BF16 combine, by MORI's convention:",
             *map(_reference, references),
         ]
         lines += [f"note: {words}" for words in reference_tables.MISQUOTES[:2]]
@@ -147,9 +152,10 @@ def number(text: str, name: str) -> int:
 
 def _reference(row: KernelTiming) -> str:
     latency = f"{row.latency_us:.0f} us" if row.latency_us else "-"
+    rdma = f" (RDMA {row.rdma_gbps:.0f})" if row.rdma_gbps else ""
     return (
-        f"  EP{row.world_size:<3}{row.tokens:>6} tokens {row.kernel:<9}{latency:>8}{row.gbps:>7.0f} GB/s  "
-        f"{row.note}"
+        f"  EP{row.world_size:<3}{row.tokens:>6} tokens {row.kernel:<9}{latency:>8}{row.gbps:>7.0f} GB/s"
+        f"{rdma}  {row.note}"
     )
 
 

@@ -5,6 +5,8 @@ FP8 dispatch, BF16 combine, hidden 7168, 256 experts, top-8; MORI's own conventi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.schema import KernelTiming
 
 README = "ROCm/mori README at 624002c"
@@ -79,6 +81,13 @@ def expected_ranks(num_experts: int, top_k: int, world_size: int) -> float:
     for k in range(top_k):
         missed *= max(0, others - k) / (num_experts - k)
     return world_size * (1.0 - missed)
+
+
+def smallest_group(timings: Sequence[KernelTiming]) -> list[KernelTiming]:
+    """References of the smallest published group at the kernels and tokens that were measured."""
+    measured = {(timing.kernel, timing.tokens) for timing in timings}
+    rows = [row for row in TABLE if (row.kernel, row.tokens) in measured]
+    return [row for row in rows if row.world_size == min(r.world_size for r in rows)]
 
 
 def nearest(timing: KernelTiming) -> tuple[KernelTiming, ...]:
