@@ -135,10 +135,10 @@ def test_refused() -> None:
 
 
 def test_timeout_is_told_from_stall(url: str) -> None:
-    target = client.Target(base_url=url, model="m", timeout_s=0.3, extras={"script": {"token_s": 0.05}})
+    target = client.Target(base_url=url, model="m", timeout_s=1.0, extras={"script": {"token_s": 0.05}})
     records, _ = fired(target, made(2, max_tokens=100), Load(max_concurrency=2))
     assert {r.error_kind for r in records.values()} == {"timeout"}
-    assert all(2 <= len(r.content_at_s) <= 7 for r in records.values())
+    assert all(2 <= len(r.content_at_s) <= 22 for r in records.values())
 
 
 def test_open_loop_is_on_time_and_does_not_drift(url: str) -> None:
