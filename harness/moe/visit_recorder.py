@@ -47,7 +47,11 @@ def _keep(folder: Path, layer: Scalar, problem: str) -> None:
             log = convert.sglang_dumps(dumps)
             layers = plugin.layers_of(layer)
             wanted = log.layers if layers == "all" else [int(part) for part in layers.split(",")]
-            routing_log.write(log.where(np.isin(log.layer, wanted)), folder / plugin.LOG)
+            converted = folder / f"{plugin.LOG}.new"
+            routing_log.write(log.where(np.isin(log.layer, wanted)), converted)
+            with (folder / plugin.LOG).open("ab") as file:  # one engine life of several in this visit
+                file.write(converted.read_bytes())
+            converted.unlink()
             for dump in dumps:
                 dump.unlink()
     except HarnessError as error:
