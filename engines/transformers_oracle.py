@@ -76,7 +76,7 @@ class Oracle:
         """
         generator = torch.Generator().manual_seed(sampling.seed)
         (scored, past), self._scored = self._scored, ([], None)
-        if past is not None and scored == list(ids):  # score() has read all but the last
+        if past is not None and scored == list(ids) and not self.routes.on:  # routes are of every position
             ids = ids[-1:]
         else:
             past = None
@@ -150,16 +150,18 @@ class _Routes:
     def __init__(self, model: Any) -> None:
         self.on = False
         self._chosen: list[torch.Tensor] = []
-        for module in model.modules():
-            if type(module).__name__.endswith("TopKRouter"):
-                module.register_forward_hook(self._keep)
+        routers = [m for m in model.modules() if type(m).__name__.endswith("TopKRouter")]
+        self._num_layers = len(routers)
+        for router in routers:
+            router.register_forward_hook(self._keep)
 
     def _keep(self, module: Any, inputs: Any, output: Any) -> None:
         if self.on:
             self._chosen.append(output[-1].detach().cpu())
 
     def take(self) -> list[list[list[int]]]:
-        """Expert ids of the last forward pass as [tokens][layers][top_k], forgotten afterwards."""
+        """Expert ids of the passes since the last call as [tokens][layers][top_k], forgotten afterwards."""
         chosen, self._chosen = self._chosen, []
-        found: list[list[list[int]]] = torch.stack(chosen, 1).tolist() if chosen else []
+        passes = [chosen[i : i + self._num_layers] for i in range(0, len(chosen), self._num_layers or 1)]
+        found: list[list[list[int]]] = [row for layers in passes for row in torch.stack(layers, 1).tolist()]
         return found

@@ -20,13 +20,21 @@ def view():
     steps = model.generate(ids, oracle.Sampling(), 8, 2)
     return scores + [tuple(next(steps)) for _ in range(8)]
 
+def routes():
+    model.score(ids, 2)
+    model.routes.on = True
+    next(model.generate(ids, oracle.Sampling(), 8, 2))
+    model.routes.on = False
+    return model.routes.take()
+
 fresh = model.generate(ids, oracle.Sampling(), 8, 2)
 generated = [tuple(next(fresh)) for _ in range(8)]
-whole = view()
+whole, routed = view(), routes()
 oracle._SCORES_AT_ONCE = 37 * len(ids)
-pieces = view()
+pieces, rerouted = view(), routes()
 print(json.dumps({"tokens": len(ids), "scored": len(whole) - 8,
     "same": [a[0] == b[0] and a[2] == b[2] for a, b in zip(whole, pieces)],
+    "routed": len(routed), "rerouted": routed == rerouted,
     "continued": [t[0] for t in generated] == [t[0] for t in whole[-8:]],
     "apart": max(abs(a[1] - b[1]) for a, b in zip(whole, pieces))}))
 """
@@ -45,4 +53,5 @@ def test_a_prompt_read_in_pieces_is_the_same_prompt() -> None:
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["tokens"] > 3 * 37 and found["scored"] == found["tokens"] - 1
+    assert found["routed"] == found["tokens"] and found["rerouted"]
     assert found["continued"] and all(found["same"]) and found["apart"] < 1e-4
