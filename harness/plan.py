@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -125,14 +125,17 @@ def plan(recipe: Recipe, machine: Machine) -> tuple[Planned, ...]:
     return tuple(_planned(registry.variant(name), recipe, machine) for name in recipe.variants)
 
 
+def _offered(recipe: Recipe) -> Iterator[tuple[WorkloadSpec, Load]]:
+    """Each workload at each load that it is for."""
+    for workload in recipe.workloads:
+        for load in recipe.loads:
+            if not workload.loads or load.label in workload.loads:
+                yield workload, load
+
+
 def _refuse_twins(recipe: Recipe) -> None:
     """Two trials of one name would share a folder: the second would count as done."""
-    scenarios = [
-        f"{w.label}@{load.label}"
-        for w in recipe.workloads
-        for load in recipe.loads
-        if not w.loads or load.label in w.loads
-    ]
+    scenarios = [f"{w.label}@{load.label}" for w, load in _offered(recipe)]
     named = [name for name in scenarios if not re.fullmatch(r"[\w.@+-]+", name)]
     if named:
         raise InputError(
@@ -182,10 +185,7 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     launch = msgspec.structs.replace(launch, labels=(*launch.labels, *labels), api_key_env=key)
     skip = "" if launcher == "attach" else feasible.feasible(variant, machine, model, launcher)
     trials = tuple(
-        PlannedTrial(workload=w, load=load, skip=_too_long(variant, model, w))
-        for w in recipe.workloads
-        for load in recipe.loads
-        if not w.loads or load.label in w.loads
+        PlannedTrial(workload=w, load=load, skip=_too_long(variant, model, w)) for w, load in _offered(recipe)
     )
     planned = Planned(
         variant=variant,
