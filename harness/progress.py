@@ -101,11 +101,12 @@ class Progress:
         trial = result.trial
         total = max(self._trials_done, self._trials_total)
         name = f"[{self._trials_done}/{total}] {trial.variant} {trial.scenario} r{trial.restart}"
-        said = result.reason or (self._counts() if result.status == "done" else "")
+        said = result.reason or (self._counts(result.duration_s) if result.status == "done" else "")
         self.note(f"{name}: {result.status}{'; ' if said else ''}{said}")
 
-    def _counts(self) -> str:
-        elapsed = max(time.monotonic() - self._began, 1e-9)
+    def _counts(self, measured_s: float = 0.0) -> str:
+        # Making bodies and opening connections lie between the stage's begin and the first request.
+        elapsed = measured_s or max(time.monotonic() - self._began, 1e-9)
         left = max(0, self._total - self._done) * elapsed / self._done if self._done else 0.0
         speed = self._tokens / elapsed
         flying = "" if self._in_flight is None else f", {self._in_flight} in flight"

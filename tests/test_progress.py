@@ -49,11 +49,11 @@ def test_plain_lines_count_what_is_in_flight_even_before_anything_ended() -> Non
     time.sleep(0.01)
     progress.in_flight(7)
     progress.record(RequestRecord(request_id="a", output_len=5))
-    progress.trial_end(TrialResult(trial=TRIAL, status="done"))
+    progress.trial_end(TrialResult(trial=TRIAL, status="done", duration_s=0.5))
     first, second, last = out.getvalue().splitlines()
     assert "v sharegpt@c2 r1: 0 of 9 requests, 7 in flight, 0 failed" in first
     assert "1 of 9 requests, 7 in flight" in second
-    assert "in flight" not in last and "1 of 9 requests" in last
+    assert "in flight" not in last and "1 of 9 requests, 0 failed, 10 tokens/s" in last
 
 
 def test_a_terminal_shows_them_too() -> None:
