@@ -69,7 +69,9 @@ def logged(planned: Planned, layer: Scalar, folder: Path) -> tuple[Planned, str]
     inside = _MOUNT if launch.launcher != "process" else str(_ROOT)
     out = f"{_MOUNT}/out" if launch.launcher != "process" else str(folder.resolve())
     if launch.engine == "vllm":
-        flags = environment(layer, f"{out}/{LOG}", inside, launch.env.get("PYTHONPATH", ""))
+        # A process inherits the harness's variables, and what is set here replaces them.
+        held = os.environ.get("PYTHONPATH", "") if launch.launcher == "process" else ""
+        flags = environment(layer, f"{out}/{LOG}", inside, launch.env.get("PYTHONPATH", held))
     else:
         flags = sglang_recorder.environment(out)
         launch = replace(launch, argv=(*launch.argv, *sglang_recorder.arguments(launch.accelerator)))

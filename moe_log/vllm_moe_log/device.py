@@ -34,7 +34,7 @@ class Buffers:
     def store(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
         """Launch the copies of one layer's rows; only kernels, no allocation, no host wait."""
         slot, rows = self.layers.index(layer), min(len(topk_ids), self.max_rows)
-        self.ids[slot, :rows].copy_(topk_ids[:rows])
+        self.ids[slot, :rows].copy_(signed(topk_ids)[:rows])
         self.weights[slot, :rows].copy_(topk_weights[:rows])
         self.num_written[slot].fill_(rows)
 
@@ -69,6 +69,11 @@ def allocate(layers: Sequence[int], max_rows: int, topk_ids: torch.Tensor) -> Bu
         )
 
 
+def signed(ids: torch.Tensor) -> torch.Tensor:
+    """Ids as a type that every kernel converts: some dispatch kernels want them as uint32."""
+    return ids.view(torch.int32) if ids.dtype == torch.uint32 else ids
+
+
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
     """A copy on the host: into pinned memory, not waited for, from a GPU."""
     if not tensor.is_cuda:
@@ -78,9 +83,15 @@ def to_host(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def event(tensor: torch.Tensor) -> Callable[[], None]:
-    """A call that waits until what was launched so far is done."""
+    """A call, for a thread of its own, that waits until what was launched so far is done."""
     if not tensor.is_cuda:
         return lambda: None
-    done = torch.cuda.Event()
+    done = torch.cuda.Event(blocking=True)  # sleeps; the default spins on a core the engine may need
     done.record()
-    return done.synchronize
+    gpu = tensor.device
+
+    def wait() -> None:
+        torch.cuda.set_device(gpu)  # a new thread is on GPU 0 and would open a context there
+        done.synchronize()
+
+    return wait

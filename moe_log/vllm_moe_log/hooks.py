@@ -19,6 +19,8 @@ import logging
 import sys
 from typing import Any
 
+import torch
+
 from vllm_moe_log import step as steps
 from vllm_moe_log.block import encode
 from vllm_moe_log.flags import Flags
@@ -54,7 +56,15 @@ def install(flags: Flags) -> None:
     @functools.wraps(build)
     def build_and_tag(self: Any, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
-        _wrap_runners(recorder)
+        if recorder.broken:
+            return
+        try:
+            _wrap_runners(recorder)
+            _add(self)
+        except Exception as error:
+            recorder.give_up(error)
+
+    def _add(self: Any) -> None:
         if flags.wants(self.layer_id):
             _tap(self, recorder)
         else:
@@ -95,7 +105,8 @@ def _tap(layer: Any, recorder: Recorder) -> None:
     @functools.wraps(compute)
     def compute_and_log(*args: Any, **kwargs: Any) -> Any:
         topk_weights, topk_ids = compute(*args, **kwargs)
-        recorder.routed(number, topk_ids, topk_weights)
+        if not torch.compiler.is_compiling():
+            recorder.routed(number, topk_ids, topk_weights)
         return topk_weights, topk_ids
 
     router._compute_routing = compute_and_log
@@ -114,8 +125,10 @@ def _limits(layer: Any) -> Limits:
 
 def _wrap_runners(recorder: Recorder) -> None:
     """By the time a layer is built the process has imported the model runner it uses."""
-    for name in RUNNERS:
-        runner = getattr(sys.modules.get(name), "GPUModelRunner", None)
+    found = [getattr(sys.modules.get(name), "GPUModelRunner", None) for name in RUNNERS]
+    if not any(found):
+        raise LookupError(_unsupported(" or ".join(RUNNERS)))
+    for runner in found:
         if runner is not None and not hasattr(runner.execute_model, "_moe_log"):
             _wrap_execute(runner, recorder)
 
@@ -131,6 +144,7 @@ def _wrap_execute(runner: Any, recorder: Recorder) -> None:
         if prepare is None:
             recorder.begin(lambda: steps.spans_of_runner(self, scheduler_output))
         else:
+            self._moe_log_batch = None
             recorder.begin(lambda: steps.spans_of_batch(self._moe_log_batch))
         try:
             return execute(self, scheduler_output, *args, **kwargs)

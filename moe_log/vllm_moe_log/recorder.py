@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +20,22 @@ from vllm_moe_log.step import Span, Step
 from vllm_moe_log.writer import Batch, Writer
 
 FindSpans = Callable[[], tuple[Span, ...]]
+logger = logging.getLogger("vllm.moe_log")
+
+
+def _harmless(method: Callable[..., None]) -> Callable[..., None]:
+    """A log that fails says why and ends; it never takes the engine down."""
+
+    @functools.wraps(method)
+    def call(self: Recorder, *args: Any) -> None:
+        if self.broken:
+            return
+        try:
+            method(self, *args)
+        except Exception as error:
+            self.give_up(error)
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,14 @@ class Recorder:
         self._step: Step | None = None
         self._seen = False
         self._warmup_tokens = 0
+        self.broken = False
+
+    def give_up(self, error: Exception) -> None:
+        """Stop logging for good, and write down why."""
+        self.broken = True
+        logger.error("moe_log: the routing log has failed and ends here", exc_info=error)
+        with contextlib.suppress(Exception):
+            self._open().tell(f"the log ends here, it failed: {error!r}")
 
     def add_layer(self, layer: int, router: Any, limits: Limits) -> None:
         """A layer that will be logged has been built."""
@@ -55,6 +82,7 @@ class Recorder:
         """A layer that will not be logged has been built; reason "" = it was not asked for."""
         self._other_layers[layer] = reason
 
+    @_harmless
     def begin(self, find_spans: FindSpans) -> None:
         """A step over real requests starts; spans are asked for once the batch is in its final order."""
         self._find_spans, self._step, self._seen = find_spans, None, False
@@ -62,22 +90,22 @@ class Recorder:
         if self._buffers is not None:
             self._buffers.clear()
 
+    @_harmless
     def end(self, num_tokens: int) -> None:
         """The step is over: fetch what the device holds; count a step that no logged router saw."""
-        if self._find_spans is not None and self._logs_here():
+        find_spans, self._find_spans = self._find_spans, None
+        if find_spans is not None and self._logs_here():
             if self._buffers is not None:
-                self._fetch(self._buffers, Step(self._num_steps, self._find_spans()))
+                self._fetch(self._buffers, Step(self._num_steps, find_spans()))
             elif self._routers and not self._seen:
                 self._open().count("unseen_steps", 1)
                 self._open().count("unseen_tokens", num_tokens)
             elif not self._routers and self._environment.ranks["pp_size"] == 1:
                 self._open()  # to say why nothing is logged
-        self._find_spans = None
 
+    @_harmless
     def routed(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
         """Logical ids [N, K] and weights [N, K] of one layer, still on the device."""
-        if torch.compiler.is_compiling():
-            return
         if topk_ids.is_cuda:
             self._store(layer, topk_ids, topk_weights)
         if self._find_spans is None:  # profiling, warm-up, capture or an idle data-parallel rank's dummy step
@@ -96,7 +124,7 @@ class Recorder:
         first, num_rows = steps.own_rows(len(topk_ids), self._layout())
         rows = slice(first, first + num_rows)
         # Copied even where the type fits: the kernel may reuse the router's buffers once it has them.
-        ids = topk_ids[rows].to(torch.int16, copy=True).numpy()
+        ids = device.signed(topk_ids)[rows].to(torch.int16, copy=True).numpy()
         weights = topk_weights[rows].to(torch.float32, copy=True).numpy()
         batch = self._batch(step, {layer: (ids, weights, num_rows)})
         self._open().put(lambda: batch, step.num_tokens)
@@ -113,6 +141,8 @@ class Recorder:
         self._buffers.store(layer, topk_ids[rows_here], topk_weights[rows_here])
 
     def _fetch(self, buffers: device.Buffers, step: Step) -> None:
+        if not step.spans:
+            return
         arrays = buffers.fetch(step.num_tokens)
 
         def ready() -> Batch:
@@ -152,14 +182,11 @@ class Recorder:
         if self._flags.warmup and self._logs_here():
             whole = (Span("(warm-up)", 0, len(topk_ids), len(topk_ids)),)
             block = Block(0, time.time(), layer, self._environment.rank, whole, None, None, warmup=True)
-            ids, weights = device.to_host(topk_ids.to(torch.int16)), device.to_host(topk_weights.float())
-            wait = device.event(topk_ids)
-
-            def ready() -> Batch:
-                wait()
-                return Batch((replace(block, experts=ids.numpy(), weights=weights.numpy()),))
-
-            self._open().put(ready, len(topk_ids))
+            # Waited for here: graphs are captured between these passes, and while one is, no other thread
+            # may wait for the GPU.
+            ids = device.signed(topk_ids).to(torch.int16).cpu().numpy()
+            whole_block = replace(block, experts=ids, weights=topk_weights.float().cpu().numpy())
+            self._open().put(lambda: Batch((whole_block,)), len(topk_ids))
 
     def _logs_here(self) -> bool:
         """Every tensor-parallel rank routes the same tokens: rank 0 logs them, unless each has a share."""

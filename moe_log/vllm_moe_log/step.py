@@ -51,7 +51,12 @@ def spans_of_runner(runner: Any, scheduler_output: Any) -> tuple[Span, ...]:
 
 
 def spans_of_batch(batch: Any) -> tuple[Span, ...]:
-    """Spans from the InputBatch of vLLM's second model runner (v1/worker/gpu/model_runner.py)."""
+    """Spans from the InputBatch of vLLM's second model runner (v1/worker/gpu/model_runner.py).
+
+    None = the step ended before it had a batch, as when no data-parallel rank has tokens.
+    """
+    if batch is None:
+        return ()
     return tuple(
         Span(request_id, int(start), int(num), int(prompt_len))
         for request_id, start, num, prompt_len in zip(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import collections
+import contextlib
+import logging
 import multiprocessing.util
 import threading
 from collections.abc import Callable
@@ -28,6 +30,7 @@ class Batch:
 
 Ready = Callable[[], Batch]
 """Waits until the arrays are on the host, then returns them."""
+logger = logging.getLogger("vllm.moe_log")
 
 
 class Writer:
@@ -35,10 +38,11 @@ class Writer:
 
     def __init__(self, path: Path, header: dict[str, Any], queue_blocks: int) -> None:
         self._encode = to_text if path.suffix == ".jsonl" else to_binary
-        self._waiting: collections.deque[Ready] = collections.deque()
+        self._waiting: collections.deque[tuple[Ready, int]] = collections.deque()
         self._queue_blocks = queue_blocks
         self._counts: dict[str, int] = {}
         self._written_counts: dict[str, int] = {}
+        self._failed = False
         self._closed = threading.Event()
         # Unbuffered: what was written survives the kill that ends many a worker.
         self._file = path.open("ab", buffering=0)
@@ -51,15 +55,15 @@ class Writer:
 
     def tell(self, problem: str) -> None:
         """Write down why something that was asked for is not logged."""
-        self._file.write(encode({"type": "problem", "reason": problem}))
+        with contextlib.suppress(OSError):  # a full disk is often the very problem
+            self._file.write(encode({"type": "problem", "reason": problem}))
 
     def put(self, ready: Ready, num_tokens: int) -> None:
         """Queue blocks of num_tokens rows in all; never waits."""
         if len(self._waiting) >= self._queue_blocks:
-            self.count("dropped_blocks", 1)
-            self.count("dropped_tokens", num_tokens)
+            self._drop(num_tokens)
         else:
-            self._waiting.append(ready)
+            self._waiting.append((ready, num_tokens))
 
     def count(self, name: str, amount: int) -> None:
         """Add to a running total; totals are written as `count` records."""
@@ -80,14 +84,32 @@ class Writer:
 
     def _write_waiting(self) -> None:
         while self._waiting:
-            batch = self._waiting[0]()
-            for block in batch.blocks:
-                self._file.write(self._encode(block))
-                self.count("blocks", 1)
-                self.count("tokens", len(block.experts))
-            for name, amount in batch.counts.items():
-                self.count(name, amount)
+            ready, num_tokens = self._waiting[0]
+            try:
+                self._write(ready())
+            except Exception as error:  # a disk that is full, a GPU that has died: the engine goes on
+                self._lose(num_tokens, error)
             self._waiting.popleft()
         if self._counts != self._written_counts:
             self._written_counts = dict(self._counts)
-            self._file.write(encode({"type": "count", **self._written_counts}))
+            with contextlib.suppress(OSError):
+                self._file.write(encode({"type": "count", **self._written_counts}))
+
+    def _write(self, batch: Batch) -> None:
+        for block in batch.blocks:
+            self._file.write(self._encode(block))
+            self.count("blocks", 1)
+            self.count("tokens", len(block.experts))
+        for name, amount in batch.counts.items():
+            self.count(name, amount)
+
+    def _drop(self, num_tokens: int) -> None:
+        self.count("dropped_blocks", 1)
+        self.count("dropped_tokens", num_tokens)
+
+    def _lose(self, num_tokens: int, error: Exception) -> None:
+        self._drop(num_tokens)
+        if not self._failed:
+            self._failed = True
+            logger.error("moe_log: blocks are lost: %r", error)
+            self.tell(f"blocks could not be written: {error!r}")

@@ -20,7 +20,7 @@ import torch
 PLUGIN = Path(__file__).resolve().parents[2] / "moe_log"
 sys.path.insert(0, str(PLUGIN))
 
-from vllm_moe_log import device  # noqa: E402
+from vllm_moe_log import device, step  # noqa: E402
 from vllm_moe_log.flags import Flags  # noqa: E402
 from vllm_moe_log.recorder import Limits, Recorder  # noqa: E402
 from vllm_moe_log.step import Layout, Span  # noqa: E402
@@ -154,21 +154,39 @@ def test_a_layer_the_model_does_not_have_is_named(tmp_path: Path) -> None:
     assert "asks for layer 99" in problem["reason"] and "0, 1, 2" in problem["reason"]
 
 
-def gpu_a_replayed_graph_logs_what_it_routed(tmp_path: Path) -> None:
+def test_a_log_that_fails_ends_and_says_why_and_the_engine_goes_on(tmp_path: Path) -> None:
     log = recorder(tmp_path, Alone(), Limits(8))
-    ids = torch.zeros(4, 2, dtype=torch.int32, device="cuda")
-    weights = torch.full((4, 2), 0.5, device="cuda")
-    log.routed(0, ids, weights)  # profiling: the buffers are made
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        log.routed(0, ids, weights)
-    for step in (1, 2):
-        log.begin(lambda: (Span("a", 0, 3, 3),))
-        ids.fill_(step)
-        graph.replay()
-        log.end(3)
+
+    def no_batch() -> tuple[Span, ...]:
+        raise AttributeError("no req_ids")
+
+    log.begin(no_batch)
+    log.routed(0, *routing(4))
+    log.end(4)
+    log.begin(lambda: SPANS)
+    log.routed(0, *routing(4))
+    log.end(4)
     log._open().close()
-    assert [b["experts"] for b in lines(tmp_path, "block")] == [[[1, 1]] * 3, [[2, 2]] * 3]
+    (problem,) = lines(tmp_path, "problem")
+    assert "no req_ids" in problem["reason"] and not lines(tmp_path, "block")
+
+
+def test_a_step_that_ended_before_it_had_a_batch_is_no_step(tmp_path: Path) -> None:
+    log = recorder(tmp_path, Alone(), Limits(8))
+    log._buffers = device.allocate((0,), 8, routing(1)[0])
+    log.begin(lambda: step.spans_of_batch(None))
+    log.end(4)
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_ids_of_a_kernel_that_wants_them_unsigned(tmp_path: Path) -> None:
+    log = recorder(tmp_path, Alone(), Limits(8))
+    log.begin(lambda: SPANS)
+    log.routed(0, routing(4)[0].to(torch.int32).view(torch.uint32), routing(4)[1])
+    log.end(4)
+    log._open().close()
+    (block,) = lines(tmp_path, "block")
+    assert block["experts"] == routing(4)[0].tolist()
 
 
 def test_a_vllm_without_the_hook_points_is_named_in_the_log(tmp_path: Path) -> None:
@@ -189,6 +207,83 @@ def test_a_vllm_without_the_hook_points_is_named_in_the_log(tmp_path: Path) -> N
     assert "nothing will be logged" in done.stderr
     (problem,) = lines(tmp_path, "problem")
     assert "vLLM 0.9.0 has no" in problem["reason"] and "MoERunner" in problem["reason"]
+
+
+def on_gpu(rows: int, gpu: str = "cuda") -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(rows, 2, dtype=torch.int32, device=gpu), torch.full((rows, 2), 0.5, device=gpu)
+
+
+def captured(log: Recorder, ids: torch.Tensor, weights: torch.Tensor) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        log.routed(0, ids, weights)
+    return graph
+
+
+def gpu_a_replayed_graph_logs_what_it_routed(tmp_path: Path) -> None:
+    log = recorder(tmp_path, Alone(), Limits(8))
+    ids, weights = on_gpu(4)
+    log.routed(0, ids, weights)  # profiling: the buffers are made
+    graph = captured(log, ids, weights)
+    for number in (1, 2):
+        log.begin(lambda: (Span("a", 0, 3, 3),))
+        ids.fill_(number)
+        graph.replay()
+        log.end(3)
+    log._open().close()
+    assert [b["experts"] for b in lines(tmp_path, "block")] == [[[1, 1]] * 3, [[2, 2]] * 3]
+    assert not lines(tmp_path, "problem")
+
+
+def gpu_graphs_of_several_sizes_and_eager_steps_take_turns(tmp_path: Path) -> None:
+    log = recorder(tmp_path, Alone(), Limits(64))
+    log.routed(0, *on_gpu(64))
+    tensors = {size: on_gpu(size) for size in (16, 8, 4)}
+    graphs = {size: captured(log, *tensors[size]) for size in (16, 8, 4)}
+    expected = []
+    for number in range(1, 200):
+        size, num = ((16, 9), (4, 4), (8, 5), (0, 33))[number % 4]
+        log.begin(lambda num=num: (Span("a", 0, num, num),))
+        if size:
+            tensors[size][0].fill_(number % 8)
+            graphs[size].replay()
+        else:
+            ids, weights = on_gpu(num)
+            log.routed(0, ids.fill_(number % 8), weights)
+        log.end(num)
+        expected.append([[number % 8] * 2] * num)
+    log._open().close()
+    assert [b["experts"] for b in lines(tmp_path, "block")] == expected
+    counts = lines(tmp_path, "count")[-1]
+    assert counts["tokens"] == sum(map(len, expected)) and "dropped_tokens" not in counts
+
+
+def gpu_graphs_are_captured_while_warm_up_is_logged(tmp_path: Path) -> None:
+    log = Recorder(Flags(tmp_path / "log.jsonl", None, None, 64, warmup=True), Alone())
+    log.add_layer(0, Router(), Limits(8))
+    ids, weights = on_gpu(4)
+    for number in range(50):
+        log.routed(0, ids.fill_(number % 8), weights)
+        graph = captured(log, ids, weights)
+        graph.replay()
+    torch.cuda.synchronize()
+    log._open().close()
+    assert [b["experts"] for b in lines(tmp_path, "block")] == [[[n % 8] * 2] * 4 for n in range(50)]
+    assert all(b["warmup"] for b in lines(tmp_path, "block")) and not lines(tmp_path, "problem")
+
+
+def gpu_the_last_of_several_gpus_is_waited_for_from_its_own(tmp_path: Path) -> None:
+    last = f"cuda:{torch.cuda.device_count() - 1}"
+    with torch.cuda.device(last):
+        log = recorder(tmp_path, Alone(), Limits(8))
+        log.routed(0, *on_gpu(4, last))
+        log.begin(lambda: SPANS)
+        ids, weights = on_gpu(4, last)
+        log.routed(0, ids.fill_(5), weights)
+        log.end(4)
+        log._open().close()
+    (block,) = lines(tmp_path, "block")
+    assert block["experts"] == [[5, 5]] * 4
 
 
 def main() -> None:
