@@ -172,8 +172,8 @@ def _rate(trial: Measured) -> float:
 
 def _cost(recipe: Recipe, launch: Launch | None, rate: Interval) -> float | None:
     """`price` in the recipe's options is per accelerator (per host where none is used) and hour."""
-    price = recipe.options.get("price")
-    if not isinstance(price, int | float):
+    price = recipe.options.price
+    if price is None:
         return None
     return energy.cost_per_million_tokens(price, max(1, launch.num_gpus if launch else 1), rate.mean)
 

@@ -178,11 +178,10 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     launcher = recipe.launcher or _launcher(variant, machine)
     deployment = deploy(variant, model, recipe, launcher)
     launch = render(variant, deployment)
-    warnings, labels = guards.check(
-        variant, launch, model, allow_dummy=bool(recipe.options.get("allow_dummy_moe"))
+    warnings, labels = guards.check(variant, launch, model, allow_dummy=recipe.options.allow_dummy_moe)
+    launch = msgspec.structs.replace(
+        launch, labels=(*launch.labels, *labels), api_key_env=recipe.options.api_key_env
     )
-    key = str(recipe.options.get("api_key_env") or "")
-    launch = msgspec.structs.replace(launch, labels=(*launch.labels, *labels), api_key_env=key)
     skip = "" if launcher == "attach" else feasible.feasible(variant, machine, model, launcher)
     trials = tuple(
         PlannedTrial(workload=w, load=load, skip=_too_long(variant, model, w)) for w, load in _offered(recipe)

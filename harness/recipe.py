@@ -13,7 +13,7 @@ import msgspec
 
 from harness import registry
 from harness.errors import InputError
-from harness.schema import Accelerator, Load, Recipe, Scalar, WorkloadSpec
+from harness.schema import Accelerator, Load, Options, Recipe, Scalar, WorkloadSpec
 
 ORIGIN_SHAPES = ("1000/2000", "5000/1000", "10000/500", "30000/100", "sharegpt")
 """Shapes of the origin's comparison (ISL/OSL)."""
@@ -50,23 +50,7 @@ _LOAD_KEYS = (
 _OWN_KEYS = ("recipe", "run_id", "num_prompts", "args")
 _ENOUGH_RATE = 50
 """Requests/s that a closed loop of a given duration is prepared for."""
-OPTION_KEYS = (
-    "client",
-    "clients",
-    "allow_dummy_moe",
-    "api_key_env",
-    "moe_log",
-    "workers",
-    "budget_s",
-    "price",
-    "prompts",
-    "slo_share",
-    "stream",
-    "top_logprobs",
-    "tasks",
-    "task_limit",
-)
-"""Switches of single features; they land in Recipe.options."""
+_OPTION_KEYS = Options.__struct_fields__
 
 
 class Words:
@@ -113,7 +97,7 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
         "args": tuple(shlex.split(pairs.pop("args", ""))),
         "env": {k[4:]: pairs.pop(k) for k in list(pairs) if k.startswith("env.")},
         "slo": {k[4:]: _number(k, pairs.pop(k), float) for k in list(pairs) if k.startswith("slo.")},
-        "options": {k: _scalar(pairs.pop(k)) for k in list(pairs) if k in OPTION_KEYS},
+        "options": {k: _scalar(pairs.pop(k)) for k in list(pairs) if k in _OPTION_KEYS},
     }
     if pairs.get("repeats") == "auto":
         pairs.pop("repeats")
@@ -124,7 +108,7 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
             fields[_RENAMED.get(key, key)] = value if kind is str else _number(key, value, kind)
     if pairs:
         known = sorted(
-            {*_RECIPE_KEYS, *_LOAD_KEYS, *_OWN_KEYS, *OPTION_KEYS, "env.NAME", "slo.ttft_s", "w.PARAM"}
+            {*_RECIPE_KEYS, *_LOAD_KEYS, *_OWN_KEYS, *_OPTION_KEYS, "env.NAME", "slo.ttft_s", "w.PARAM"}
         )
         raise InputError(f"There is no key {next(iter(pairs))!r}. There are: {', '.join(known)}.")
     fields.setdefault("question", f"How do {', '.join(variants)} compare on this machine?")

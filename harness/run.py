@@ -11,7 +11,7 @@ from types import FrameType
 
 from msgspec.structs import replace
 
-from harness import compare, goodput, models, plan, second_opinion, server, store, traces, workload
+from harness import compare, goodput, models, plan, second_opinion, server, store, traces
 from harness.client import selfcheck
 from harness.correctness import tasks, verification
 from harness.errors import HarnessError, MachineError
@@ -24,7 +24,6 @@ from harness.plan import Planned
 from harness.progress import Progress
 from harness.reporting import publish
 from harness.schema import Attestation, Comparison, Machine, Recipe, Trial, TrialResult
-from harness.tokens import Vocabulary
 from harness.trial import Bench, built, measure
 
 
@@ -67,7 +66,6 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     store.refuse_another(run, recipe)
     second_opinion.check(recipe)
     goodput.check(recipe)
-    workload.worded((), str(recipe.options.get("prompts") or "ids"), Vocabulary(""))
     tasks.named(recipe)
     used = {p.model.alias: p.model for p in planned if not p.skip and p.launch.launcher != "attach"}
     for model in used.values():
@@ -105,10 +103,9 @@ def check_client(recipe: Recipe, run: Path, progress: Progress) -> None:
     path = run / "selfcheck.json"
     if path.exists():
         return
-    workers = int(recipe.options.get("workers") or 1)
     progress.stage("checking the client itself")
     budgets = [
-        selfcheck.run(load.request_rate, load.max_concurrency or goodput.flood(load), workers)
+        selfcheck.run(load.request_rate, load.max_concurrency or goodput.flood(load), recipe.options.workers)
         for load in recipe.loads
     ]
     store.write(path, budgets)
@@ -121,12 +118,12 @@ def rounds(recipe: Recipe, run: Path, progress: Progress, begun: float) -> Itera
     if recipe.repeats:
         yield from range(1, recipe.repeats + 1)
         return
-    budget_s = float(recipe.options.get("budget_s") or 0)
     reason, restart = "", 0
     while not reason:
         restart += 1
         yield restart
-        reason = stopping.enough(compare.compare(run), restart, time.monotonic() - begun, budget_s)
+        spent_s = time.monotonic() - begun
+        reason = stopping.enough(compare.compare(run), restart, spent_s, recipe.options.budget_s)
     progress.note(f"repeats=auto: {reason}")
 
 
@@ -161,7 +158,7 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
     if chosen.variant.traces:
         trace_folder.mkdir(exist_ok=True)
         chosen = plan.keeping_traces(chosen, trace_folder)
-    chosen, unlogged = routing.logged(chosen, bench.recipe.options.get("moe_log"), folder)
+    chosen, unlogged = routing.logged(chosen, bench.recipe.options.moe_log, folder)
     if unlogged:
         bench.progress.note(unlogged)
     store.write(folder / "launch.json", plan.redacted(chosen.launch))
@@ -174,7 +171,7 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
             keep_attestation(folder, attestation.attest(bench.effective(evidence), chosen.variant))
             bench.progress.stage(f"{chosen.variant.name}: pre-flight")
             verification.preflight(folder, running)
-            layer = bench.recipe.options.get("moe_log")
+            layer = bench.recipe.options.moe_log
             with visit_recorder.recording(chosen.launch, running.launch.base_url, layer, folder):
                 left = serve_trials(bench, pending, running)
             if traced := traces.record(bench, pending[0], running, trace_folder):

@@ -6,7 +6,7 @@ All are frozen, keyword-only and strict: a misspelt field is an error, not a def
 
 from __future__ import annotations
 
-from typing import Any, Literal, dataclass_transform
+from typing import Annotated, Any, Literal, dataclass_transform
 
 import msgspec
 
@@ -396,6 +396,41 @@ class RequestRecord(Noun):
 
 # --- a run -------------------------------------------------------------------------------------
 
+Prompts = Literal["ids", "text", "chat"]
+"""How prompts are sent: as token ids, as their text, or as one user message."""
+
+
+class Options(Noun, omit_defaults=True):
+    """Switches of single features: [options] of a recipe, key=value on the command line."""
+
+    allow_dummy_moe: bool = False
+    """Measure a mixture of experts on dummy weights, labelled so."""
+    api_key_env: str = ""
+    """Name of the caller's variable that holds the endpoint's API key."""
+    budget_s: float = 0.0
+    """repeats=auto starts no round that would end later than this; 0 = no limit."""
+    client: str = ""
+    """Other tools that measure the same server after us: vllm-bench,aiperf ..."""
+    clients: str = ""
+    """Command that places client processes: srun --ntasks=4 ..."""
+    moe_log: Scalar = None
+    """Layers whose routing is logged: true or "all", 0, "0,12,23"."""
+    price: float | None = None
+    """Of an accelerator, or of a host without any, per hour."""
+    prompts: Prompts = "ids"
+    slo_share: float = 0.99
+    """Share of requests that must meet the SLO where its largest rate is searched for."""
+    stream: bool = True
+    """False: whole answers; TTFT and TPOT are then those of the whole."""
+    task_limit: int = 0
+    """First items of each task only; 0 = all."""
+    tasks: str = ""
+    """Tasks of lm-evaluation-harness: gsm8k,next_word ..."""
+    top_logprobs: int = 0
+    """Alternatives per verified token that engines are asked for."""
+    workers: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Client processes."""
+
 
 class Recipe(Noun):
     """One question. A recipes/*.toml file, or what the command line amounts to."""
@@ -427,8 +462,7 @@ class Recipe(Noun):
     request_timeout_s: float = 600.0
     verify_requests: int = 16
     """Requests per trial replayed through the reference."""
-    options: dict[str, Scalar] = msgspec.field(default_factory=dict)
-    """Switches of single features, e.g. allow_dummy_moe, moe_log, workers."""
+    options: Options = Options()
 
 
 class Trial(Noun):

@@ -25,12 +25,12 @@ _SLOWER = 10.0
 
 def check(recipe: Recipe) -> None:
     """Raises InputError when the recipe names a client that does not exist."""
-    foreign_client.names(recipe.options.get("client"))
+    foreign_client.names(recipe.options.client)
 
 
 def prepare(recipe: Recipe, progress: Progress) -> None:
     """Make the tools' environments while no engine runs."""
-    for tool in foreign_client.names(recipe.options.get("client")):
+    for tool in foreign_client.names(recipe.options.client):
         made = _programs(TOOLS[tool][0], progress)
         if isinstance(made, str):
             progress.note(f"{tool} will have no opinion: {made}")
@@ -42,7 +42,7 @@ def ask(bench: Bench, trial: Trial, running: Running) -> None:
     if bench.restart > 1 or not result or result.status != "done":
         return
     folder = store.trial_folder(bench.run, trial)
-    for tool in foreign_client.names(bench.recipe.options.get("client")):
+    for tool in foreign_client.names(bench.recipe.options.client):
         path = folder / "opinions" / f"{tool}.json"
         if path.exists() or running.dead():
             continue

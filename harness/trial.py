@@ -208,8 +208,7 @@ def _built(
 
 def spoken(bench: Bench, timed: tuple[Request, ...]) -> tuple[Request, ...]:
     """The requests as this run sends them: prompts=text or chat where an endpoint takes no token ids."""
-    how = str(bench.recipe.options.get("prompts") or "ids")
-    return workload.worded(timed, how, Vocabulary(bench.planned.model.path))
+    return workload.worded(timed, bench.recipe.options.prompts, Vocabulary(bench.planned.model.path))
 
 
 def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
@@ -224,16 +223,16 @@ def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
 
 def target_of(bench: Bench, running: Running) -> client.Target:
     """Where and how the client speaks to this engine."""
-    engine = registry.engine(bench.planned.variant.engine)
+    engine, options = registry.engine(bench.planned.variant.engine), bench.recipe.options
     return client.Target(
         base_url=running.launch.base_url,
         model=running.launch.served_model_name,
         timeout_s=bench.recipe.request_timeout_s,
         extras=dict(getattr(engine, "EXTRAS", {})),
-        stream=bench.recipe.options.get("stream") is not False,
+        stream=options.stream,
         api_key_env=running.launch.api_key_env,
-        num_workers=int(bench.recipe.options.get("workers") or 1),
-        place=tuple(shlex.split(str(bench.recipe.options.get("clients") or ""))),
+        num_workers=options.workers,
+        place=tuple(shlex.split(options.clients)),
         share_folder=str(bench.run),
     )
 

@@ -10,7 +10,7 @@ import msgspec
 from harness import registry
 from harness.client import pacing
 from harness.errors import InputError
-from harness.schema import Load, Request, Workload, WorkloadSpec
+from harness.schema import Load, Prompts, Request, Workload, WorkloadSpec
 from harness.tokens import Vocabulary
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -37,18 +37,15 @@ def build(
     return timed, describe(spec, load, timed)
 
 
-def worded(requests: tuple[Request, ...], how: str, vocabulary: Vocabulary) -> tuple[Request, ...]:
+def worded(requests: tuple[Request, ...], how: Prompts, vocabulary: Vocabulary) -> tuple[Request, ...]:
     """Prompts of token ids as text (how="text") or one user message ("chat"); "ids" leaves them as they are.
 
     Text keeps our count of its tokens, to hold the usage against; a chat template adds tokens of its own.
-    Raises InputError for another `how`.
     """
-    if how not in ("ids", "text", "chat"):
-        raise InputError(f"prompts={how} is not understood: give ids, text or chat")
     return requests if how == "ids" else tuple(_worded(r, how, vocabulary) for r in requests)
 
 
-def _worded(request: Request, how: str, vocabulary: Vocabulary) -> Request:
+def _worded(request: Request, how: Prompts, vocabulary: Vocabulary) -> Request:
     ids = request.prompt_token_ids
     if ids is None:
         return request

@@ -12,6 +12,7 @@ from harness.schema import (
     GpuSample,
     Launch,
     Load,
+    Options,
     Recipe,
     RequestRecord,
     Sample,
@@ -32,7 +33,7 @@ RECIPE = Recipe(
     workloads=(WORKLOAD,),
     loads=LOADS,
     repeats=2,
-    options={"price": 2.5},
+    options=Options(price=2.5),
 )
 
 

@@ -13,7 +13,7 @@ from harness.client.load_search import limit as limit_of
 from harness.errors import InputError
 from harness.goodput import check
 from harness.reporting import goodput, report
-from harness.schema import Load, Recipe, TrialResult
+from harness.schema import Load, Options, Recipe, TrialResult
 from tests.test_run import Desk, desk
 
 __all__ = ["desk"]
@@ -50,7 +50,7 @@ def test_the_interval_holds_the_known_capacity(desk: Desk) -> None:
 def test_an_slo_that_no_rate_can_meet_is_said() -> None:
     probe = Probe(rate=3.0, attained=0.2, passed=False)
     found = SearchResult(rate=0, low=0, high=3.0, probes=(probe,), reason="even one at a time does not")
-    recipe = Recipe(question="q", variants=("v",), slo={"ttft_s": 0.1}, options={"slo_share": 0.9})
+    recipe = Recipe(question="q", variants=("v",), slo={"ttft_s": 0.1}, options=Options(slo_share=0.9))
     assert words(found, recipe) == (
         "no rate met 90% of requests within ttft_s <= 0.1 s: even one at a time does not (1 trials)"
     )
@@ -71,17 +71,18 @@ SEARCH = Load(search="goodput", arrival="poisson")
 
 
 @pytest.mark.parametrize(
-    ("slo", "load", "options", "told"),
+    ("slo", "load", "share", "told"),
     [
-        ({}, SEARCH, {}, "give slo.ttft_s"),
-        ({"ttft_ms": 1.0}, SEARCH, {}, "limits exist on ttft_s"),
-        ({"ttft_s": 1.0}, Load(search="goodput", arrival="ramp", request_rate=1), {}, "arrival=ramp"),
-        ({"ttft_s": 1.0}, SEARCH, {"slo_share": 2}, "slo_share=2"),
+        ({}, SEARCH, 0.99, "give slo.ttft_s"),
+        ({"ttft_ms": 1.0}, SEARCH, 0.99, "limits exist on ttft_s"),
+        ({"ttft_s": 1.0}, Load(search="goodput", arrival="ramp", request_rate=1), 0.99, "arrival=ramp"),
+        ({"ttft_s": 1.0}, SEARCH, 2.0, "slo_share=2"),
     ],
 )
 def test_a_search_that_cannot_be_made_is_a_sentence(
-    slo: dict[str, float], load: Load, options: dict[str, int], told: str
+    slo: dict[str, float], load: Load, share: float, told: str
 ) -> None:
-    recipe = Recipe(question="q", variants=("v",), loads=(load,), slo=slo, options={**options})
+    options = Options(slo_share=share)
+    recipe = Recipe(question="q", variants=("v",), loads=(load,), slo=slo, options=options)
     with pytest.raises(InputError, match=told):
         check(recipe)

@@ -10,7 +10,7 @@ import pytest
 from harness import plan, recipe, store
 from harness.errors import InputError
 from harness.recipe import Words
-from harness.schema import Load, Machine, Recipe, WorkloadSpec
+from harness.schema import Load, Machine, Options, Recipe, WorkloadSpec
 
 
 def made(*words: str, accelerator: str = "cpu") -> Recipe:
@@ -100,7 +100,7 @@ def test_keys_reach_their_fields() -> None:
     assert given.env == {"FOO": "bar=baz"}
     assert given.slo == {"ttft_s": 0.5}
     assert (given.repeats, given.verify_requests, given.seed) == (3, 4, 7)
-    assert given.options == {"allow_dummy_moe": True}
+    assert given.options == Options(allow_dummy_moe=True)
     assert given.workloads[0].params == {"input_len": 64, "output_len": 8, "text": "corpus"}
     assert given.workloads[0].seed == 7
 
@@ -120,6 +120,11 @@ def test_keys_reach_their_fields() -> None:
         (["repeats=1.5"], "not a whole number"),
         (["launcher=podman"], "launcher"),
         (["arrival=sometimes", "rate=1"], "arrival"),
+        (["workers=two"], "options.workers"),
+        (["workers=0"], "options.workers"),
+        (["stream=no"], "options.stream"),
+        (["prompts=words"], "options.prompts"),
+        (["price=cheap"], "options.price"),
     ],
 )
 def test_bad_words_get_a_sentence(words: list[str], told: str) -> None:
@@ -137,6 +142,9 @@ def test_a_malformed_recipe_names_the_path_to_the_field(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text('question = "q"\nvariants = ["a"]\n[[loads]]\nmax_concurrency = "eight"\n')
     with pytest.raises(InputError, match=r"\$\.loads\[0\]\.max_concurrency"):
+        recipe.load_recipe(path)
+    path.write_text('question = "q"\nvariants = ["a"]\n[options]\nalow_dummy_moe = true\n')
+    with pytest.raises(InputError, match="alow_dummy_moe"):
         recipe.load_recipe(path)
     path.write_text("question = \n")
     with pytest.raises(InputError, match="line 1"):

@@ -13,7 +13,7 @@ from harness.correctness.tasks import TaskJob
 from harness.errors import InputError, MachineError
 from harness.host import engine_env
 from harness.registry import ROOT
-from harness.schema import Recipe
+from harness.schema import Options, Recipe
 from tests.completions_server import Flaws, serving
 from tests.test_run import Desk
 
@@ -34,8 +34,8 @@ installed = pytest.mark.skipif(
 )
 
 
-def recipe(**options: object) -> Recipe:
-    return Recipe(question="", variants=("mock",), options=options)  # type: ignore[arg-type]
+def recipe(tasks: str = "", task_limit: int = 0) -> Recipe:
+    return Recipe(question="", variants=("mock",), options=Options(tasks=tasks, task_limit=task_limit))
 
 
 def test_the_command_names_server_load_tasks_and_where_they_lie(tmp_path: Path) -> None:

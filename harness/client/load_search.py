@@ -115,7 +115,7 @@ def _why(low: float, high: float, plan: SearchPlan) -> str:
 
 def plan_of(recipe: Recipe, start_rate: float) -> SearchPlan:
     """Where the search begins and ends."""
-    return SearchPlan(start_rate=start_rate, attained_share=float(recipe.options.get("slo_share") or 0.99))
+    return SearchPlan(start_rate=start_rate, attained_share=recipe.options.slo_share)
 
 
 def words(found: SearchResult, recipe: Recipe) -> str:

@@ -44,12 +44,12 @@ class TaskJob(Noun):
 
 def named(recipe: Recipe) -> tuple[str, ...]:
     """The tasks of the recipe; () for none. Raises InputError for a file that is not there."""
-    asked = tuple(filter(None, str(recipe.options.get("tasks") or "").split(",")))
+    asked = tuple(filter(None, recipe.options.tasks.split(",")))
     for task in asked:
         if task.endswith(".yaml") and not Path(task).is_file():
             raise InputError(f"tasks={task} is no file; give a task's name or the path of its .yaml file.")
-    limit = recipe.options.get("task_limit") or 0
-    if not isinstance(limit, int) or limit < 0:
+    limit = recipe.options.task_limit
+    if limit < 0:
         raise InputError(f"task_limit={limit} is not a number of items; give 1 or more, or leave it out.")
     return asked
 
@@ -92,7 +92,7 @@ def job_of(bench: Bench, running: Running) -> TaskJob:
         folders=tuple(str(f) for f in [*own, *([beside.absolute()] if weights and beside.is_dir() else [])]),
         tokenizer=str(Path(weights).absolute()) if has_tokenizer else "",
         concurrency=max(levels, default=1),
-        limit=int(bench.recipe.options.get("task_limit") or 0),
+        limit=bench.recipe.options.task_limit,
     )
 
 

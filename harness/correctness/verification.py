@@ -101,8 +101,8 @@ def _same_tokenizer(
 
 def asked(recipe: Recipe) -> tuple[int, int]:
     """(requests per trial whose logprobs are asked for, alternatives per token). Raises InputError."""
-    num = recipe.options.get("top_logprobs") or 0
-    if not isinstance(num, int) or not 0 <= num <= replay.MAX_TOP:
+    num = recipe.options.top_logprobs
+    if not 0 <= num <= replay.MAX_TOP:
         raise InputError(
             f"top_logprobs={num} is not a number of alternatives; give 0 (none) to {replay.MAX_TOP}, "
             "the most that every engine grants."
