@@ -26,6 +26,9 @@ from harness.schema import Evidence, Launch
 _ANNOUNCING_LINES = 8
 """A long step is announced by one rank of eight, in one of the last lines."""
 _TAIL_LINES = 25
+_PORTS = range(20000, 22500)
+"""SGLang derives more ports from this one, up to 10,000 above it. All lie below 32768, where Linux begins to
+hand out ports to outgoing connections: from there its DP attention failed to start three times of three."""
 _ENGINE_VARIABLE = re.compile(
     r"(VLLM|SGLANG|SGL|TRTLLM|TLLM|NCCL|RCCL|MORI|AITER|DEEPEP|NVSHMEM|CUDA|HIP|HSA|ROCM|TORCH|OMP|HF_HUB)_|MOCK_"
 )
@@ -59,15 +62,17 @@ class Running:
 
     def evidence(self) -> Evidence:
         """What it shows of itself: its log, its endpoints, its command line and environment."""
-        base = self.launch.base_url
+        launch = self.launch
         cmdline, environ = self.server.process_evidence()
-        info = _get_json(base + "/get_server_info") or _get_json(base + "/server_info?config_format=json")
+        info = _shown(launch, "/get_server_info") or _shown(launch, "/server_info?config_format=json")
         return Evidence(
             log=tuple(log_lines(self.log_path)),
             server_info=info,
-            version=_get_json(base + "/version"),
-            models=_get_json(base + "/v1/models"),
-            metrics=_get_text(self.launch.metrics_url) if self.launch.metrics_url else "",
+            version=_shown(launch, "/version"),
+            models=_shown(launch, "/v1/models"),
+            metrics=_answer(launch, launch.metrics_path).decode("utf-8", "replace")
+            if launch.metrics_path
+            else "",
             cmdline=cmdline,
             environ=environ,
         )
@@ -123,11 +128,6 @@ def set_aside(log_path: Path) -> None:
     if log_path.exists() and log_path.stat().st_size:
         number = 1 + sum(1 for _ in log_path.parent.glob(f"{log_path.stem}-*{log_path.suffix}"))
         log_path.rename(log_path.with_stem(f"{log_path.stem}-{number}"))
-
-
-_PORTS = range(20000, 22500)
-"""SGLang derives more ports from this one, up to 10,000 above it. All lie below 32768, where Linux begins to
-hand out ports to outgoing connections: from there its DP attention failed to start three times of three."""
 
 
 def free_port() -> int:
@@ -194,9 +194,10 @@ def _completes(launch: Launch) -> bool:
             return False
         body = {"model": launch.served_model_name, "prompt": "1 + 1 =", "max_tokens": 2, "temperature": 0}
         answer = requests.post(base + "/v1/completions", json=body, headers=key, timeout=600)
+        said = answer.json() if answer.status_code == 200 else None
     except requests.RequestException:
         return False
-    return answer.status_code == 200 and bool(answer.json().get("choices"))
+    return isinstance(said, dict) and bool(said.get("choices"))
 
 
 def failure(launch: Launch, log_path: Path, what: str) -> tuple[str, str]:
@@ -231,18 +232,19 @@ def log_lines(path: Path, last: int = 0) -> list[str]:
     return lines[-last:] if last else lines
 
 
-def _get_json(url: str) -> dict[str, Any]:
+def _shown(launch: Launch, path: str) -> dict[str, Any]:
+    """The JSON object at a path of the server; {} where it gives none."""
     try:
-        answer = requests.get(url, timeout=10)
-        value = answer.json() if answer.status_code == 200 else {}
-    except (requests.RequestException, ValueError):
+        value = msgspec.json.decode(_answer(launch, path))
+    except msgspec.DecodeError:
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def _get_text(url: str) -> str:
+def _answer(launch: Launch, path: str) -> bytes:
+    """What the server answers to GET; b"" where that is no 200."""
     try:
-        answer = requests.get(url, timeout=10)
+        answer = requests.get(launch.base_url + path, headers=authorization(launch.api_key_env), timeout=10)
     except requests.RequestException:
-        return ""
-    return answer.text if answer.status_code == 200 else ""
+        return b""
+    return answer.content if answer.status_code == 200 else b""
