@@ -33,7 +33,7 @@ def block(step: int, layer: int, spans: Sequence[tuple[str, int, int, int]], exp
 def write(path: Path, blocks: Sequence[Block], **counts: int) -> Path:
     """A log file; the suffix picks the format."""
     encode = to_binary if path.suffix == ".moelog" else to_text
-    lines = [msgspec.json.encode(HEADER) + b"\n", *map(encode, blocks)]
+    lines = [msgspec.json.encode(HEADER) + b"\n", encode(blocks)]
     if counts:
         lines.append(msgspec.json.encode({"type": "count", **counts}) + b"\n")
     path.write_bytes(b"".join(lines))

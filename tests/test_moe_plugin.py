@@ -149,7 +149,7 @@ def planned(**changes: object) -> plan.Planned:
 def test_moe_log_of_a_process(tmp_path: Path) -> None:
     made, why = plugin.logged(planned(), 1, tmp_path)
     assert why == ""
-    assert made.launch.env["VLLM_LOG_MOE"] == str(tmp_path / "moe.jsonl")
+    assert made.launch.env["VLLM_LOG_MOE"] == str(tmp_path / "moe.moelog")
     assert made.launch.env["VLLM_LOG_LAYER"] == "1"
     assert Path(made.launch.env["PYTHONPATH"].split(":")[0], "vllm_moe_log").is_dir()
     assert plugin.logged(planned(), None, tmp_path) == (planned(), "")
@@ -159,7 +159,7 @@ def test_moe_log_in_a_container(tmp_path: Path) -> None:
     inside = msgspec.structs.replace(planned().launch, launcher="docker", image="x", mounts={"/m": "/model"})
     made, why = plugin.logged(planned(launch=inside), "all", tmp_path)
     assert why == ""
-    assert made.launch.env["VLLM_LOG_MOE"] == "/routing/out/moe.jsonl"
+    assert made.launch.env["VLLM_LOG_MOE"] == "/routing/out/moe.moelog"
     assert made.launch.env["PYTHONPATH"] == "/routing/moe_log"
     assert made.launch.mounts == {
         "/m": "/model",

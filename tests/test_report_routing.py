@@ -49,7 +49,7 @@ def test_nothing_logged_or_damaged(tmp_path: Path) -> None:
     folder = visit(tmp_path, "a", 1)
     (folder / plugin.LOG).write_text('{"type":"problem","reason":"vLLM 0.9 has no MoERunner"}\n')
     section = report_routing.section(tmp_path, ["a"])
-    assert section.lines == ["a: moe.jsonl holds no routing: vLLM 0.9 has no MoERunner."]
+    assert section.lines == ["a: moe.moelog holds no routing: vLLM 0.9 has no MoERunner."]
     assert not section.plots and not section.rows
 
 

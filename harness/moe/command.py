@@ -36,8 +36,9 @@ def run(files: Sequence[str], against: Sequence[str] = (), out: str = "", ep_siz
 
 def after_visit(folder: Path) -> str:
     """What a visit's routing log told, in one line; pictures and moe.json go to folder/moe."""
-    log = timed.only(routing_log.read([str(folder / plugin.LOG)]), folder)
-    report = msgspec.structs.replace(build(log), source=plugin.LOG)
+    path = plugin.log_of(folder)
+    log = timed.only(routing_log.read([str(path)]), folder)
+    report = msgspec.structs.replace(build(log), source=path.name)
     publish(report, log, None, folder / "moe")
     worst = max(report.layers, key=lambda b: b.max_over_mean)
     return (

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 FOLDER = "moe_log"
 """The plugin's folder in the repository; it carries its own entry-point metadata."""
-LOG = "moe.jsonl"
-"""Name of the log in a visit's folder."""
+LOG = "moe.moelog"
+"""Name of vLLM's log in a visit's folder; the binary form, since a GPU routes millions of rows a minute."""
 _MOUNT = "/routing"
 """Where a container sees the plugin's folder, and beside it the visit's as "out"."""
 _ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def layers_of(layer: Scalar) -> str:
 
 
 def logged(planned: Planned, layer: Scalar, folder: Path) -> tuple[Planned, str]:
-    """The launch with its routing logged to folder/moe.jsonl, and why it is not, "" when it is.
+    """The launch with its routing logged to the visit's folder, and why it is not, "" when it is.
 
     layer: the recipe's option moe_log (None or False = not asked for). Raises InputError for other nonsense.
     """
@@ -86,9 +86,15 @@ def _mounts(engine: str, folder: Path) -> dict[str, str]:
     return {**plugin, str(folder.resolve()): f"{_MOUNT}/out:rw"}
 
 
+def log_of(folder: Path) -> Path:
+    """A visit's routing log: the plugin's, or what SGLang's dumps became."""
+    converted = folder / sglang_recorder.LOG
+    return converted if converted.exists() else folder / LOG
+
+
 def told(folder: Path) -> str:
     """What the visit's routing log told, in one line; "" when none was asked for."""
-    if not (folder / LOG).exists():
+    if not log_of(folder).exists():
         return ""
     from harness.moe import command  # brings matplotlib, which only a logged run needs
 

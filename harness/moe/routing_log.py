@@ -10,13 +10,15 @@ A log is a sequence of records, one JSON object a line:
     {"type":"note","reason"}          what a converted log cannot tell
 
 A block is one layer in one forward pass; its N rows are the requests' tokens, one request after another, at
-positions start .. start+num-1; positions below prompt_len are prefill. `.moelog` files replace the two lists
-by "shape", "experts_dtype", "weights_dtype", "bytes" and that many raw bytes after the line.
+positions start .. start+num-1; positions below prompt_len are prefill. `.moelog` files hold the layers of a
+step in one record of type "blocks": "layers" instead of "layer", and instead of the two lists the "shape"
+[L, N, K], "experts_dtype", "weights_dtype", "bytes" and that many raw bytes after the line.
 """
 
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -196,24 +198,28 @@ def _records(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
                 record = msgspec.json.decode(line)
                 if not isinstance(record, dict) or "type" not in record:
                     raise ValueError("not a record")
-                if "shape" in record:
-                    record |= _arrays(record, file)
+                records = _layers(record, file) if record["type"] == "blocks" else [record]
             except ValueError as reason:
                 if file.read(1):
                     raise InputError(f"{path} is no routing log, or is damaged: {reason}.") from None
                 notes.append(f"{path.name} ends in the middle of a record: the writer was killed")
                 return
-            yield record
+            yield from records
 
 
-def _arrays(record: dict[str, Any], file: BinaryIO) -> dict[str, Any]:
+def _layers(record: dict[str, Any], file: BinaryIO) -> list[dict[str, Any]]:
     data = file.read(record["bytes"] + 1)
     if len(data) < record["bytes"] + 1:
         raise ValueError("truncated block")
-    num = record["shape"][0] * record["shape"][1]
-    experts = np.frombuffer(data, dtype=record["experts_dtype"], count=num)
+    num = math.prod(record["shape"])
+    experts = np.frombuffer(data, dtype=record["experts_dtype"], count=num).reshape(record["shape"])
     weights = np.frombuffer(data, dtype=record["weights_dtype"], count=num, offset=experts.nbytes)
-    return {"experts": experts.reshape(record["shape"]), "weights": weights.reshape(record["shape"])}
+    return [
+        record | {"type": "block", "layer": layer, "experts": ids, "weights": of_ids}
+        for layer, ids, of_ids in zip(
+            record["layers"], experts, weights.reshape(record["shape"]), strict=True
+        )
+    ]
 
 
 def _expand(spans: list[list[Any]], index: dict[str, int], size: int) -> tuple[Ints, Ints, NDArray[np.bool_]]:

@@ -17,6 +17,8 @@ from harness.errors import AttestationError
 _TIMEOUT_S = 600.0
 """A dump writes every token since the start."""
 FOLDER = "SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"
+LOG = "moe.jsonl"
+"""What the dumps become in the visit's folder."""
 DUMPS = "expert_distribution_recorder_*.pt"
 
 

@@ -47,9 +47,11 @@ def _keep(folder: Path, layer: Scalar, problem: str) -> None:
             log = convert.sglang_dumps(dumps)
             layers = plugin.layers_of(layer)
             wanted = log.layers if layers == "all" else [int(part) for part in layers.split(",")]
-            converted = folder / f"{plugin.LOG}.new"
+            converted = folder / f"{sglang_recorder.LOG}.new"
             routing_log.write(log.where(np.isin(log.layer, wanted)), converted)
-            with (folder / plugin.LOG).open("ab") as file:  # one engine life of several in this visit
+            with (folder / sglang_recorder.LOG).open(
+                "ab"
+            ) as file:  # one engine life of several in this visit
                 file.write(converted.read_bytes())
             converted.unlink()
             for dump in dumps:
@@ -58,5 +60,5 @@ def _keep(folder: Path, layer: Scalar, problem: str) -> None:
         problem = error.message
     if problem or not dumps:
         reason = problem or f"SGLang wrote no {sglang_recorder.DUMPS} into the visit's folder"
-        with (folder / plugin.LOG).open("ab") as file:
+        with (folder / sglang_recorder.LOG).open("ab") as file:
             file.write(msgspec.json.encode({"type": "problem", "reason": reason}) + b"\n")

@@ -1,9 +1,10 @@
-"""One logged block (one layer in one step) as text or as bytes."""
+"""Logged blocks (one layer in one step each) as text or as bytes."""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,26 +29,37 @@ class Block:
     """A profiling or warm-up pass: no request stands behind it."""
 
 
-def to_text(block: Block) -> bytes:
-    """One JSON line; weights to five decimals."""
+def to_text(blocks: Sequence[Block]) -> bytes:
+    """One JSON line per block; weights to five decimals."""
+    return b"".join(map(_line, blocks))
+
+
+def to_binary(blocks: Sequence[Block]) -> bytes:
+    """Per run of blocks over the same tokens (a step's layers) one JSON line with shape [L, N, K] and types,
+    then the raw little-endian arrays: experts, weights."""
+    groups = itertools.groupby(blocks, key=lambda block: (block.step, block.spans, block.warmup))
+    return b"".join(_layers(list(group)) for _, group in groups)
+
+
+def _line(block: Block) -> bytes:
     weights = np.round(np.asarray(block.weights, dtype=np.float64), 5)
-    return encode(
-        {**_head(block), "experts": np.asarray(block.experts).tolist(), "weights": weights.tolist()}
-    )
+    head = {"type": "block", **_head(block), "layer": block.layer}
+    return encode({**head, "experts": np.asarray(block.experts).tolist(), "weights": weights.tolist()})
 
 
-def to_binary(block: Block) -> bytes:
-    """One JSON line with shape and types, then the raw little-endian arrays: experts, weights."""
-    experts = np.asarray(block.experts)
+def _layers(blocks: list[Block]) -> bytes:
+    experts = np.stack([block.experts for block in blocks])
+    weights = np.stack([block.weights for block in blocks])
     dtype = "<u1" if experts.size == 0 or experts.max() < 256 else "<u2"
-    payload = experts.astype(dtype).tobytes() + np.asarray(block.weights).astype("<f2").tobytes()
+    payload = experts.astype(dtype).tobytes() + weights.astype("<f2").tobytes()
     arrays = {
+        "layers": [block.layer for block in blocks],
         "shape": list(experts.shape),
         "experts_dtype": dtype,
         "weights_dtype": "<f2",
         "bytes": len(payload),
     }
-    return encode({**_head(block), **arrays}) + payload + b"\n"
+    return encode({"type": "blocks", **_head(blocks[0]), **arrays}) + payload + b"\n"
 
 
 def encode(record: dict[str, Any]) -> bytes:
@@ -57,10 +69,8 @@ def encode(record: dict[str, Any]) -> bytes:
 
 def _head(block: Block) -> dict[str, Any]:
     return {
-        "type": "block",
         "step": block.step,
         "at": round(block.at, 4),
-        "layer": block.layer,
         "rank": block.rank,
         "requests": block.spans,
         **({"warmup": True} if block.warmup else {}),

@@ -17,9 +17,11 @@ from vllm_moe_log import step as steps
 from vllm_moe_log.block import Block
 from vllm_moe_log.flags import Flags
 from vllm_moe_log.step import Span, Step
-from vllm_moe_log.writer import Batch, Writer
+from vllm_moe_log.writer import Batch, Ready, Writer
 
 FindSpans = Callable[[], tuple[Span, ...]]
+Rows = dict[int, tuple[Any, Any, int]]
+"""Per layer ids [N, K], weights [N, K] (numpy) and the rows the router wrote; 0 rows = it was not called."""
 logger = logging.getLogger("vllm.moe_log")
 
 
@@ -61,8 +63,7 @@ class Recorder:
         self._buffers: device.Buffers | None = None
         self._num_steps = 0
         self._find_spans: FindSpans | None = None
-        self._step: Step | None = None
-        self._seen = False
+        self._rows: Rows = {}
         self._warmup_tokens = 0
         self.broken = False
 
@@ -85,23 +86,25 @@ class Recorder:
     @_harmless
     def begin(self, find_spans: FindSpans) -> None:
         """A step over real requests starts; spans are asked for once the batch is in its final order."""
-        self._find_spans, self._step, self._seen = find_spans, None, False
+        self._find_spans, self._rows = find_spans, {}
         self._num_steps += 1
         if self._buffers is not None:
             self._buffers.clear()
 
     @_harmless
     def end(self, num_tokens: int) -> None:
-        """The step is over: fetch what the device holds; count a step that no logged router saw."""
+        """The step is over: queue what a CPU has collected, or fetch what the device holds."""
         find_spans, self._find_spans = self._find_spans, None
-        if find_spans is not None and self._logs_here():
-            if self._buffers is not None:
-                self._fetch(self._buffers, Step(self._num_steps, find_spans()))
-            elif self._routers and not self._seen:
-                self._open().count("unseen_steps", 1)
-                self._open().count("unseen_tokens", num_tokens)
-            elif not self._routers and self._environment.ranks["pp_size"] == 1:
+        if find_spans is None or not self._logs_here():
+            return
+        if not self._routers:
+            if self._environment.ranks["pp_size"] == 1:
                 self._open()  # to say why nothing is logged
+            return
+        step = Step(self._num_steps, find_spans())
+        if step.spans:
+            ready = self._fetch(self._buffers, step) if self._buffers else self._collected(step)
+            self._open().put(ready, step.num_tokens * len(self._routers))
 
     @_harmless
     def routed(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
@@ -111,23 +114,22 @@ class Recorder:
         if self._find_spans is None:  # profiling, warm-up, capture or an idle data-parallel rank's dummy step
             self._warmup(layer, topk_ids, topk_weights)
         elif not topk_ids.is_cuda:
-            self._log_now(layer, topk_ids, topk_weights)
+            self._collect(layer, topk_ids, topk_weights)
 
-    def _log_now(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
-        """On a CPU: queue a copy of the rows at once."""
-        self._seen = True
-        if self._step is None and self._find_spans is not None:
-            self._step = Step(self._num_steps, self._find_spans())
-        step = self._step
-        if step is None or not self._logs_here():
+    def _collect(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
+        """On a CPU: keep a copy of the rows until the step is over."""
+        if not self._logs_here():
             return
         first, num_rows = steps.own_rows(len(topk_ids), self._layout())
         rows = slice(first, first + num_rows)
         # Copied even where the type fits: the kernel may reuse the router's buffers once it has them.
         ids = device.signed(topk_ids)[rows].to(torch.int16, copy=True).numpy()
         weights = topk_weights[rows].to(torch.float32, copy=True).numpy()
-        batch = self._batch(step, {layer: (ids, weights, num_rows)})
-        self._open().put(lambda: batch, step.num_tokens)
+        self._rows[layer] = (ids, weights, num_rows)
+
+    def _collected(self, step: Step) -> Ready:
+        rows = {layer: self._rows.get(layer, (None, None, 0)) for layer in sorted(self._routers)}
+        return lambda: self._batch(step, rows)
 
     def _store(self, layer: int, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
         """On a GPU: into the buffers, in a graph or not; they are made in the first pass, the profiling."""
@@ -140,9 +142,7 @@ class Recorder:
         rows_here = slice(first, first + num_rows)
         self._buffers.store(layer, topk_ids[rows_here], topk_weights[rows_here])
 
-    def _fetch(self, buffers: device.Buffers, step: Step) -> None:
-        if not step.spans:
-            return
+    def _fetch(self, buffers: device.Buffers, step: Step) -> Ready:
         arrays = buffers.fetch(step.num_tokens)
 
         def ready() -> Batch:
@@ -150,9 +150,9 @@ class Recorder:
             parts = zip(buffers.layers, zip(ids, weights, num_written, strict=True), strict=True)
             return self._batch(step, dict(parts))
 
-        self._open().put(ready, step.num_tokens * len(buffers.layers))
+        return ready
 
-    def _batch(self, step: Step, layers: dict[int, tuple[Any, Any, int]]) -> Batch:
+    def _batch(self, step: Step, layers: Rows) -> Batch:
         """Blocks of the layers' (ids, weights, rows written), and what cannot be attributed."""
         blocks: list[Block] = []
         counts: dict[str, int] = {}

@@ -96,10 +96,10 @@ class Writer:
                 self._file.write(encode({"type": "count", **self._written_counts}))
 
     def _write(self, batch: Batch) -> None:
-        for block in batch.blocks:
-            self._file.write(self._encode(block))
-            self.count("blocks", 1)
-            self.count("tokens", len(block.experts))
+        if batch.blocks:
+            self._file.write(self._encode(batch.blocks))
+        self.count("blocks", len(batch.blocks))
+        self.count("tokens", sum(len(block.experts) for block in batch.blocks))
         for name, amount in batch.counts.items():
             self.count(name, amount)
 
