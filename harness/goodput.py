@@ -16,6 +16,8 @@ from harness.client.load_search import SearchResult
 from harness.correctness import verification
 from harness.errors import InputError, MachineError
 from harness.host import environment
+from harness.numbers import collector, metrics
+from harness.numbers.columns import columns
 from harness.schema import Load, Recipe, RequestRecord, Trial, TrialResult, WorkloadSpec
 from harness.server import Running
 from harness.trial import Bench, built, save_sample, spoken, target_of, timed_part, warm_up
@@ -33,13 +35,13 @@ _OTHER_SEED = 104_729
 
 
 def check(recipe: Recipe) -> None:
-    """Raises InputError where a search lacks its limits, or has a load that has no one rate."""
+    """Raises InputError for a limit on what has none, or a search without limits or without one rate."""
     searches = [load for load in recipe.loads if load.search]
     if searches and not recipe.slo:
         raise InputError(
             "search=goodput needs a limit to meet: give slo.ttft_s=SECONDS or slo.tpot_s=SECONDS"
         )
-    load_search.attained((), recipe.slo)
+    metrics.check_slo(recipe.slo)
     for load in searches:
         if load.arrival not in _ARRIVALS:
             raise InputError(f"search=goodput looks for one rate, and arrival={load.arrival} has several")
@@ -82,7 +84,7 @@ class Search:
         alone, _ = built(spec, load, self.bench.planned.model.path, 0)
         records: list[RequestRecord] = []
         client.fire(self.target, spoken(self.bench, alone), load, records.append)
-        share = load_search.attained(records, self.bench.recipe.slo)
+        share = metrics.attained(columns(records), self.bench.recipe.slo)
         return "" if share >= 0.5 else "even one request at a time does not meet it"
 
     def _reseeded(self, number: int) -> WorkloadSpec:
@@ -109,7 +111,8 @@ class Search:
         outcome = self.outcomes[rate] = timed_part(bench, trial, self.running, (self.target, timed))
         if self.running.dead():
             raise MachineError(outcome.reason, details=outcome.evidence)
-        share = load_search.attained(list(store.records(self.folder)), bench.recipe.slo)
+        collected = collector.collect(self.folder / "requests.jsonl")
+        share = metrics.attained(collected.columns, bench.recipe.slo)
         name = f"{trial.variant} {trial.scenario}"
         bench.progress.note(f"  {name}: {share:.1%} within the SLO at {rate:.4g} requests/s")
         _move(self.folder, self.place(rate))

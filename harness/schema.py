@@ -450,7 +450,10 @@ class Recipe(Noun):
     warmup: int = 2
     """Requests per trial before the timed part."""
     slo: dict[str, float] = msgspec.field(default_factory=dict)
-    """Limits in seconds on ttft_s, tpot_s, e2el_s; goodput counts requests that meet all."""
+    """Limits in seconds on ttft_s, tpot_s, e2el_s; goodput counts requests that meet all.
+
+    TTFT and E2EL then include the schedule delay: what a user waits.
+    """
     launcher: LauncherName | None = None
     url: str = ""
     python: str = ""

@@ -8,16 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import InputError
-from harness.numbers.metrics import metrics
+from harness.numbers.columns import columns
+from harness.numbers.metrics import attained, metrics
 from harness.schema import RequestRecord
 
 SLOW_START = RequestRecord(
-    request_id="a", sent_at_s=1.0, content_at_s=(1.5, 1.6, 1.7), input_len=10, output_len=5, usage=True
+    request_id="a",
+    due_at_s=1.0,
+    sent_at_s=1.0,
+    content_at_s=(1.5, 1.6, 1.7),
+    input_len=10,
+    output_len=5,
+    usage=True,
 )
 LATE = RequestRecord(
     request_id="b", due_at_s=1.5, sent_at_s=2.0, content_at_s=(2.2, 3.0), prompt_len=20, output_len=2
 )
-ONE_TOKEN = RequestRecord(request_id="c", sent_at_s=2.0, content_at_s=(2.1,), input_len=1, output_len=1)
+ONE_TOKEN = RequestRecord(
+    request_id="c", due_at_s=2.0, sent_at_s=2.0, content_at_s=(2.1,), input_len=1, output_len=1
+)
 FAILED = RequestRecord(
     request_id="d", sent_at_s=0.0, content_at_s=(9.0,), output_len=99, error_kind="reset", error="gone"
 )
@@ -37,16 +46,46 @@ def test_hand_worked_numbers() -> None:
     assert m.tpot_s.mean == pytest.approx((0.05 + 0.8) / 2)
     assert m.icl_s.count == 3 and m.icl_s.p50 == pytest.approx(0.1)
     assert m.e2el_s is not None and m.e2el_s.max == pytest.approx(1.0)
-    assert m.schedule_delay_s is not None and m.schedule_delay_s.p50 == pytest.approx(1.0)
+    assert m.schedule_delay_s is not None and m.schedule_delay_s.max == pytest.approx(0.5)
 
 
 def test_goodput_counts_requests_that_meet_every_limit() -> None:
     records = [SLOW_START, LATE, ONE_TOKEN, FAILED]
     assert metrics(records).request_goodput is None
-    assert metrics(records, {"ttft_s": 0.3}).request_goodput == pytest.approx(1.0)
-    assert metrics(records, {"ttft_s": 0.3, "tpot_s": 0.1}).request_goodput == pytest.approx(0.5)
+    assert metrics(records, {"ttft_s": 0.3}).request_goodput == pytest.approx(0.5)  # LATE waited 0.5 s
+    assert metrics(records, {"ttft_s": 0.8}).request_goodput == pytest.approx(1.5)
+    assert metrics(records, {"ttft_s": 0.8, "tpot_s": 0.1}).request_goodput == pytest.approx(1.0)
     with pytest.raises(InputError, match="ttft_ms"):
         metrics(records, {"ttft_ms": 300})
+
+
+def record(ttft: float, error: str = "", late: float = 0.0) -> RequestRecord:
+    return RequestRecord(
+        request_id="r",
+        sent_at_s=late,
+        content_at_s=(late + ttft, late + ttft + 1.0),
+        output_len=11,
+        error=error,
+    )
+
+
+def test_the_share_within_an_slo_counts_failures_and_waiting_as_misses() -> None:
+    records = [record(0.1), record(0.3), record(0.1, "broken"), record(0.1, late=0.2)]
+    table = columns(records)
+    assert attained(table, {"ttft_s": 0.25}) == 0.25
+    assert attained(table, {"tpot_s": 0.11}) == 0.75
+    assert attained(table, {"e2el_s": 1.2}) == 0.25
+    assert attained(columns([]), {}) == 0.0
+    with pytest.raises(InputError, match="ttft_s"):
+        attained(table, {"ttft_ms": 1})
+
+
+def test_goodput_and_the_share_within_an_slo_are_one_rule() -> None:
+    records = [record(0.1), record(0.1, late=0.2), record(0.1, late=0.1)]
+    found = metrics(records, {"ttft_s": 0.25})
+    assert found.request_goodput == pytest.approx(
+        attained(columns(records), {"ttft_s": 0.25}) * 3 / found.window_s
+    )
 
 
 @pytest.mark.parametrize("records", [[], [FAILED]])

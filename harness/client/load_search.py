@@ -8,12 +8,10 @@ lies between that and the first that did not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 from harness.errors import InputError
-from harness.schema import GoodputLimit, Noun, Recipe, RequestRecord
-
-LIMITS = ("ttft_s", "tpot_s", "e2el_s")
+from harness.schema import GoodputLimit, Noun, Recipe
 
 
 class SearchPlan(Noun):
@@ -52,31 +50,11 @@ class SearchResult(Noun):
     """Why the search stopped."""
 
 
-def attained(records: Sequence[RequestRecord], slo: Mapping[str, float]) -> float:
-    """Share of requests that succeeded within every limit; waiting before the send counts towards TTFT.
-
-    Raises InputError for a limit that is none of LIMITS.
-    """
-    if unknown := set(slo) - set(LIMITS):
-        raise InputError(
-            f"slo names {', '.join(sorted(unknown))}, but limits exist on {', '.join(LIMITS)} only"
-        )
-    return sum(_meets(r, slo) for r in records) / len(records) if records else 0.0
-
-
-def _meets(record: RequestRecord, slo: Mapping[str, float]) -> bool:
-    if record.error:
-        return False
-    for name, limit in slo.items():
-        value: float | None = getattr(record, name)
-        waited = 0.0 if name == "tpot_s" else max(0.0, record.schedule_delay_s)
-        if value is not None and value + waited > limit:
-            return False
-    return True
-
-
 def search(measure: Callable[[float], float], plan: SearchPlan) -> SearchResult:
-    """`measure(rate)` fires one trial and returns attained(). Rates are requests/s."""
+    """`measure(rate)` fires one trial and returns the share within the SLO. Rates are requests/s.
+
+    Raises InputError for a plan that leads nowhere.
+    """
     if plan.start_rate <= 0 or plan.precision <= 0:
         raise InputError("a goodput search needs a start rate and a precision above 0")
     probes: list[Probe] = []

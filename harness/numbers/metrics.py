@@ -26,10 +26,7 @@ def metrics(records: Iterable[RequestRecord], slo: Mapping[str, float] | None = 
 
 
 def summarize(table: Columns, slo: Mapping[str, float]) -> Metrics:
-    """Metrics of one trial's columns. `slo` maps ttft_s, tpot_s, e2el_s to limits in seconds.
-
-    Raises InputError for another key in `slo`.
-    """
+    """Metrics of one trial's columns; `slo` as in `meets`."""
     ok = table.ok
     start, end = window(table)
     window_s = end - start
@@ -46,7 +43,7 @@ def summarize(table: Columns, slo: Mapping[str, float]) -> Metrics:
         request_throughput=completed * per_s,
         output_throughput=num_output * per_s,
         total_token_throughput=(num_input + num_output) * per_s,
-        request_goodput=int(_good(table, slo).sum()) * per_s if slo else None,
+        request_goodput=int(meets(table, slo).sum()) * per_s if slo else None,
         steady_window_s=plateau.end_s - plateau.start_s if plateau else None,
         steady_output_throughput=plateau.output_throughput if plateau else None,
         ttft_s=distribution(table.ttft_s[ok]),
@@ -82,12 +79,28 @@ def window(table: Columns) -> tuple[float, float]:
     return (float(table.sent_at_s[table.ok].min()), float(ends.max())) if ends.size else (0.0, 0.0)
 
 
-def _good(table: Columns, slo: Mapping[str, float]) -> NDArray[np.bool_]:
-    """Successful requests that met every limit; a TPOT that is undefined (one token) breaks none."""
-    good = table.ok & np.isfinite(table.last_at_s)
+def check_slo(slo: Mapping[str, float]) -> None:
+    """Raises InputError for a limit on anything but LIMITS."""
+    unknown = [name for name in slo if name not in LIMITS]
+    if unknown:
+        raise InputError(f"slo has no limit {unknown[0]!r}: write one of {', '.join(LIMITS)}, in seconds.")
+
+
+def meets(table: Columns, slo: Mapping[str, float]) -> NDArray[np.bool_]:
+    """[requests] Successful ones within every limit of `slo` (LIMITS -> seconds). Raises InputError.
+
+    TTFT and E2EL count from when a request was due: having to wait before the send is part of what its user
+    waits for. A TPOT that is undefined (one token) breaks no limit.
+    """
+    check_slo(slo)
+    waited = np.maximum(table.schedule_delay_s, 0.0)
+    good: NDArray[np.bool_] = table.ok & np.isfinite(table.last_at_s)
     for name, limit in slo.items():
-        if name not in LIMITS:
-            raise InputError(f"slo has no limit {name!r}: write one of {', '.join(LIMITS)}, in seconds.")
         values: NDArray[np.float64] = getattr(table, name)
-        good &= ~(values > limit)
+        good &= ~((values if name == "tpot_s" else values + waited) > limit)
     return good
+
+
+def attained(table: Columns, slo: Mapping[str, float]) -> float:
+    """Share of all requests, failed ones included, that met every limit; 0 for none. Raises InputError."""
+    return float(meets(table, slo).mean()) if table.ok.size else 0.0

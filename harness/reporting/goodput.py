@@ -15,7 +15,8 @@ HEADERS = (
     "trials",
 )
 ABOUT = (
-    "Goodput: requests/s that met every limit of the SLO. Where the largest such rate was searched for, the "
+    "Goodput: requests/s that met every limit of the SLO, TTFT and E2EL counted from when a request was due "
+    "(waiting to be sent included). Where the largest such rate was searched for, the "
     "row of the table is the trial at that rate; the limit lies between it and the smallest failing rate, "
     "over all restarts."
 )
