@@ -30,7 +30,7 @@ def main() -> None:
     except HarnessError as error:
         console.print(f"[bold red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
         if error.details:
-            console.print(escape(error.details), highlight=False, soft_wrap=True)
+            _say(error.details, stderr=True)
         sys.exit(error.exit_code)
 
 
@@ -48,7 +48,7 @@ def bench(words: Words = None) -> None:
     with Progress() as progress:
         comparison = run.bench(recipe, machine, folder, progress)
     _show(comparison)
-    Console().print(f"\nKept in {folder}", highlight=False, soft_wrap=True)
+    _say(f"\nKept in {folder}")
     if any(row.agreement and row.agreement.verdict == "FAIL" for row in comparison.rows):
         sys.exit(3)
     if not any(row.status == "done" for row in comparison.rows):
@@ -75,7 +75,7 @@ def compare(runs: Words = None) -> None:
         table, remarks = foreign.run(runs or [])
         Console().print(table)
         for line in remarks:
-            Console().print(escape(line), highlight=False, soft_wrap=True)
+            _say(line)
         return
     folders, left_out = comparing.comparable([store.find_run(name) for name in runs or [""]])
     found = []
@@ -87,7 +87,7 @@ def compare(runs: Words = None) -> None:
         found.append(comparison)
     _show(found[0] if len(found) == 1 else comparing.merged(found))
     for line in left_out:
-        Console(stderr=True).print(escape(line), highlight=False, soft_wrap=True)
+        _say(line, stderr=True)
 
 
 @app.command()
@@ -144,7 +144,7 @@ def import_files(files: Annotated[list[Path], typer.Argument()]) -> None:
 
     folder = store.run_folder(store.new_run_id("import"))
     _show(adoption.adopt(files, folder))
-    Console().print(f"\nKept in {folder}", highlight=False, soft_wrap=True)
+    _say(f"\nKept in {folder}")
 
 
 @app.command()
@@ -165,7 +165,7 @@ def log(words: Words = None) -> None:
     from harness.reporting import logbook, publish
 
     text = logbook.run(publish.log_path(), store.results_root(), words or [])
-    Console().print(escape(text), highlight=False, soft_wrap=True)
+    _say(text)
 
 
 @app.command()
@@ -191,13 +191,13 @@ def plan(
     planned = planning.plan(recipe, machine)
     if check:
         results = dialect_check.check_all([(p.variant, p.launch) for p in planned], machine.images)
-        Console().print(escape(dialect_check.as_text(results)), highlight=False, soft_wrap=True)
+        _say(dialect_check.as_text(results))
         dialect_check.refuse(results)
         return
     if json:
         sys.stdout.write(planning.as_json(planned).decode() + "\n")
         return
-    Console().print(escape(planning.as_text(planned)), highlight=False, soft_wrap=True)
+    _say(planning.as_text(planned))
 
 
 @app.command()
@@ -219,7 +219,7 @@ def replay(entry: str) -> None:
     lines = replay.told(old, experiment_log.find(path, folder.name), comparison, folder)
     logbook.note(path, folder.name, f"Replay of {old.run_id}.\n\n" + "\n".join(f"- {line}" for line in lines))
     for line in lines:
-        Console().print(escape(line), highlight=False, soft_wrap=True)
+        _say(line)
 
 
 @app.command()
@@ -231,7 +231,7 @@ def report(run: Annotated[str, typer.Argument()] = "") -> None:
 
     folder = store.find_run(run)
     publish.publish(folder, comparing.compare(folder), to_log=False)
-    Console().print(f"{folder / 'report.html'}", highlight=False, soft_wrap=True)
+    _say(str(folder / "report.html"))
 
 
 @app.command()
@@ -240,7 +240,7 @@ def selfcheck(words: Words = None) -> None:
     from harness.client import selfcheck as checking
 
     for budget in checking.from_words(words or []):
-        Console().print(escape(budget.words), highlight=False, soft_wrap=True)
+        _say(budget.words)
 
 
 @app.command()
@@ -250,7 +250,7 @@ def probe(url: str, model: Annotated[str, typer.Argument()] = "", harsh: bool = 
 
     found = probing.run(url, model, harsh=harsh)
     for line in probing.lines(found):
-        Console().print(escape(line), highlight=False, soft_wrap=True)
+        _say(line)
     sys.exit(0 if all(p.held for p in found.points) and all(k.held is not False for k in found.known) else 3)
 
 
@@ -302,7 +302,11 @@ def _show(comparison: Comparison) -> None:
     """Print table and footnotes of a comparison on stdout."""
     from harness.reporting import report
 
-    console = Console()
-    console.print(report.table(comparison))
+    Console().print(report.table(comparison))
     for line in report.footnotes(comparison):
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        _say(line)
+
+
+def _say(text: str, *, stderr: bool = False) -> None:
+    """Print text as it is: nothing in it is markup, no line is cut."""
+    Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True).print(text)

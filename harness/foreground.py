@@ -13,7 +13,7 @@ from rich.console import Console
 
 from harness import plan, registry, server, store, traces
 from harness import recipe as recipes
-from harness.errors import HarnessError, LaunchError
+from harness.errors import HarnessError, InputError, LaunchError
 from harness.host import engines_ready
 from harness.label import attestation, feasible
 from harness.recipe import Words
@@ -27,9 +27,9 @@ def serve(name: str, model: str, given: Sequence[str]) -> None:
 
     Raises HarnessError when it cannot start, KeyboardInterrupt on Ctrl-C once it is stopped.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
     words = Words(given)
-    port = int(words.take("port", str(_DEFAULT_PORT)))
+    port = _port(words.take("port", str(_DEFAULT_PORT)))
     if model:
         words.pairs["model"] = model
     machine = feasible.probe()
@@ -55,6 +55,12 @@ def serve(name: str, model: str, given: Sequence[str]) -> None:
                 time.sleep(0.5)
             sentence, details = server.failure(planned.launch, log_path, f"ended ({running.dead()})")
             raise LaunchError(sentence, details=details)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise InputError(f"port={text} is not a TCP port; give a number from 1 to 65535.")
+    return int(text)
 
 
 def _with_traces(planned: plan.Planned, console: Console) -> plan.Planned:

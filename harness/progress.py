@@ -21,7 +21,7 @@ class Progress:
     def __init__(self, console: Console | None = None, every_s: float = _PLAIN_EVERY_S) -> None:
         """`every_s`: least time between plain lines of one kind."""
         self._every_s = every_s
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, emoji=False)
         self._live: Live | None = None
         self._stage = ""
         self._said: set[str] = set()
