@@ -59,16 +59,24 @@ def weights_folder(model: Model) -> Path | None:
         return folder if folder.is_dir() else None
     if not model.hf_id:
         return None
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    snapshots = cache / f"models--{model.hf_id.replace('/', '--')}" / "snapshots"
+    snapshots = hub_cache() / f"models--{model.hf_id.replace('/', '--')}" / "snapshots"
     if model.revision and (snapshots / model.revision).is_dir():
         return snapshots / model.revision
     main = snapshots.parent / "refs" / "main"
     if not main.is_file():
         return None
-    folder = snapshots / main.read_text().strip()
+    folder = snapshots / main.read_text(encoding="utf-8").strip()
     return folder if folder.is_dir() else None
+
+
+def hub_home() -> Path:
+    """Where the Hugging Face Hub's client keeps its token and cache: $HF_HOME."""
+    return Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+
+
+def hub_cache() -> Path:
+    """Where models downloaded from the Hub lie: $HF_HUB_CACHE."""
+    return Path(os.environ.get("HF_HUB_CACHE", hub_home() / "hub"))
 
 
 def with_config(model: Model) -> Model:
@@ -141,14 +149,21 @@ def moe_facts(config: dict[str, Any]) -> MoeFacts | None:
         num_experts = num_experts or int(config.get(key) or 0)
     if num_experts < 2:
         return None
-    layers = int(config.get("num_hidden_layers") or 0) - int(config.get("first_k_dense_replace") or 0)
-    step = int(config.get("decoder_sparse_step") or config.get("moe_layer_freq") or 1)
     return MoeFacts(
         num_experts=num_experts,
         num_experts_per_tok=int(config.get("num_experts_per_tok") or 0),
-        num_moe_layers=layers // max(1, step),
+        num_moe_layers=_num_moe_layers(config),
         hidden_size=int(config.get("hidden_size") or 0),
     )
+
+
+def _num_moe_layers(config: dict[str, Any]) -> int:
+    """Every n-th layer behind the dense ones; or as a list says, layer by layer."""
+    step = config.get("decoder_sparse_step") or config.get("moe_layer_freq") or 1
+    if isinstance(step, list):
+        return sum(map(bool, step))
+    layers = int(config.get("num_hidden_layers") or 0) - int(config.get("first_k_dense_replace") or 0)
+    return layers // max(1, int(step))
 
 
 def check_weights(model: Model) -> None:
@@ -173,11 +188,19 @@ def check_weights(model: Model) -> None:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files its index names, else all. Raises ModelError if one is not there."""
+    """The safetensors files its index names, else all.
+
+    Raises ModelError if one is not there, or for an index that names none.
+    """
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return tuple(sorted(folder.glob("*.safetensors")))
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{index} does not name the weight files ({type(error).__name__}); fetch it again."
+        ) from error
     missing = [n for n in names if not (folder / n).exists()]
     if missing:
         raise ModelError(
@@ -189,8 +212,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _check_safetensors(path: Path) -> None:
     """Format: 8-byte little-endian header length, JSON header with data_offsets, then the data."""
-    size = path.stat().st_size
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length)) if length < size else None
@@ -198,7 +221,7 @@ def _check_safetensors(path: Path) -> None:
             raise ValueError("header is cut off")
         ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
         expected = 8 + length + max(ends, default=0)
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}); fetch it again.") from error
     if size != expected:
         raise ModelError(f"{path} is truncated: {size} bytes of {expected}; fetch it again.")

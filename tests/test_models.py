@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -27,11 +28,12 @@ CONFIGS = [
     ),
     ({"num_experts": 60, "num_experts_per_tok": 4, "num_hidden_layers": 24, "decoder_sparse_step": 1}, 24),
     ({"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 32}, 32),
+    ({"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_layer_freq": [0, 1, 1, 1]}, 3),
 ]
 
 
 @pytest.mark.parametrize(("config", "layers"), CONFIGS)
-def test_moe_facts(config: dict[str, int], layers: int) -> None:
+def test_moe_facts(config: dict[str, Any], layers: int) -> None:
     facts = models.moe_facts(config)
     assert facts is not None
     assert facts.num_moe_layers == layers
@@ -64,6 +66,14 @@ def test_a_complete_checkpoint_passes(tmp_path: Path) -> None:
         ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-1]), "is truncated"),
         ("model.safetensors", lambda p: p.write_bytes(b"\xff" * 40), "not a readable safetensors"),
         ("model.safetensors", lambda p: p.unlink(), r"holds no \*.safetensors"),
+        ("model.safetensors", lambda p: (p.unlink(), p.symlink_to("blob-that-is-gone")), "fetch it again"),
+        (
+            "model.safetensors",
+            lambda p: p.write_bytes(struct.pack("<Q", 2) + b"[]"),
+            "not a readable safetens",
+        ),
+        ("model.safetensors.index.json", lambda p: p.write_text("{"), "does not name"),
+        ("model.safetensors.index.json", lambda p: p.write_text("{}"), "does not name"),
         ("tokenizer.json", lambda p: p.unlink(), "no tokenizer"),
         ("config.json", lambda p: p.write_text("{"), "cannot be read as JSON"),
         ("config.json", lambda p: p.unlink(), "holds no config.json"),
@@ -147,3 +157,15 @@ def test_hashes_are_cached_by_path_size_and_mtime(tmp_path: Path, monkeypatch: p
     assert set(environment.hash_weights(model).values()) == {"0" * 64}, "a cached file is read again"
     (tmp_path / "m" / "config.json").write_text(json.dumps({"max_position_embeddings": 65, "a": 1}))
     assert environment.hash_weights(model)["config.json"] != "0" * 64, "a changed file is not"
+
+
+def test_a_cache_that_cannot_be_written_costs_the_cache_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert set(environment.hash_weights(models.resolve(str(checkpoint(tmp_path / "m"))))) == {
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    }

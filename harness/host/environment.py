@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -28,7 +29,7 @@ AMD_DRIVER = "amdgpu"
 
 def probe(models: Iterable[Model] = (), images: Iterable[str] = ()) -> Environment:
     """This machine, now. Hashes weights (cached by path, size, mtime); asks Docker for digests."""
-    gpus = find_gpus()
+    found = find_gpus()
     weights: dict[str, str] = {}
     for model in models:
         weights |= {f"{model.alias}/{name}": digest for name, digest in hash_weights(model).items()}
@@ -44,8 +45,8 @@ def probe(models: Iterable[Model] = (), images: Iterable[str] = ()) -> Environme
         num_cpus=len(os.sched_getaffinity(0)),
         memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
         packages={d.name: d.version for d in importlib.metadata.distributions()},
-        gpus=gpus,
-        accelerator=accelerator(gpus),
+        gpus=found,
+        accelerator=accelerator(found),
         docker=_docker_version(),
         weights=weights,
         image_digests={name: image_digest(name) for name in sorted(set(images))},
@@ -104,8 +105,8 @@ def _amd_gpus() -> tuple[Gpu, ...]:
     for index in gpus.visible([""] * len(cards)):
         card = cards[index]
         name = card.parent / "product_name"
-        label = name.read_text().strip() if name.exists() else "AMD GPU"
-        memory = int(card.read_text()) / 2**30
+        label = name.read_text(encoding="utf-8").strip() if name.exists() else "AMD GPU"
+        memory = int(card.read_text(encoding="utf-8")) / 2**30
         found.append(Gpu(index=index, name=label, memory_gb=round(memory, 1), driver=amd_driver()))
     return tuple(found)
 
@@ -114,7 +115,7 @@ def amd_driver(module: Path = Path("/sys/module/amdgpu")) -> str:
     """amdgpu's version, or the kernel it came with; "" without the module."""
     version = module / "version"
     if version.is_file():
-        return f"{AMD_DRIVER} {version.read_text().strip()}"
+        return f"{AMD_DRIVER} {version.read_text(encoding='utf-8').strip()}"
     return f"{AMD_DRIVER} of Linux {platform.release()}" if module.is_dir() else ""
 
 
@@ -135,7 +136,7 @@ def _os_name() -> str:
 
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).read_text().splitlines()
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
 
@@ -169,8 +170,7 @@ def hash_weights(model: Model) -> dict[str, str]:
         known[key] = known.get(key) or sha256_file(path)
         digests[path.name] = known[key]
     if known != cache:
-        cache_path.parent.mkdir(parents=True, exist_ok=True)
-        cache_path.write_text(json.dumps(known, indent=0))
+        _write_cache(cache_path, known)
     return digests
 
 
@@ -181,9 +181,18 @@ def cache_folder() -> Path:
 
 def _read_cache(path: Path) -> dict[str, str]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
+
+
+def _write_cache(path: Path, digests: dict[str, str]) -> None:
+    """Whole or not at all: where it cannot be written, the next run hashes again."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(digests, indent=0), encoding="utf-8")
+        partial.replace(path)
 
 
 def sha256_file(path: Path) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import msgspec
 import requests
 
+from harness import models
 from harness.schema import Model, Noun
 
 _TIMEOUT_S = 5.0
@@ -24,16 +24,6 @@ class Access(Noun):
     """absent, accepted, refused; "present" where nobody could be asked."""
     refused: dict[str, str] = msgspec.field(default_factory=dict)
     """Alias of a model that is not here -> why it cannot be downloaded either."""
-
-
-def home() -> Path:
-    """Where the Hub's client keeps its token and cache."""
-    return Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-
-
-def cache() -> Path:
-    """Where downloaded models lie."""
-    return Path(os.environ.get("HF_HUB_CACHE", home() / "hub"))
 
 
 def look(missing: Iterable[Model]) -> Access:
@@ -61,8 +51,8 @@ def _config(endpoint: str, model: Model) -> str:
 
 
 def _token() -> str:
-    file = home() / "token"
-    return os.environ.get("HF_TOKEN") or (file.read_text().strip() if file.is_file() else "")
+    file = models.hub_home() / "token"
+    return os.environ.get("HF_TOKEN") or (file.read_text(encoding="utf-8").strip() if file.is_file() else "")
 
 
 def _status(url: str, token: str) -> int | str:
