@@ -70,7 +70,7 @@ def ensure(env_name: str, root: Path, on_line: OnLine) -> Path:
             with _lock(env, on_line) as lock_fd:
                 if not _is_current(env, fingerprint):
                     _build(env, root, on_line, lock_fd)
-                    (env / STAMP).write_text(fingerprint)
+                    (env / STAMP).write_text(fingerprint, encoding="utf-8")
         except OSError as error:
             raise _failure(env, root, str(error)) from error
     return _python(env)
@@ -89,7 +89,7 @@ def adopt(env_name: str, root: Path, python: str, python_path: str) -> Path:
     path = f"{python_path}${{PYTHONPATH:+:$PYTHONPATH}}"
     script.write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec {shlex.quote(python)} "$@"\n')
     script.chmod(0o755)
-    (env / STAMP).write_text(fingerprint)
+    (env / STAMP).write_text(fingerprint, encoding="utf-8")
     return script
 
 
@@ -129,7 +129,7 @@ def _install_commands(env: Path, root: Path) -> list[Command]:
     return [
         [sys.executable, "-m", "venv", "--without-pip", str(env)],
         [*pip, *flags, *quiet, "-r", str(requirements)],
-        *(["cp", "-R", f"{shim}/.", str(_site_packages(env))] for shim in _shims(requirements, root)),
+        *(["cp", "-R", f"{shim}/.", str(_site_packages(env))] for shim in shims(requirements, root)),
     ]
 
 
@@ -194,20 +194,21 @@ def _fingerprint(env_name: str, root: Path) -> str:
             f"use one of {', '.join(known) or '(none found)'}, or write that file."
         )
     digest = hashlib.sha256(requirements.read_bytes())
-    for shim in _shims(requirements, root):
+    for shim in shims(requirements, root):
         for file in sorted(path for path in shim.rglob("*") if path.is_file() and path.suffix != ".pyc"):
             digest.update(f"\0{file.relative_to(shim)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
-def _shims(requirements: Path, root: Path) -> list[Path]:
+def shims(requirements: Path, root: Path) -> list[Path]:
+    """Folders that the file's `# shim: DIR` directives name."""
     lines = requirements.read_text(encoding="utf-8").splitlines()
     return [root / line.removeprefix("# shim:").strip() for line in lines if line.startswith("# shim:")]
 
 
 def _is_current(env: Path, fingerprint: str) -> bool:
     stamp = env / STAMP
-    return _python(env).exists() and stamp.exists() and stamp.read_text() == fingerprint
+    return _python(env).exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == fingerprint
 
 
 def _requirements(env_name: str, root: Path) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from harness.host import gpus
+from harness.launchers.container import LABEL
 from harness.launchers.docker_engine import image_digest
 from harness.models import weight_files
 from harness.registry import ROOT
@@ -176,7 +177,7 @@ def hash_weights(model: Model) -> dict[str, str]:
 
 def cache_folder() -> Path:
     """Where this harness keeps what may be deleted: $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serving-harness"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / LABEL
 
 
 def _read_cache(path: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from docker.errors import DockerException
 
 from harness import registry
 from harness.errors import InputError, MachineError
+from harness.host import engine_env, environment
 from harness.launchers.container import LABEL
 from harness.launchers.docker_engine import DOCKERFILES, connect, tag_argument
 
@@ -80,7 +81,8 @@ def parse_settings(dockerfile: Path, settings: Iterable[str]) -> dict[str, str]:
 def default_tag(name: str, args: Mapping[str, str]) -> str:
     """The revision built, where the Dockerfile's `# tag: ARG` names it; else the tag variants ask for."""
     if argument := tag_argument(name):
-        default = re.search(rf"^ARG {argument}=(.*)$", find_dockerfile(name).read_text(), re.MULTILINE)
+        text = find_dockerfile(name).read_text(encoding="utf-8")
+        default = re.search(rf"^ARG {argument}=(.*)$", text, re.MULTILINE)
         revision = args.get(argument) or (default[1] if default else "")
         return re.sub(r"[^\w.-]", "-", revision)[:128].lstrip(".-") or "latest"
     images = (variant.image for variant in registry.variants().values())
@@ -96,10 +98,8 @@ def make_context(name: str, folder: Path, on_line: OnLine) -> None:
         return
     shutil.copy(requirements, folder / "requirements.txt")
     (folder / "shims").mkdir()
-    for line in requirements.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# shim:"):
-            shim = registry.ROOT / line.removeprefix("# shim:").strip()
-            shutil.copytree(shim, folder / "shims", dirs_exist_ok=True)
+    for shim in engine_env.shims(requirements, registry.ROOT):
+        shutil.copytree(shim, folder / "shims", dirs_exist_ok=True)
     shutil.copytree(gather_wheels(requirements, on_line), folder / "wheels", copy_function=_link)
 
 
@@ -127,8 +127,7 @@ def gather_wheels(requirements: Path, on_line: OnLine) -> Path:
 
 def wheels_folder(requirements: Path) -> Path:
     """Where the wheels of this content of a freeze are kept."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / LABEL / "wheels" / hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
+    return environment.cache_folder() / "wheels" / hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
 
 
 def pip_download(requirements: Path, folder: Path) -> list[str]:

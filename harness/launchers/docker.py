@@ -17,6 +17,7 @@ from docker.errors import APIError, NotFound
 
 from harness.command import is_secret
 from harness.errors import MachineError
+from harness.host.environment import cache_folder
 from harness.launchers.container import (
     CACHES,
     LABEL,
@@ -177,8 +178,7 @@ def shell_command(launch: Launch) -> str:
 
 def cache_root(image_id: str) -> Path:
     """Folder of the kernel caches of one image; kernels that another image compiled may not be used."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / LABEL / "kernels" / image_id.removeprefix("sha256:")[:16]
+    return cache_folder() / "kernels" / image_id.removeprefix("sha256:")[:16]
 
 
 def _host(image_id: str, caches: Path, files: Path) -> Host:
