@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 
-from harness import store
 from harness.moe import command, plugin, routing_log, timed
 from harness.reporting import report_routing
 from harness.schema import RequestRecord
@@ -54,18 +53,20 @@ def test_nothing_logged_or_damaged(tmp_path: Path) -> None:
 
 
 def test_only_timed_requests_count(tmp_path: Path) -> None:
-    """vLLM's ids hold the client's; probes have no record."""
+    """Probes have no record; warm-up has a timed request's id and reads fewer tokens."""
     folder = tmp_path / "v" / "r1"
     folder.mkdir(parents=True)
-    names = ("cmpl-text-0-0-0a1b2c3d", "cmpl-text-0-0-ffffffff", "cmpl-preflight-0-12345678")
-    blocks = [moe_logs.block(n, 0, [(name, 0, 2, 2)], [[0, 1], [2, 3]]) for n, name in enumerate(names)]
-    path = moe_logs.write(folder / plugin.LOG, blocks)
+    warm_up = moe_logs.block(1, 0, [("cmpl-text-0-0-0a1b2c3d", 0, 2, 2)], [[0, 1], [2, 3]])
+    prompt = moe_logs.block(2, 0, [("cmpl-text-0-0-ffffffff", 0, 2, 2)], [[4, 5], [6, 7]])
+    decoded = moe_logs.block(3, 0, [("cmpl-text-0-0-ffffffff", 2, 1, 2)], [[1, 0]])
+    probe = moe_logs.block(4, 0, [("cmpl-preflight-0-12345678", 0, 3, 3)], [[0, 1]] * 3)
+    path = moe_logs.write(folder / plugin.LOG, [warm_up, prompt, decoded, probe])
     log = routing_log.read([str(path)])
     assert timed.only(log, folder) is log, "no records, nothing is left out"
-    record = RequestRecord(request_id="text-0", due_at_s=0.0, sent_at_s=0.0)
     store_folder = folder / "text@c1"
     store_folder.mkdir()
+    record = RequestRecord(request_id="text-0", prompt_len=2, output_len=2)
     (store_folder / "requests.jsonl").write_bytes(msgspec.json.encode(record) + b"\n")
     kept = timed.only(log, folder)
-    assert len(kept.step) == 4 and "1 requests of the harness's own" in kept.notes[0]
-    assert store.present(store_folder / "requests.jsonl")
+    assert kept.experts.tolist() == [[4, 5], [6, 7], [1, 0]]
+    assert "2 requests of the harness's own" in kept.notes[0]

@@ -19,23 +19,28 @@ _SERVED = re.compile(r"^cmpl-(?P<sent>.+)-\d+-[0-9a-f]{8}$")
 def only(log: RoutingLog, folder: Path) -> RoutingLog:
     """The rows of requests whose records lie in folder/*/requests.jsonl; all rows where no id matches.
 
-    Warm-up requests of a scenario carry the ids of its first requests and stay in.
+    Warm-up requests carry the ids of a scenario's first requests; they are told by their shorter outputs.
     """
-    sent = {
-        record.request_id
-        for path in sorted(folder.glob("*/requests.jsonl*"))
-        for record in store.read_lines(path.with_name("requests.jsonl"), RequestRecord)
-    }
-    known = np.array([_client_id(name) in sent for name in log.request_ids], dtype=bool)
-    if not known.any() or known.all():
+    ends: dict[str, set[int]] = {}
+    for path in sorted(folder.glob("*/requests.jsonl*")):
+        for record in store.read_lines(path.with_name("requests.jsonl"), RequestRecord):
+            end = (record.input_len or record.prompt_len) + record.output_len - 1
+            # An engine that schedules ahead of its results routes one token more behind an end of sequence.
+            ends.setdefault(record.request_id, set()).update((end, end + 1))
+    reached = np.zeros(len(log.request_ids), dtype=np.int64)
+    np.maximum.at(reached, log.request, log.position + 1)
+    known = [client_id(name) in ends for name in log.request_ids]
+    timed = [end in ends.get(client_id(name), ()) for name, end in zip(log.request_ids, reached, strict=True)]
+    if not any(known) or all(timed):
         return log
-    left = int((~known).sum())
+    left = timed.count(False)
     return replace(
-        log.where(known[log.request]),
+        log.where(np.array(timed, dtype=bool)[log.request]),
         notes=(*log.notes, f"{left} requests of the harness's own (probes, warm-up) are left out"),
     )
 
 
-def _client_id(name: str) -> str:
+def client_id(name: str) -> str:
+    """The client's request id in the engine's own."""
     match = _SERVED.match(name)
     return match["sent"] if match else name
