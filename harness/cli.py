@@ -38,11 +38,11 @@ def main() -> None:
 def bench(words: Words = None) -> None:
     """Launch, measure and compare: bench <variant|all|a,b,c> [workload|all] [key=value ...]"""
     from harness import run, store
-    from harness.label import feasible
+    from harness.host.machine import probe
     from harness.plan import recipe_of
     from harness.progress import Progress
 
-    machine = feasible.probe()
+    machine = probe()
     recipe, run_id = recipe_of(words or [], machine)
     folder = store.run_folder(run_id)
     with Progress() as progress:
@@ -184,9 +184,10 @@ def plan(
 ) -> None:
     """Print what would be launched, touch nothing: plan <variant|all> [model=ALIAS] [key=value ...]"""
     from harness import plan as planning
-    from harness.label import dialect_check, feasible
+    from harness.host.machine import probe
+    from harness.label import dialect_check
 
-    machine = feasible.probe()
+    machine = probe()
     recipe, _ = planning.recipe_of(words or ["all"], machine, everything=True)
     planned = planning.plan(recipe, machine)
     if check:
@@ -204,7 +205,7 @@ def plan(
 def replay(entry: str) -> None:
     """Run a log entry again from its own recipe, and say how far the result is from the old: replay ID"""
     from harness import run, store
-    from harness.label import feasible
+    from harness.host.machine import probe
     from harness.progress import Progress
     from harness.reporting import log as experiment_log
     from harness.reporting import logbook, publish, replay
@@ -214,7 +215,7 @@ def replay(entry: str) -> None:
     recipe = replay.recipe_of(old)
     folder = store.run_folder(store.new_run_id(replay.slug(old.run_id)))
     with Progress() as progress:
-        comparison = run.bench(recipe, feasible.probe(), folder, progress)
+        comparison = run.bench(recipe, probe(), folder, progress)
     _show(comparison)
     lines = replay.told(old, experiment_log.find(path, folder.name), comparison, folder)
     logbook.note(path, folder.name, f"Replay of {old.run_id}.\n\n" + "\n".join(f"- {line}" for line in lines))

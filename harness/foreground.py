@@ -15,7 +15,8 @@ from harness import plan, registry, server, store, traces
 from harness import recipe as recipes
 from harness.errors import HarnessError, InputError, LaunchError
 from harness.host import engines_ready
-from harness.label import attestation, feasible
+from harness.host.machine import probe
+from harness.label import attestation
 from harness.recipe import Words
 from harness.run import interruptible
 
@@ -32,7 +33,7 @@ def serve(name: str, model: str, given: Sequence[str]) -> None:
     port = _port(words.take("port", str(_DEFAULT_PORT)))
     if model:
         words.pairs["model"] = model
-    machine = feasible.probe()
+    machine = probe()
     recipe = recipes.from_words(words, (registry.variant(name).name,), "cpu")
     planned = plan.at_port(plan.plan(recipe, machine)[0], port)
     if planned.skip:

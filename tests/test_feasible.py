@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from harness import models, registry
-from harness.label.feasible import feasible, probe, weights_per_gpu_gb
+from harness.host.machine import probe
+from harness.label.feasible import feasible, weights_per_gpu_gb
 from harness.schema import Accelerator, Gpu, Machine, Model, MoeFacts
 
 R1 = msgspec.structs.replace(models.models()["deepseek-r1"], path="/weights/r1")
@@ -109,3 +110,9 @@ def test_probe_of_this_machine() -> None:
     assert machine.free_disk_gb > 0
     assert "vllm-cpu" in machine.environments
     assert (machine.accelerator == "cpu") == (not machine.gpus)
+
+
+def test_a_machine_without_a_docker_engine_has_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    machine = probe()
+    assert machine.docker == "" and machine.images == ()

@@ -11,7 +11,7 @@ import msgspec
 from harness import compare, plan, registry, store
 from harness.correctness import verification
 from harness.errors import StoreError
-from harness.label import feasible
+from harness.host.machine import probe
 from harness.progress import Progress
 from harness.schema import Comparison, Recipe, Score
 
@@ -29,7 +29,7 @@ def run(run_dir: Path, reference: str = "", progress: Progress | None = None) ->
     if reference:
         recipe = registry.convert(registry.read_toml(run_dir / "recipe.toml"), Recipe, str(run_dir))
         chosen = msgspec.structs.replace(recipe, reference=registry.variant(reference).name)
-        oracle = plan.reference(chosen, feasible.probe())
+        oracle = plan.reference(chosen, probe())
         if not any(verification.samples_of(run_dir, f) for f in verification.trial_folders(run_dir)):
             raise StoreError(
                 f"{run_dir.name} holds no verified sample to replay; rerun it with verify= above 0."

@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import time
@@ -18,8 +17,8 @@ from pathlib import Path
 import psutil
 
 from harness.host import gpus
+from harness.launchers import docker_engine
 from harness.launchers.container import LABEL
-from harness.launchers.docker_engine import image_digest
 from harness.models import weight_files
 from harness.registry import ROOT
 from harness.schema import Accelerator, Environment, Gpu, Model
@@ -48,9 +47,9 @@ def probe(models: Iterable[Model] = (), images: Iterable[str] = ()) -> Environme
         packages={d.name: d.version for d in importlib.metadata.distributions()},
         gpus=found,
         accelerator=accelerator(found),
-        docker=_docker_version(),
+        docker=docker_engine.version(),
         weights=weights,
-        image_digests={name: image_digest(name) for name in sorted(set(images))},
+        image_digests={name: docker_engine.image_digest(name) for name in sorted(set(images))},
     )
 
 
@@ -61,7 +60,13 @@ def now() -> str:
 
 def git(*words: str) -> str:
     """Output of a git command in this repository; "" when there is no git or no repository."""
-    return _output("git", *words)
+    try:
+        done = subprocess.run(
+            ("git", *words), cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def accelerator(gpus: tuple[Gpu, ...]) -> Accelerator:
@@ -140,19 +145,6 @@ def _lines(path: str) -> list[str]:
         return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-
-
-def _docker_version() -> str:
-    return _output("docker", "version", "--format", "{{.Server.Version}}") if shutil.which("docker") else ""
-
-
-def _output(*words: str) -> str:
-    """Standard output of a command; "" when it fails."""
-    try:
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def hash_weights(model: Model) -> dict[str, str]:

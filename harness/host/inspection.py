@@ -19,7 +19,7 @@ from harness import models
 from harness.errors import MachineError, ModelError
 from harness.host import clean, hub
 from harness.host.hub import Access
-from harness.label import feasible
+from harness.host.machine import probe
 from harness.launchers import docker_engine
 from harness.schema import Machine, Model, Noun
 
@@ -78,7 +78,7 @@ class Inspection(Noun):
 
 def inspect() -> Inspection:
     """Read the machine. Takes a few seconds where a daemon or the network does not answer."""
-    machine = feasible.probe()
+    machine = probe()
     digests, images_root, docker_problem = _docker()
     known = _known()
     return Inspection(
@@ -196,10 +196,10 @@ def _limit(kind: int) -> float:
 
 def _listener(port: int) -> str | None:
     """Who listens on a loopback port; None when nobody does, "" when it is not shown to this user."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            listener.bind(("127.0.0.1", port))
             return None
         except OSError:
             pass

@@ -1,18 +1,9 @@
-"""Whether a variant can run on a machine, and if not, why: a pure function, and the probe that feeds it."""
+"""Whether a variant can run on a machine, and if not, why. Pure."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-
-from harness.host import environment
 from harness.launchers.docker_engine import how_to_get
-from harness.registry import ROOT
 from harness.schema import Machine, Model, Variant
-
-__all__ = ["Machine", "feasible", "probe"]
-
-_ENGINE_PACKAGES = ("vllm", "sglang", "tensorrt_llm")
 
 _BYTES_BEYOND_WEIGHTS = 1.1
 """Weights x this must fit into the GPUs' memory: KV cache and activations want room too."""
@@ -115,47 +106,3 @@ def _weights(model: Model) -> str:
     if model.path:
         return ""
     return f"the weights of {model.alias} are not on this machine (download {model.hf_id or model.alias})"
-
-
-def probe() -> Machine:
-    """What this machine offers: GPUs, Docker Engine and images, engine packages. Starts nothing."""
-    gpus = environment.find_gpus()
-    docker, images = _docker()
-    return Machine(
-        accelerator=environment.accelerator(gpus),
-        gpus=gpus,
-        docker=docker,
-        images=images,
-        importable=_importable(),
-        environments=tuple(sorted(p.name.split(".")[0] for p in ROOT.glob("engines/*.requirements.txt"))),
-        free_disk_gb=round(shutil.disk_usage(ROOT).free / 1e9, 1),
-    )
-
-
-def _docker() -> tuple[str, tuple[str, ...]]:
-    """Version of the Docker Engine and the images it holds; ("", ()) when none answers."""
-    from docker.client import from_env
-    from docker.errors import DockerException
-
-    try:
-        engine = from_env(timeout=10)
-        version = str(engine.version()["Version"])
-        images = tuple(sorted(tag for image in engine.images.list() for tag in image.tags))
-        engine.close()
-    except (DockerException, OSError):
-        return "", ()
-    return version, images
-
-
-_FIND = "import importlib.util as u, sys; print(*[p for p in sys.argv[1:] if u.find_spec(p)])"
-
-
-def _importable() -> tuple[str, ...]:
-    """Engine packages of the python3 on PATH, found without importing them."""
-    try:
-        done = subprocess.run(
-            ["python3", "-c", _FIND, *_ENGINE_PACKAGES], capture_output=True, text=True, timeout=30
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return tuple(done.stdout.split())

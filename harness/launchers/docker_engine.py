@@ -6,9 +6,9 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 from docker.client import from_env
@@ -17,6 +17,9 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from harness.errors import LaunchError, MachineError
 from harness.schema import Launch
 
+T = TypeVar("T")
+_PATIENCE_S = 10
+"""For questions that a run can do without."""
 DOCKERFILES = Path(__file__).resolve().parents[2] / "docker"
 
 # Words of the Docker Engine -> why the container did not start, what to do next.
@@ -55,7 +58,7 @@ CAUSES = (
 )
 
 
-def connect() -> Any:
+def connect(timeout_s: int = 60) -> Any:
     """A client of this machine's Docker Engine. Raises MachineError when none answers."""
     where = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     try:
@@ -63,7 +66,7 @@ def connect() -> Any:
         if where.startswith("unix://"):
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.connect(where.removeprefix("unix://"))
-        return from_env()
+        return from_env(timeout=timeout_s)
     except PermissionError as error:
         raise _unusable(where, "you may not use it", "add yourself to the group docker") from error
     except (DockerException, requests.RequestException, OSError) as error:
@@ -122,15 +125,26 @@ def digest(image: Any) -> str:
 
 def image_digest(name: str) -> str:
     """Digest of an image of this machine; "" without Docker or image."""
+    return _told(lambda client: digest(client.images.get(name)), "")
+
+
+def version() -> str:
+    """Version of the Docker Engine that answers; "" when none does."""
+    return _told(lambda client: str(client.version()["Version"]), "")
+
+
+def image_names() -> tuple[str, ...]:
+    """Images this machine holds, as name:tag, sorted; () without a Docker Engine."""
+    return _told(lambda client: tuple(sorted(t for image in client.images.list() for t in image.tags)), ())
+
+
+def _told(ask: Callable[[Any], T], otherwise: T) -> T:
+    """What the Docker Engine answers; `otherwise` when none answers, or not to that."""
     try:
-        client = connect()
-    except MachineError:
-        return ""
-    with contextlib.closing(client):
-        try:
-            return digest(client.images.get(name))
-        except (DockerException, requests.RequestException):
-            return ""
+        with contextlib.closing(connect(_PATIENCE_S)) as client:
+            return ask(client)
+    except (MachineError, DockerException, requests.RequestException):
+        return otherwise
 
 
 def refused(launch: Launch, error: APIError) -> LaunchError:

@@ -1,0 +1,39 @@
+"""What this machine offers to variants: the one probe that feeds label/feasible.py."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from harness.host import environment
+from harness.launchers import docker_engine
+from harness.registry import ROOT
+from harness.schema import Machine
+
+_ENGINE_PACKAGES = ("vllm", "sglang", "tensorrt_llm")
+_FIND = "import importlib.util as u, sys; print(*[p for p in sys.argv[1:] if u.find_spec(p)])"
+
+
+def probe() -> Machine:
+    """GPUs, Docker Engine and images, engine packages. Starts nothing."""
+    gpus = environment.find_gpus()
+    docker = docker_engine.version()
+    return Machine(
+        accelerator=environment.accelerator(gpus),
+        gpus=gpus,
+        docker=docker,
+        images=docker_engine.image_names() if docker else (),
+        importable=_importable(),
+        environments=tuple(sorted(p.name.split(".")[0] for p in ROOT.glob("engines/*.requirements.txt"))),
+        free_disk_gb=round(shutil.disk_usage(ROOT).free / 1e9, 1),
+    )
+
+
+def _importable() -> tuple[str, ...]:
+    """Engine packages of the python3 on PATH, found without importing them."""
+    command = ["python3", "-c", _FIND, *_ENGINE_PACKAGES]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(done.stdout.split())
