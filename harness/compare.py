@@ -237,24 +237,20 @@ def _throughputs(
     groups: dict[tuple[str, str], list[Measured]], rows: tuple[Row, ...]
 ) -> dict[tuple[str, str], dict[int, float]]:
     """(scenario, variant) -> restart -> output tokens/s, of the rows that are ranked."""
-    good = [(r.variant, r.scenario) for r in rows if r.status == "done" and not r.invalid and not _wrong(r)]
     return {
-        (scenario, variant): {
+        (row.scenario, row.variant): {
             t.result.trial.restart: t.metrics.output_throughput
-            for t in groups[variant, scenario]
+            for t in groups[row.variant, row.scenario]
             if t.result.status == "done" and t.metrics
         }
-        for variant, scenario in good
+        for row in rows
+        if row.rankable
     }
-
-
-def _wrong(row: Row) -> bool:
-    return row.agreement is not None and row.agreement.verdict == "FAIL"
 
 
 def _baseline(recipe: Recipe, rows: tuple[Row, ...]) -> str:
     """The first variant of the recipe that has a ranked row."""
-    have = {r.variant for r in rows if r.status == "done"}
+    have = {row.variant for row in rows if row.rankable}
     return next((v for v in recipe.variants if v in have), "")
 
 

@@ -650,6 +650,18 @@ class Row(Noun):
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def wrong(self) -> bool:
+        """Its output failed the agreement test: the numbers are shown struck out."""
+        return self.agreement is not None and self.agreement.verdict == "FAIL"
+
+    @property
+    def rankable(self) -> bool:
+        """Done, valid, with a throughput, and not known to answer wrongly."""
+        rate = self.output_throughput
+        counts = self.status == "done" and not self.invalid and not self.wrong
+        return counts and rate is not None and rate.mean > 0
+
 
 class Contrast(Noun):
     """variant against baseline at one scenario."""

@@ -1,4 +1,4 @@
-"""Whether a variant can run on a machine, and if not, why. Pure."""
+"""Whether a variant can run on a machine, and if not, why: nothing is launched, imported or asked."""
 
 from __future__ import annotations
 

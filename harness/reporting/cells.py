@@ -46,20 +46,10 @@ def ranked(rows: Iterable[Row]) -> list[tuple[int | None, Row]]:
         groups.setdefault(row.scenario, []).append(row)
     result: list[tuple[int | None, Row]] = []
     for group in groups.values():
-        good = sorted((row for row in group if rankable(row)), key=_throughput, reverse=True)
+        good = sorted((row for row in group if row.rankable), key=_throughput, reverse=True)
         result += [(rank, row) for rank, row in enumerate(good, start=1)]
-        result += [(None, row) for row in group if not rankable(row)]
+        result += [(None, row) for row in group if not row.rankable]
     return result
-
-
-def rankable(row: Row) -> bool:
-    """Done, valid, with a throughput, and not known to answer wrongly."""
-    return row.status == "done" and not row.invalid and _throughput(row) > 0 and not struck(row)
-
-
-def struck(row: Row) -> bool:
-    """True when its output failed the agreement test: the numbers are shown struck out."""
-    return row.agreement is not None and row.agreement.verdict == "FAIL"
 
 
 def cells(row: Row, rank: int | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.reporting import goodput, opinions
-from harness.reporting.cells import DEFINITIONS, HEADERS, cells, rankable, ranked, struck
+from harness.reporting.cells import DEFINITIONS, HEADERS, cells, ranked
 from harness.reporting.escape import block, plain
 from harness.reporting.escape import markdown as md
 from harness.schema import Comparison, Environment, Recipe, Row, Scalar
@@ -80,9 +80,7 @@ def markdown_table(comparison: Comparison) -> str:
     lines = [_line(HEADERS), _line("--:" if i in _NUMERIC else ":--" for i in range(len(HEADERS)))]
     for rank, row in ranked(comparison.rows):
         safe = [md(cell) for cell in cells(row, rank)]
-        lines.append(
-            _line(f"~~{cell}~~" if struck(row) and 2 < i < 8 else cell for i, cell in enumerate(safe))
-        )
+        lines.append(_line(f"~~{cell}~~" if row.wrong and 2 < i < 8 else cell for i, cell in enumerate(safe)))
     return "\n".join(lines)
 
 
@@ -95,7 +93,7 @@ def failures(rows: Iterable[Row]) -> list[str]:
             lines.append(f"{name} {row.status}: {row.reason or 'no cause recorded'}")
         if row.invalid:
             lines.append(f"{name} is not ranked: {row.invalid}")
-        if row.agreement and row.agreement.verdict == "FAIL":
+        if row.agreement and row.wrong:
             lines.append(f"{name} answers wrongly: {row.agreement.reason or 'no cause recorded'}")
         if row.agreement and row.agreement.verdict == "CANNOT TELL":
             lines.append(f"{name} cannot be judged: {row.agreement.reason or 'no cause recorded'}")
@@ -115,7 +113,7 @@ def _terminal_cells(row: Row, rank: int | None, on_gpu: bool) -> list[Text]:
         *([full[4]] if on_gpu else []),
         *full[5:8],
     ]
-    style, around = ("strike red", "red") if struck(row) else ("", "") if rankable(row) else ("dim", "dim")
+    style, around = ("strike red", "red") if row.wrong else ("", "") if row.rankable else ("dim", "dim")
     standing = "INVALID" if row.invalid and row.status == "done" else full[9]
     return [
         *(Text(plain(cell), style=around) for cell in (full[0], full[1])),

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from harness.numbers.intervals import decided
 from harness.reporting import goodput, opinions, report
-from harness.reporting.cells import DEFINITIONS, HEADERS, cells, rankable, ranked, struck
+from harness.reporting.cells import DEFINITIONS, HEADERS, cells, ranked
 from harness.reporting.escape import block, plain
 from harness.schema import Comparison, Contrast, Environment, Row
 
@@ -107,7 +107,7 @@ def _scenarios(rows: Sequence[Row]) -> list[dict[str, object]]:
 
 def _row(row: Row, rank: int | None, best: float) -> dict[str, object]:
     """Cells without the scenario; `share` of the best output tok/s in percent, for the bar below it."""
-    style = "struck" if struck(row) else "" if rankable(row) else "unranked"
+    style = "struck" if row.wrong else "" if row.rankable else "unranked"
     texts = [plain(cell) for cell in cells(row, rank)]
     verdict, _, figures = texts[HEADERS.index("agreement")].partition(", ")
     rate, opened, span = texts[HEADERS.index("output tok/s")].partition(" (")

@@ -57,8 +57,7 @@ def _points(rows: Sequence[Row]) -> Points:
 def _point(row: Row) -> tuple[float, float] | None:
     """(interactivity, output throughput per accelerator) of a row that counts."""
     tpot = row.metrics.tpot_s if row.metrics else None
-    wrong = row.agreement is not None and row.agreement.verdict == "FAIL"
-    if not tpot or not tpot.p50 or not row.output_throughput or row.invalid or wrong or row.status != "done":
+    if not tpot or not tpot.p50 or not row.output_throughput or not row.rankable:
         return None
     if row.metrics and _held_back(row.metrics):
         return None

@@ -1,0 +1,49 @@
+"""Which rows a comparison holds against which."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from harness import compare, store
+from harness.schema import Recipe, TrialResult
+from tests import runs
+
+
+def with_a_third(run: Path, recipe: Recipe = runs.RECIPE) -> Path:
+    """The run of tests/runs.py with a twin of "fast", under the recipe."""
+    runs.write_run(run)
+    shutil.copytree(run / "fast", run / "third")
+    for path in run.glob("third/r*/*/trial.json"):
+        result = store.read(path, TrialResult)
+        trial = msgspec.structs.replace(result.trial, variant="third")
+        store.write(path, msgspec.structs.replace(result, trial=trial))
+    store.write_recipe(run, msgspec.structs.replace(recipe, variants=("slow", "fast", "third", "broken")))
+    return run
+
+
+def mark_invalid(run: Path, variant: str) -> None:
+    for path in run.glob(f"{variant}/r*/*/trial.json"):
+        store.write(path, msgspec.structs.replace(store.read(path, TrialResult), invalid="planted"))
+
+
+def test_ratios_are_against_the_first_variant(tmp_path: Path) -> None:
+    found = compare.compare(with_a_third(tmp_path / "run"))
+    assert {(c.variant, c.baseline) for c in found.contrasts} == {("fast", "slow"), ("third", "slow")}
+
+
+def test_a_baseline_that_is_not_ranked_gives_way_to_the_next_variant(tmp_path: Path) -> None:
+    run = with_a_third(tmp_path / "run")
+    mark_invalid(run, "slow")
+    found = compare.compare(run)
+    assert not any(row.rankable for row in found.rows if row.variant == "slow")
+    assert {(c.variant, c.baseline) for c in found.contrasts} == {("third", "fast")}
+
+
+def test_a_baseline_that_the_recipe_names_stays_the_baseline(tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(runs.RECIPE, baseline="slow")
+    run = with_a_third(tmp_path / "run", recipe)
+    mark_invalid(run, "slow")
+    assert compare.compare(run).contrasts == ()
