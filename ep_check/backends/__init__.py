@@ -7,17 +7,18 @@ import torch
 from ep_check.seam import Backend
 from ep_check.shape import Shape
 
-NAMES = ("torch-gloo", "torch-nccl", "mori", "deep_ep")
+NAMES = ("torch-gloo", "torch-nccl", "mori", "deep_ep", "uccl")
 HARDWARE = {
     "torch-nccl": "GPUs that NCCL or RCCL drives",
     "mori": "AMD GPUs (gfx942 or gfx950)",
     "deep_ep": "NVIDIA GPUs",
+    "uccl": "NVIDIA GPUs",
 }
 
 
 def is_wrong_vendor(name: str, is_rocm: bool) -> bool:
     """Whether a backend cannot run on GPUs of this kind, whatever is installed."""
-    return {"mori": not is_rocm, "deep_ep": is_rocm}.get(name, False)
+    return {"mori": not is_rocm, "deep_ep": is_rocm, "uccl": is_rocm}.get(name, False)
 
 
 def device_of(name: str, local_rank: int) -> torch.device:
@@ -39,4 +40,8 @@ def open_backend(name: str, shape: Shape, device: torch.device) -> Backend:
         from ep_check.backends.deep_ep_normal import DeepEpNormal
 
         return DeepEpNormal(shape, device)
+    if name == "uccl":
+        from ep_check.backends.uccl_ep import UcclEp
+
+        return UcclEp(shape, device)
     raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)}")

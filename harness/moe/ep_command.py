@@ -16,7 +16,7 @@ from harness.errors import InputError, MachineError
 from harness.moe import bench_output, ep_rules, reference_tables
 from harness.schema import KernelTiming
 
-BACKENDS = ("torch-gloo", "torch-nccl", "mori", "deep_ep")
+BACKENDS = ("torch-gloo", "torch-nccl", "mori", "deep_ep", "uccl")
 MORI_OPTIONS = ("kernel", "priority", "zero_copy", "split", "call_reset", *ep_rules.OVERRIDES)
 """Settings only MORI has; they reach its backend as --option NAME=VALUE."""
 _ROOT = Path(__file__).resolve().parents[2]
