@@ -17,16 +17,15 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def build(
-    spec: WorkloadSpec, load: Load, vocabulary: Vocabulary, max_model_len: int = 0, num_verify: int = 0
+    spec: WorkloadSpec, load: Load, vocabulary: Vocabulary, num_verify: int = 0
 ) -> tuple[tuple[Request, ...], Workload]:
     """All requests with due times set and `num_verify` of them (seeded) marked for logprobs.
 
-    Requests that exceed `max_model_len` (0 = no limit) raise InputError; guards.holds() tells before.
+    Raises InputError for parameters that make no request, or a load that lacks its times.
     """
     made: tuple[Request, ...] = registry.workload(spec.name).requests(spec, vocabulary)
     if not made:
         raise InputError(f"workload {spec.name} gave no request: raise num_prompts or loosen its limits")
-    _refuse_too_long(made, max_model_len)
     due = _due_times(made, load, spec.seed)
     chosen = frozenset(
         random.Random(f"verify:{spec.seed}").sample(range(len(made)), min(num_verify, len(made)))
@@ -88,13 +87,3 @@ def _due_times(made: tuple[Request, ...], load: Load, seed: int) -> tuple[float,
     if not any(r.due_at_s for r in made[1:]):
         raise InputError("arrival=trace needs a workload that has times of its own, such as trace")
     return tuple(r.due_at_s / load.time_scale for r in made)
-
-
-def _refuse_too_long(made: tuple[Request, ...], max_model_len: int) -> None:
-    for r in made:
-        size = len(r.prompt_token_ids or ()) + r.max_tokens
-        if max_model_len and size > max_model_len:
-            raise InputError(
-                f"request {r.request_id} needs {size} tokens, more than the model length of {max_model_len}: "
-                "lower max_input_len or max_output_len of the workload"
-            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -95,13 +96,6 @@ def test_build_marks_the_verified_sample_and_hashes_all(vocabulary: Vocabulary) 
     assert slower.sha256 != proof.sha256
 
 
-def test_a_request_too_long_is_refused(vocabulary: Vocabulary) -> None:
-    made = spec("random_tokens", 1, input_len=60, output_len=5)
-    assert workload.build(made, Load(), vocabulary, max_model_len=65)[1].num_requests == 1
-    with pytest.raises(InputError, match="model length"):
-        workload.build(made, Load(), vocabulary, max_model_len=64)
-
-
 def test_sharegpt_sample_and_limits(vocabulary: Vocabulary) -> None:
     requests = built(spec("sharegpt", 30, max_input_len=120, max_output_len=200), vocabulary)
     assert len(requests) == 30
@@ -179,6 +173,23 @@ def test_traces(kind: str, vocabulary: Vocabulary, tmp_path: Path) -> None:
     assert len(built(spec("trace", 10, path=str(path), max_input_len=650), vocabulary)) == 1
 
 
+def test_trace_times_do_not_depend_on_the_hosts_time_zone(
+    vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There clocks were set back between the two requests; the trace's was not."""
+    path = tmp_path / "trace"
+    rows = ("2023-11-05 01:30:00.0000000,600,5", "2023-11-05 06:30:00.0000000,700,6")
+    path.write_text("\n".join(("TIMESTAMP,ContextTokens,GeneratedTokens", *rows)))
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        _, second = built(spec("trace", 10, path=str(path)), vocabulary, Load(arrival="trace"))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert second.due_at_s == 5 * 3600
+
+
 BAD_INPUT = [
     (spec("no_such_workload"), "no_such_workload"),
     (spec("../evil"), "There is no workload"),
@@ -204,6 +215,8 @@ BAD_FILES = [
     ("sharegpt", '{"a": 1}', "ShareGPT"),
     ("custom_jsonl", '{"prompt": "a"}\n{"prompt": "b", "max_token": 3}\n', ":2: "),
     ("custom_jsonl", '{"prompt": "a", "messages": [{}]}\n', ":1: give exactly one"),
+    ("custom_jsonl", '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}\n', ":2: id 'x' is there twice"),
+    ("custom_jsonl", '{"prompt": "a"}\n{"prompt": "b", "id": "line-1"}\n', ":2: id 'line-1' is there twice"),
     ("trace", "a,b\n1,2\n", "no Mooncake, Azure or BurstGPT"),
     ("trace", "{oops\n", "no Mooncake"),
 ]

@@ -34,7 +34,7 @@ def requests(spec: WorkloadSpec, vocabulary: Vocabulary) -> tuple[Request, ...]:
     default = positive(spec, "output_len", 128)
     return tuple(
         Request(
-            request_id=line.id or f"line-{number}",
+            request_id=_id(number, line),
             prompt_token_ids=line.prompt_token_ids if line.prompt is None else vocabulary.encode(line.prompt),
             messages=line.messages,
             max_tokens=line.max_tokens or default,
@@ -75,7 +75,21 @@ def _read(spec: WorkloadSpec) -> list[tuple[int, Line]]:
         raise InputError(
             f"{path}:{number}: {error}: correct the line, see workloads/custom_jsonl.py"
         ) from error
+    _refuse_twins(lines, path)
     return lines
+
+
+def _id(number: int, line: Line) -> str:
+    return line.id or f"line-{number}"
+
+
+def _refuse_twins(lines: list[tuple[int, Line]], path: Path) -> None:
+    """Records are told apart by their request's id."""
+    seen: set[str] = set()
+    for number, line in lines:
+        if _id(number, line) in seen:
+            raise InputError(f"{path}:{number}: id {_id(number, line)!r} is there twice; give another")
+        seen.add(_id(number, line))
 
 
 def _checked(line: Line, where: str) -> Line:

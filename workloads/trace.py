@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import random
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -142,10 +142,15 @@ def _parse(file: Iterator[str]) -> Iterator[Entry]:
     names = next(csv.reader([first]), [])
     for row in csv.DictReader(file, fieldnames=names):
         if "ContextTokens" in names:
-            at = datetime.fromisoformat(_microseconds(row["TIMESTAMP"])).timestamp()
-            yield Entry(at, int(row["ContextTokens"]), int(row["GeneratedTokens"]))
+            yield Entry(_unix_s(row["TIMESTAMP"]), int(row["ContextTokens"]), int(row["GeneratedTokens"]))
         else:
             yield Entry(float(row["Timestamp"]), int(row["Request tokens"]), int(row["Response tokens"]))
+
+
+def _unix_s(stamp: str) -> float:
+    """Seconds since 1970; a stamp without a zone is UTC, so that no host's clock changes the gaps."""
+    at = datetime.fromisoformat(_microseconds(stamp))
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 def _microseconds(stamp: str) -> str:
