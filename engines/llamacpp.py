@@ -133,7 +133,7 @@ def converted(model: Path) -> Path:
     """The checkpoint as an f32 GGUF file, made once per config and size of the weights."""
     weights = model / "model.safetensors"
     state = weights.stat()
-    key = f"{(model / 'config.json').read_text()}:{state.st_size}:{state.st_mtime_ns}"
+    key = f"{(model / 'config.json').read_text(encoding='utf-8')}:{state.st_size}:{state.st_mtime_ns}"
     target = Path(".cache/gguf") / f"{model.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.gguf"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def write_gguf(model: Path, target: Path) -> None:
     """Writes a Qwen3-MoE checkpoint with one weights file. Raises SystemExit for any other model."""
     import gguf
 
-    config = json.loads((model / "config.json").read_text())
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") != "qwen3_moe" or not config.get("norm_topk_prob"):
         raise SystemExit(
             f"{model.name}: llama.cpp is offered qwen3_moe checkpoints with norm_topk_prob only (it always "
@@ -155,7 +155,7 @@ def write_gguf(model: Path, target: Path) -> None:
         )
     writer = gguf.GGUFWriter(str(target), "qwen3moe")
     _write_sizes(writer, config)
-    _write_tokens(writer, config, json.loads((model / "tokenizer.json").read_text()))
+    _write_tokens(writer, config, json.loads((model / "tokenizer.json").read_text(encoding="utf-8")))
     _write_tensors(writer, config, model / "model.safetensors")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from harness.errors import InputError
-from harness.label.dialect import Spellings, longest, pinned, since, spell, start_timeout_s
+from harness.label.dialect import Spellings, longest, offline, pinned, since, spell, start_timeout_s
 from harness.label.findings import Findings, canonical_dtype, dig, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
@@ -38,7 +38,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
             *_settings(variant, deployment.model),
             *deployment.extra_args,
         ),
-        env={**ENV, **_offline(deployment), **variant.env, **deployment.extra_env},
+        env={**ENV, **offline(deployment), **variant.env, **deployment.extra_env},
         image=variant.image,
         accelerator=variant.accelerator,
         num_gpus=0 if variant.accelerator == "cpu" else variant.parallel.num_gpus,
@@ -104,10 +104,6 @@ def _options(variant: Variant) -> tuple[str, ...]:
     if "cuda_graph_max_bs" in options:
         flags += [spell(variant.version, CUDA_GRAPH_MAX_BS), str(options["cuda_graph_max_bs"])]
     return tuple(flags)
-
-
-def _offline(deployment: Deployment) -> dict[str, str]:
-    return {"HF_HUB_OFFLINE": "1"} if deployment.model.path else {}
 
 
 # --- what runs ---------------------------------------------------------------------------------

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from prometheus_client.parser import text_string_to_metric_families
-
+from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
 SCORING = "prompt_logprobs"
 
 KEEPS_NOTHING = True
 """engines/transformers_server.py has no prefix cache."""
+
+_COUNTERS = {
+    "prompt_tokens": ("transformers:prompt_tokens_total",),
+    "generation_tokens": ("transformers:generation_tokens_total",),
+    "running": ("transformers:num_requests_running",),
+    "waiting": ("transformers:num_requests_waiting",),
+}
 
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
@@ -73,8 +79,4 @@ def effective(evidence: Evidence) -> Effective:
 
 def counters(metrics: str) -> dict[str, float]:
     """Canonical counters from the server's Prometheus text."""
-    return {
-        sample.name.removeprefix("transformers:").removesuffix("_total"): sample.value
-        for family in text_string_to_metric_families(metrics)
-        for sample in family.samples
-    }
+    return find_counters(metrics, _COUNTERS)

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from harness.label.dialect import longest, pinned, start_timeout_s
+from harness.label.dialect import longest, offline, pinned, start_timeout_s
 from harness.label.findings import Findings, canonical_dtype, dig, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
@@ -47,7 +47,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
             *variant.args,
             *deployment.extra_args,
         ),
-        env={"DO_NOT_TRACK": "1", **_offline(deployment), **variant.env, **deployment.extra_env},
+        env={"DO_NOT_TRACK": "1", **offline(deployment), **variant.env, **deployment.extra_env},
         files={path: json.dumps(options(variant, deployment.model), indent=1, sort_keys=True) + "\n"},
         image=variant.image,
         accelerator=variant.accelerator,
@@ -89,10 +89,6 @@ def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(under.get(key), dict)
     }
     return {**under, **over, **nested}
-
-
-def _offline(deployment: Deployment) -> dict[str, str]:
-    return {"HF_HUB_OFFLINE": "1"} if deployment.model.path else {}
 
 
 # --- what runs ---------------------------------------------------------------------------------

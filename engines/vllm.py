@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from harness.errors import InputError
-from harness.label.dialect import Spellings, longest, pinned, spell, start_timeout_s
+from harness.label.dialect import Spellings, longest, offline, pinned, spell, start_timeout_s
 from harness.label.findings import Findings, canonical_dtype, dig, samples, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
@@ -50,7 +50,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
             *_settings(variant, deployment.model),
             *deployment.extra_args,
         ),
-        env={**ENV, **_offline(deployment), **variant.env, **deployment.extra_env},
+        env={**ENV, **offline(deployment), **variant.env, **deployment.extra_env},
         image=variant.image,
         accelerator=variant.accelerator,
         num_gpus=0 if variant.accelerator == "cpu" else variant.parallel.num_gpus,
@@ -107,10 +107,6 @@ def _all2all(variant: Variant) -> tuple[str, ...]:
     meaning = str(variant.options.get("all2all", ""))
     spelling = spell(variant.version, ALL2ALL[meaning]) if meaning in ALL2ALL else meaning
     return ("--all2all-backend", spelling) if spelling else ()
-
-
-def _offline(deployment: Deployment) -> dict[str, str]:
-    return {"HF_HUB_OFFLINE": "1"} if deployment.model.path else {}
 
 
 # --- what runs ---------------------------------------------------------------------------------

@@ -59,6 +59,11 @@ def pinned(deployment: Deployment) -> tuple[str, ...]:
     return ("--revision", model.revision) if fetched and model.revision else ()
 
 
+def offline(deployment: Deployment) -> dict[str, str]:
+    """Variables that keep an engine off the Hugging Face Hub where the weights are on this machine."""
+    return {"HF_HUB_OFFLINE": "1"} if deployment.model.path else {}
+
+
 def start_timeout_s(variant: Variant) -> float:
     """Longest start: 700 GB of weights, then up to 20 minutes of JIT compilation, on an accelerator."""
     return 1800.0 if variant.accelerator == "cpu" else 7200.0
