@@ -1,11 +1,13 @@
-"""A Launch as the command a person would type. Secrets are named, never shown."""
+"""A Launch as the command a person would type, a Recipe as it may be kept. Secrets are named, never shown."""
 
 from __future__ import annotations
 
 import re
 import shlex
 
-from harness.schema import Launch
+import msgspec
+
+from harness.schema import Launch, Recipe
 
 _SECRET = re.compile(r"(TOKEN(?!S|IZ)|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
 _SECRET_FLAG = re.compile(r"--(api-key|hf-token|.*password.*)")
@@ -31,6 +33,11 @@ def redacted_argv(argv: tuple[str, ...]) -> tuple[str, ...]:
         words.append("***" if after_secret else f"{flag}=***" if secret and equals else word)
         after_secret = secret and not equals
     return tuple(words)
+
+
+def redacted_recipe(recipe: Recipe) -> Recipe:
+    """The recipe as it may be written to a file; from there, secrets refer to the caller's own."""
+    return msgspec.structs.replace(recipe, env=redacted_env(recipe.env), args=redacted_argv(recipe.args))
 
 
 def by_hand(launch: Launch) -> str:

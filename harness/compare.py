@@ -39,7 +39,7 @@ from harness.schema import (
 
 def compare(run: Path) -> Comparison:
     """The comparison of one run. Bad files cost their row, with a note; the good rows stay."""
-    recipe = registry.convert(registry.read_toml(run / "recipe.toml"), Recipe, str(run / "recipe.toml"))
+    recipe = store.read_recipe(run)
     notes: list[str] = []
     groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     for path in sorted(run.glob("*/r*/*/trial.json")):
@@ -218,7 +218,7 @@ def _intended_dtype(variant: str) -> str:
 
 def _expected_len(trial: Measured) -> dict[str, int]:
     """Request id -> tokens that had to come, of the verified sample's requests that ignore the end token."""
-    path = trial.folder.parents[2] / "workloads" / f"{trial.result.trial.scenario}.jsonl"
+    path = store.sample_path(trial.folder.parents[2], trial.result.trial.scenario)
     if not store.present(path):
         return {}
     return {r.request_id: r.max_tokens for r in store.read_lines(path, Request) if r.ignore_eos}

@@ -72,7 +72,7 @@ def recipe_of(given: Sequence[str], machine: Machine, *, everything: bool = Fals
     run_id, path = words.take("run_id"), words.take("recipe")
     stored = store.results_root() / run_id / "recipe.toml" if run_id else None
     if stored and stored.exists() and not (path or words.plain or words.pairs):
-        return recipes.load_recipe(stored), run_id
+        return store.read_recipe(stored.parent), run_id
     if path and (words.plain or words.pairs):
         ignored = [*words.plain, *(f"{key}={value}" for key, value in words.pairs.items())][0]
         raise InputError(f"{ignored} would be ignored: {path} says what is run; write it there instead.")

@@ -24,9 +24,9 @@ import msgspec
 import tomlkit
 
 from harness import packing
-from harness.command import redacted_argv, redacted_env
+from harness.command import redacted_recipe
 from harness.errors import InputError, StoreError
-from harness.registry import ROOT
+from harness.registry import ROOT, convert, read_toml
 from harness.schema import SCHEMA_VERSION, Noun, Recipe, RequestRecord, Trial
 
 N = TypeVar("N", bound=Noun)
@@ -126,27 +126,37 @@ def _version_or(data: bytes, error: Exception) -> str:
 
 def write_recipe(run: Path, recipe: Recipe) -> None:
     """recipe.toml, readable by `bench recipe=`; secrets stay references to the caller's environment."""
-    safe = msgspec.structs.replace(recipe, env=redacted_env(recipe.env), args=redacted_argv(recipe.args))
-    write_text(run / "recipe.toml", tomlkit.dumps(_without_none(msgspec.to_builtins(safe))))
+    write_text(run / "recipe.toml", tomlkit.dumps(_storable(recipe)))
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The recipe of a run. Raises InputError naming the field that this version does not understand."""
+    path = run / "recipe.toml"
+    return convert(read_toml(path), Recipe, str(path))
 
 
 def refuse_another(run: Path, recipe: Recipe) -> None:
-    """Raises InputError when `run` already holds trials measured under settings that `recipe` changes.
+    """Raises InputError when `run` already holds trials measured under settings that `recipe` changes, or a
+    damaged recipe.toml.
 
     More variants, workloads, loads or restarts are welcome: they add trials and change none.
     """
     path = run / "recipe.toml"
     if not path.exists() or not any(run.glob("*/r*/*/trial.json")):
         return
-    safe = msgspec.structs.replace(recipe, env=redacted_env(recipe.env), args=redacted_argv(recipe.args))
-    new = _without_none(msgspec.to_builtins(safe))
-    old = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    new, old = _storable(recipe), read_toml(path)
     changed = [name for name in _FIXED if old.get(name) != new.get(name)]
     if changed:
         raise InputError(
             f"Run {run.name} already holds trials measured with another {' and another '.join(changed)}; "
             "give another run_id=, or remove that folder."
         )
+
+
+def _storable(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without secrets and without None, which TOML has not."""
+    fields: dict[str, Any] = _without_none(msgspec.to_builtins(redacted_recipe(recipe)))
+    return fields
 
 
 def _without_none(value: Any) -> Any:
@@ -165,6 +175,11 @@ def visit_folder(run: Path, variant: str, restart: int) -> Path:
 def trial_folder(run: Path, trial: Trial) -> Path:
     """Where one trial is kept."""
     return visit_folder(run, trial.variant, trial.restart) / trial.scenario
+
+
+def sample_path(run: Path, scenario: str) -> Path:
+    """Where the prompts of a scenario's verified sample are kept, the same for all variants."""
+    return run / "workloads" / f"{scenario}.jsonl"
 
 
 class RecordWriter:
@@ -267,10 +282,8 @@ def _known(path: Path) -> packing.Known:
     if not path.name.startswith("scores"):
         return {}
     known: dict[str, dict[str, Any]] = {}
-    prompts, requests = (
-        path.parents[3] / "workloads" / f"{path.parent.name}.jsonl",
-        path.parent / "requests.jsonl",
-    )
+    prompts = sample_path(path.parents[3], path.parent.name)
+    requests = path.parent / "requests.jsonl"
     if present(prompts):
         for prompt in _fields(lines(prompts)):
             known[prompt["request_id"]] = {"prompt_token_ids": prompt.get("prompt_token_ids")}

@@ -35,6 +35,8 @@ from harness.tokens import Vocabulary
 _WARM_SEED = 7919
 """Added to the seed of warm-up requests, so that none shares a prefix with a timed one."""
 _WARM_TOKENS = 32
+_ASK_S = 30.0
+"""Longest an engine that is not busy may take to answer about itself."""
 COUNTERS = ("prompt_tokens", "generation_tokens", "prefix_cache_hits", "prefix_cache_queries", "preemptions")
 """Canonical names of the engines' counters whose change over a timed part is kept."""
 
@@ -213,7 +215,7 @@ def spoken(bench: Bench, timed: tuple[Request, ...]) -> tuple[Request, ...]:
 
 def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
     """Keep the prompts of the verified sample once per run, so that later replays need no regeneration."""
-    path = run / "workloads" / f"{trial.scenario}.jsonl"
+    path = store.sample_path(run, trial.scenario)
     if not store.present(path):
         with store.RecordWriter(path) as write:
             for request in timed:
@@ -257,21 +259,14 @@ def flush(bench: Bench, running: Running) -> None:
     if call:
         method, path = call
         try:
-            http.request(method, running.launch.base_url + path, timeout=30).raise_for_status()
+            http.request(method, running.launch.base_url + path, timeout=_ASK_S).raise_for_status()
         except http.RequestException as error:
             bench.progress.note(f"{running.launch.variant}: prefix cache could not be flushed ({error})")
 
 
 def counters(bench: Bench, running: Running) -> dict[str, float]:
     """The engine's own counters now, canonical names; {} where it has none."""
-    parse = getattr(registry.engine(bench.planned.variant.engine), "counters", None)
-    if parse is None or not running.launch.metrics_url:
-        return {}
-    try:
-        text = http.get(running.launch.metrics_url, timeout=30).text
-    except http.RequestException:
-        return {}
-    return dict(parse(text))
+    return telemetry.counters(bench.planned.variant.engine, running.launch.metrics_url, _ASK_S)
 
 
 def judged(

@@ -42,14 +42,14 @@ def test_round_trip(tmp_path: Path) -> None:
     assert log.entries(path) == []
     log.append(path, entry())
     log.append(path, entry("second", "2026-11-22T00:00:00Z"))
-    newest, oldest = log.last(path, 10)
+    newest, oldest = log.newest_first(path)
     assert (newest.run_id, oldest.run_id) == ("second", COMPARISON.run_id)
     assert oldest.facts is not None
-    assert oldest.facts.recipe.env == {"PLAIN": "1"}
+    assert oldest.facts.recipe.env == {"PLAIN": "1", "HF_TOKEN": "${HF_TOKEN}"}
     assert oldest.facts.recipe.args == ("--api-key", "***", "--max-num-seqs", "8")
     assert oldest.facts.rows[2].verdict == "FAIL" and oldest.facts.bundle == "ab" * 32
     assert path.read_text().startswith("# Experiment log\n")
-    assert log.last(path, 1) == [newest]
+    assert log.newest_first(path)[0] == newest
 
 
 def test_notes_are_appended_and_find_their_entry(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from harness.correctness import verification
 from harness.errors import StoreError
 from harness.host.machine import probe
 from harness.progress import Progress
-from harness.schema import Comparison, Recipe, Score
+from harness.schema import Comparison, Score
 
 SCORES = "scores.jsonl"
 
@@ -27,8 +27,9 @@ def run(run_dir: Path, reference: str = "", progress: Progress | None = None) ->
     samples.
     """
     if reference:
-        recipe = registry.convert(registry.read_toml(run_dir / "recipe.toml"), Recipe, str(run_dir))
-        chosen = msgspec.structs.replace(recipe, reference=registry.variant(reference).name)
+        chosen = msgspec.structs.replace(
+            store.read_recipe(run_dir), reference=registry.variant(reference).name
+        )
         oracle = plan.reference(chosen, probe())
         if not any(verification.samples_of(run_dir, f) for f in verification.trial_folders(run_dir)):
             raise StoreError(

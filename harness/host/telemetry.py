@@ -64,12 +64,19 @@ def read(folder: Path) -> list[Sample]:
 
 def sample(engine: str, metrics_url: str, read_gpus: gpus.Reader | None, at_s: float) -> Sample:
     """One sample now; whatever does not answer is empty in it."""
-    counters: dict[str, float] = {}
+    shown = counters(engine, metrics_url, PERIOD_S)
+    return Sample(at_s=at_s, engine=shown, gpus=read_gpus() if read_gpus else ())
+
+
+def counters(engine: str, metrics_url: str, timeout_s: float) -> dict[str, float]:
+    """The engine's own counters and gauges now, canonical names; {} where it has none or does not answer."""
     parse = getattr(registry.engine(engine), "counters", None)
-    if parse and metrics_url:
-        with contextlib.suppress(requests.RequestException):
-            counters = dict(parse(requests.get(metrics_url, timeout=PERIOD_S).text))
-    return Sample(at_s=at_s, engine=counters, gpus=read_gpus() if read_gpus else ())
+    if parse is None or not metrics_url:
+        return {}
+    try:
+        return dict(parse(requests.get(metrics_url, timeout=timeout_s).text))
+    except requests.RequestException:
+        return {}
 
 
 def main(path: Path, engine: str, metrics_url: str) -> None:

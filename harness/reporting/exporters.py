@@ -15,7 +15,7 @@ import msgspec
 from harness import store
 from harness.errors import InputError
 from harness.numbers.metrics import metrics
-from harness.schema import Distribution, Metrics, RequestRecord, TrialResult
+from harness.schema import Distribution, Launch, Metrics, RequestRecord, TrialResult
 
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 
@@ -75,8 +75,7 @@ def export(run: Path, target: Path, form: str = "vllm-bench") -> list[Path]:
 
 def _model(trial_path: Path) -> str:
     launch = trial_path.parent.parent / "launch.json"
-    data = msgspec.json.decode(launch.read_bytes()) if launch.exists() else {}
-    return str(data.get("served_model_name") or "")
+    return store.read(launch, Launch).served_model_name if launch.exists() else ""
 
 
 def _totals(found: Metrics) -> dict[str, Any]:

@@ -6,6 +6,7 @@ honour between machines), so concurrent writers lose nothing. No function here r
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness.command import is_secret, redacted_argv
+from harness.command import redacted_recipe
 from harness.errors import InputError, StoreError
 from harness.reporting.cells import DEFINITIONS
 from harness.reporting.escape import block, markdown, plain
@@ -136,9 +137,9 @@ def entries(path: Path) -> list[Entry]:
     return [replace(e, notes=tuple(n for n in notes if n.about == e.run_id)) for e in found]
 
 
-def last(path: Path, num: int) -> list[Entry]:
-    """The newest `num` entries, newest first."""
-    return sorted(entries(path), key=lambda e: e.date, reverse=True)[:num]
+def newest_first(path: Path) -> list[Entry]:
+    """All entries, newest first."""
+    return sorted(entries(path), key=lambda e: e.date, reverse=True)
 
 
 def find(path: Path, run_id: str) -> Entry:
@@ -146,7 +147,7 @@ def find(path: Path, run_id: str) -> Entry:
 
     Raises InputError that lists what exists.
     """
-    known = last(path, len(_text(path)))
+    known = newest_first(path)
     if run_id == "last" and known:
         return known[0]
     exact = [e for e in known if e.run_id == run_id]
@@ -164,7 +165,7 @@ def _append_locked(fd: int, text: str) -> None:
     written = os.write(fd, data)
     if written != len(data):
         os.ftruncate(fd, size)
-        raise OSError(28, "the disk is full")
+        raise OSError(errno.ENOSPC, "the disk is full")
 
 
 def _separator(fd: int, size: int) -> str:
@@ -216,17 +217,12 @@ def _machine(environment: Environment) -> str:
 
 
 def _facts(comparison: Comparison, environment: Environment, recipe: Recipe, bundle: str) -> LogFacts:
-    public = msgspec.structs.replace(
-        recipe,
-        env={name: value for name, value in recipe.env.items() if not is_secret(name)},
-        args=redacted_argv(recipe.args),
-    )
     return LogFacts(
         run_id=comparison.run_id,
         date=environment.started_at,
         commit=environment.harness_commit,
         host=environment.hostname_hash,
-        recipe=public,
+        recipe=redacted_recipe(recipe),
         rows=tuple(_logged(row) for row in comparison.rows),
         image_digests=environment.image_digests,
         bundle=bundle,

@@ -51,7 +51,7 @@ def listing(path: Path, filters: Sequence[str] = ()) -> str:
     num = wanted.pop("num", str(_SHOWN))
     if not num.isdigit():
         raise InputError(f"num={num} is not a whole number; correct it.")
-    found = [e for e in log.last(path, len(log.entries(path))) if _matches(e, wanted)]
+    found = [e for e in log.newest_first(path) if _matches(e, wanted)]
     blocks = [_summary(entry) for entry in found[: int(num)]]
     left = len(found) - len(blocks)
     if left > 0:
@@ -109,8 +109,8 @@ def author() -> str:
     git = shutil.which("git")
     name = ""
     if git:
-        asked = subprocess.run([git, "config", "user.name"], capture_output=True, text=True, check=False)
-        name = asked.stdout.strip()
+        asked = [git, "config", "user.name"]
+        name = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
     try:
         return name or getpass.getuser()
     except (KeyError, OSError):

@@ -17,7 +17,7 @@ def log_path() -> Path:
 
 def publish(run: Path, comparison: Comparison, *, to_log: bool) -> None:
     """Write what the run says. Raises StoreError when a file cannot be written."""
-    recipe = registry.convert(registry.read_toml(run / "recipe.toml"), Recipe, str(run / "recipe.toml"))
+    recipe = store.read_recipe(run)
     environment = store.read(run / "environment.json", Environment)
     store.write(run / "comparison.json", comparison)
     store.write_text(run / "report.md", report.markdown(comparison, environment, recipe))
