@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from harness.correctness import divergence, self_noise, textcheck
 from harness.correctness.divergence import Array, Tokens
@@ -293,7 +293,7 @@ def _bad_requests(scores: Sequence[Score], outlier: float, floor: _Floor) -> lis
     bad = []
     for score in usable:
         gross = sum(m > outlier for m in score.margin)
-        if binom.sf(gross - 1, len(score.token_ids), expected) < CHANCE / len(usable):
+        if bdtrc(gross - 1, len(score.token_ids), expected) < CHANCE / len(usable):
             bad.append((gross / len(score.token_ids), score.request_id))
     if not bad:
         return []

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from scipy.stats import binomtest
 
 from harness.errors import InputError
 from harness.schema import Noun
@@ -73,8 +72,14 @@ def paired(baseline: Path, variant: Path, metric: str = "") -> PairedAccuracy:
         variant=sum(ours.values()) / len(ours),
         only_baseline=only_baseline,
         only_variant=only_variant,
-        p_value=float(binomtest(only_variant, differing).pvalue) if differing else 1.0,
+        p_value=_p_value(only_variant, differing) if differing else 1.0,
     )
+
+
+def _p_value(num: int, differing: int) -> float:
+    from scipy.stats import binomtest  # half a second to import, and only runs with tasks need it
+
+    return float(binomtest(num, differing).pvalue)
 
 
 def task_of(path: Path) -> str:

@@ -14,8 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
-from scipy.stats import fisher_exact
-
 from harness.reporting.escape import plain
 from harness.schema import Noun, RequestRecord
 
@@ -102,11 +100,17 @@ def excess(records: Sequence[RequestRecord], healthy: Sequence[RequestRecord]) -
     sentences = []
     for kind, count in sorted(ours.items()):
         table = [[count, num_ours - count], [theirs[kind], num_theirs - theirs[kind]]]
-        if num_theirs and fisher_exact(table, alternative="greater").pvalue < SIGNIFICANCE:
+        if num_theirs and _p_value(table) < SIGNIFICANCE:
             sentences.append(
                 f"{kind} in {count} of {num_ours} outputs, in {theirs[kind]} of {num_theirs} healthy ones"
             )
     return tuple(sentences)
+
+
+def _p_value(table: list[list[int]]) -> float:
+    from scipy.stats import fisher_exact  # half a second to import, and only symptoms need it
+
+    return float(fisher_exact(table, alternative="greater").pvalue)
 
 
 class Quarter(Noun):
