@@ -240,3 +240,18 @@ def test_export_can_be_imported_again(tmp_path: Path) -> None:
         export(tmp_path / "run", tmp_path / "out", "csv")
     with pytest.raises(InputError, match="no finished trial"):
         export(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"metadata": {"request_start_ns": 1}, "metrics": {"request_latency": 3}},
+        {"metadata": {}, "benchmarks": [{"config": {}, "metrics": []}]},
+        {"aiperf_version": "0.13", "input_config": {"models": {"items": [3]}}},
+    ],
+)
+def test_a_damaged_foreign_file_is_a_sentence(content: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="lacks what its format promises"):
+        importers.read(path)

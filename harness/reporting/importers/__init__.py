@@ -34,7 +34,7 @@ def read(path: Path) -> list[Imported]:
         if recognises(objects[0]):
             try:
                 return convert(objects, path.name)
-            except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
                 raise InputError(
                     f"{path} lacks what its format promises ({error!r}); export it again."
                 ) from error
