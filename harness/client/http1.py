@@ -59,7 +59,10 @@ _HEADS_KEPT = 256
 
 
 def read_head(raw: bytes) -> Head:
-    """Head of these bytes (without the blank line); servers repeat theirs, so it is remembered."""
+    """Head of these bytes (without the blank line); servers repeat theirs, so it is remembered.
+
+    Raises FramingError.
+    """
     head = _heads.get(raw)
     if head is None:
         if len(_heads) >= _HEADS_KEPT:

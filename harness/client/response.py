@@ -272,9 +272,7 @@ class Response:
             self.fail("reset", cause)
         elif not self.started:
             self.fail("reset", "the server closed the connection without answering")
-        elif (self._body is not None and self._body.until_close) or (
-            self._events is not None and self.answer.saw_done
-        ):
+        elif self._complete_without_end:
             self._finish(stamp)
         else:
             self.fail("truncated", "the server closed the connection in the middle of the answer")

@@ -52,7 +52,10 @@ class ErrorBudget(Noun):
             f"late {_ms(self.late_p50_s)} (p99 {_ms(self.late_p99_s)})",
             f"CPU {self.cpu_share:.0%} of {self.num_workers} {cores}",
         )
-        return ", ".join(parts) + (f"; CLIENT-BOUND: {self.client_bound}" if self.client_bound else "")
+        failed = f"; {self.num_failed} requests FAILED" if self.num_failed else ""
+        return (
+            ", ".join(parts) + failed + (f"; CLIENT-BOUND: {self.client_bound}" if self.client_bound else "")
+        )
 
 
 def _ms(seconds: float) -> str:
@@ -121,7 +124,7 @@ def judge(load: Load, records: Sequence[RequestRecord], stats: ClientStats) -> E
         gaps += [abs((b - a) - (y - x)) for a, b, x, y in zip(seen, seen[1:], sends, sends[1:], strict=False)]
     ttft.sort()
     gaps.sort()
-    budget = ErrorBudget(
+    return ErrorBudget(
         load=load,
         tokens_per_s=sum(r.output_len for r in ok) / stats.duration_s if stats.duration_s else 0.0,
         ttft_error_p50_s=percentile(ttft, 50),
@@ -135,7 +138,6 @@ def judge(load: Load, records: Sequence[RequestRecord], stats: ClientStats) -> E
         num_failed=len(records) - len(ok),
         client_bound=client_bound(stats),
     )
-    return budget
 
 
 def server_times(record: RequestRecord) -> tuple[float, list[float]]:

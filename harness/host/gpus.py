@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.schema import GpuSample
@@ -41,7 +41,7 @@ def readable(devices: Sequence[tuple[str, str, str]] = _DEVICES) -> Reader | Unr
                 return attempt(device)
             except Exception as error:  # ImportError, OSError, KeyError, or the library's own
                 cause = " ".join(printed.getvalue().split()) or f"{type(error).__name__}: {error}"
-        if os.path.exists(device):
+        if Path(device).exists():
             causes.append(_advice(maker, device, package, cause))
     return Unreadable("; ".join(causes))
 
@@ -121,7 +121,7 @@ def nvidia_throttle(reasons: int) -> tuple[str, ...]:
 
 
 def _amd(device: str) -> Reader:
-    if not os.path.exists(device):
+    if not Path(device).exists():
         raise LookupError("no AMD device")
     import amdsmi
 
@@ -191,7 +191,7 @@ def amd_throttle(violation: dict[str, Any]) -> tuple[str, ...]:
 
 def _maybe(read: Callable[[], Any]) -> Any:
     """The value, or None where this device or driver does not offer it: each library has its own errors."""
-    with suppress(Exception):
+    with contextlib.suppress(Exception):
         return read()
     return None
 

@@ -114,7 +114,7 @@ def gather_wheels(requirements: Path, on_line: OnLine) -> Path:
     on_line(f"downloading the wheels of {requirements.name}")
     partial = wheels.with_name(f"{wheels.name}.partial")
     command = pip_download(requirements, partial)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         raise MachineError(
             f"pip could not download the wheels of {requirements.name}; read its last words below, correct "

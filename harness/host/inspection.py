@@ -127,7 +127,7 @@ def undriven(bus: Path = Path("/sys/bus/pci/devices")) -> dict[str, int]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

@@ -165,8 +165,10 @@ def _package(engine: str, version: str) -> Path | None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
         pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile")
         wanted = f"{PACKAGES[engine]}=={version}"
-        done = subprocess.run((*pip, "--target", f"{partial}/site", wanted), capture_output=True)
-        if done.returncode != 0:
+        command = (*pip, "--target", f"{partial}/site", wanted)
+        try:
+            subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             return None
         Path(partial, "site").rename(folder)
     return folder
@@ -191,7 +193,13 @@ def _ask(command: Sequence[str], arguments: Sequence[Sequence[str]], package: Pa
     env = {**os.environ, "PYTHONPATH": str(package)} if package else None
     try:
         done = subprocess.run(
-            command, input=question, capture_output=True, text=True, timeout=_TIMEOUT_S, env=env
+            command,
+            input=question,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            env=env,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MachineError(f"The engine's parser could not be run ({error}); try it by hand.") from error
