@@ -28,8 +28,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_PROMPTS, PROMPT_LEN, OUTPUT_LEN = 16, 64, 64
-CONDITIONS = ("absent", "absent again", "off", "one layer", "all layers")
-"""No plugin, twice; the plugin found but without its flags; with them."""
+CONDITIONS = ("absent", "absent again", "off", "one layer", "one layer binary", "all layers")
+"""No plugin, twice; the plugin found but without its flags; with them, as text and in the binary form."""
 QUIET = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -73,9 +73,10 @@ def life(conditions: list[str], turns: int, out: Path) -> None:
 @contextlib.contextmanager
 def engine(condition: str, number: int, out: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that runs serve() below."""
-    log = str(out / f"{condition.replace(' ', '-')}-{number}.jsonl")
+    suffix = "moelog" if "binary" in condition else "jsonl"
+    log = str(out / f"{condition.replace(' ', '-')}-{number}.{suffix}")
     plugin = {} if condition.startswith("absent") else {"PYTHONPATH": str(ROOT / "moe_log")}
-    layer = {"one layer": "1", "all layers": "all"}.get(condition)
+    layer = {"one layer": "1", "one layer binary": "1", "all layers": "all"}.get(condition)
     flags = {"VLLM_LOG_MOE": log, "VLLM_LOG_LAYER": layer} if layer else {}
     process = subprocess.Popen(
         [sys.executable, __file__, "serve"],

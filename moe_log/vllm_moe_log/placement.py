@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vllm_moe_log.step import Layout
+from vllm_moe_log.step import ALONE, Layout
 
 
 class Placement:
@@ -40,11 +40,11 @@ class Placement:
 
     def layout(self) -> Layout:
         """Layout of the forward pass that is running now."""
-        from vllm.forward_context import get_forward_context
-
         ranks = self.ranks
         if ranks["dp_size"] == 1:
-            return Layout()
+            return ALONE
+        from vllm.forward_context import get_forward_context
+
         metadata = get_forward_context().dp_metadata
         return Layout(
             tokens_per_dp=() if metadata is None else tuple(metadata.num_tokens_across_dp_cpu.tolist()),

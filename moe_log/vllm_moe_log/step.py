@@ -31,7 +31,7 @@ class Step:
     @functools.cached_property
     def num_tokens(self) -> int:
         """Tokens of all spans, padding not counted."""
-        return sum(span.num_tokens for span in self.spans)
+        return sum([span.num_tokens for span in self.spans])
 
 
 def spans_of_runner(runner: Any, scheduler_output: Any) -> tuple[Span, ...]:
@@ -43,11 +43,9 @@ def spans_of_runner(runner: Any, scheduler_output: Any) -> tuple[Span, ...]:
     names = batch.req_ids
     starts = batch.num_computed_tokens_cpu[: len(names)].tolist()
     prompt_lens = batch.num_prompt_tokens[: len(names)].tolist()
-    return tuple(
-        Span(name, start, scheduled[name], prompt_len)
-        for name, start, prompt_len in zip(names, starts, prompt_lens, strict=True)
-        if name in scheduled
-    )
+    nums = map(scheduled.get, names)
+    every = map(Span._make, zip(names, starts, nums, prompt_lens, strict=True))
+    return tuple(every) if len(names) == len(scheduled) else tuple(span for span in every if span.num_tokens)
 
 
 def spans_of_batch(batch: Any) -> tuple[Span, ...]:
@@ -80,12 +78,18 @@ class Layout:
     dp_rank: int = 0
 
 
+ALONE = Layout()
+"""No data parallelism."""
+
+
 def own_rows(num_rows: int, layout: Layout) -> tuple[int, int]:
     """(first row, rows) of this rank's tokens, padding included, among the rows its router sees.
 
     Rules as in vLLM's own routed-experts capture: rows may be all DP ranks' tokens one after another, all
     ranks' gathered shards, or this rank's own.
     """
+    if layout is ALONE:
+        return 0, num_rows
     if len(layout.tokens_per_dp) > 1 and num_rows == sum(layout.tokens_per_dp):
         return sum(layout.tokens_per_dp[: layout.dp_rank]), layout.tokens_per_dp[layout.dp_rank]
     if len(layout.shard_sizes) > 1 and num_rows == sum(layout.shard_sizes):
@@ -113,7 +117,7 @@ def own_tokens(num_rows: int, num_tokens: int, tp_rank: int | None) -> tuple[int
 
 def cut(spans: Sequence[Span], first: int, count: int) -> tuple[Span, ...]:
     """The spans' tokens first .. first + count - 1."""
-    if first == 0 and count == sum(span.num_tokens for span in spans):
+    if first == 0 and count == sum([span.num_tokens for span in spans]):
         return tuple(spans)
     out, at = [], 0
     for span in spans:

@@ -42,6 +42,7 @@ class Writer:
         self._queue_blocks = queue_blocks
         self._counts: dict[str, int] = {}
         self._written_counts: dict[str, int] = {}
+        self._num_blocks = self._num_tokens = 0
         self._failed = False
         self._closed = threading.Event()
         # Unbuffered: what was written survives the kill that ends many a worker.
@@ -81,6 +82,7 @@ class Writer:
         while not self._closed.wait(_PERIOD_S):
             self._write_waiting()
         self._write_waiting()
+        self._write_counts()
 
     def _write_waiting(self) -> None:
         while self._waiting:
@@ -90,16 +92,20 @@ class Writer:
             except Exception as error:  # a disk that is full, a GPU that has died: the engine goes on
                 self._lose(num_tokens, error)
             self._waiting.popleft()
-        if self._counts != self._written_counts:
-            self._written_counts = dict(self._counts)
-            with contextlib.suppress(OSError):
-                self._file.write(encode({"type": "count", **self._written_counts}))
+        if self._counts != self._written_counts:  # what was written is counted at the end, and with these
+            self._write_counts()
+
+    def _write_counts(self) -> None:
+        self._written_counts = dict(self._counts)
+        written = {"blocks": self._num_blocks, "tokens": self._num_tokens}
+        with contextlib.suppress(OSError):
+            self._file.write(encode({"type": "count", **written, **self._written_counts}))
 
     def _write(self, batch: Batch) -> None:
         if batch.blocks:
             self._file.write(self._encode(batch.blocks))
-        self.count("blocks", len(batch.blocks))
-        self.count("tokens", sum(len(block.experts) for block in batch.blocks))
+        self._num_blocks += len(batch.blocks)
+        self._num_tokens += sum([len(block.experts) for block in batch.blocks])
         for name, amount in batch.counts.items():
             self.count(name, amount)
 
