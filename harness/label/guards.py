@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
+from typing import NamedTuple
 
 from harness.errors import ModelError
 from harness.label.dialect import is_branch, since
@@ -81,92 +82,96 @@ def _load_format(content: str) -> str:
 
 def warnings(variant: Variant, launch: Launch, model: Model) -> tuple[str, ...]:
     """Known-broken combinations this launch is one of, each with what to do."""
-    flags = dict(_flags(launch.argv))
-    return tuple(text for broken, text in _KNOWN if broken(variant, flags, launch, model))
+    case = _Case(variant, dict(_flags(launch.argv)), launch, model)
+    return tuple(text for broken, text in _KNOWN if broken(case))
 
 
-Flags = dict[str, str]
+class _Case(NamedTuple):
+    """What a combination may depend on."""
+
+    variant: Variant
+    flags: dict[str, str]
+    """Flag -> value of the command line."""
+    launch: Launch
+    model: Model
+
+    def is_release_before(self, first: str) -> bool:
+        """An upstream release older than `first`; of a fork's branch nothing is known."""
+        return not is_branch(self.variant.version) and not since(self.variant.version, first)
 
 
-def _mori_before_032(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
-    return variant.engine == "vllm" and _uses_mori(flags) and not since(variant.version, "0.32")
+def _mori_before_032(case: _Case) -> bool:
+    mori = case.flags.get("--all2all-backend", "").startswith("mori")
+    return case.variant.engine == "vllm" and mori and not since(case.variant.version, "0.32")
 
 
-def _uses_mori(flags: Flags) -> bool:
-    return flags.get("--all2all-backend", "").startswith("mori")
-
-
-def _all2all_without_data_parallelism(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
+def _all2all_without_data_parallelism(case: _Case) -> bool:
     return (
-        variant.engine == "vllm"
-        and not is_branch(variant.version)
-        and "--all2all-backend" in flags
-        and _size(flags, "--data-parallel-size", "-dp") < 2
+        case.variant.engine == "vllm"
+        and not is_branch(case.variant.version)
+        and "--all2all-backend" in case.flags
+        and _size(case.flags, "--data-parallel-size", "-dp") < 2
     )
 
 
-def _size(flags: Flags, *names: str) -> int:
+def _size(flags: Mapping[str, str], *names: str) -> int:
     """A parallel size of the command line; 1 where it is not said, or is no number (parsers say so)."""
     said = next((flags[name] for name in names if name in flags), "1")
     return int(said) if said.isdigit() else 1
 
 
-def _aiter_mask_before_028(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
+def _aiter_mask_before_028(case: _Case) -> bool:
     return (
-        variant.engine == "vllm"
-        and launch.env.get("VLLM_ROCM_USE_AITER") == "1"
-        and variant.parallel.expert > 1
-        and not is_branch(variant.version)
-        and not since(variant.version, "0.28")
+        case.variant.engine == "vllm"
+        and case.launch.env.get("VLLM_ROCM_USE_AITER") == "1"
+        and case.variant.parallel.expert > 1
+        and case.is_release_before("0.28")
     )
 
 
-def _fp8_kv_on_old_rocm(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
+def _fp8_kv_on_old_rocm(case: _Case) -> bool:
     return (
-        variant.engine == "vllm"
-        and variant.accelerator == "rocm"
-        and flags.get("--kv-cache-dtype", "").startswith("fp8")
-        and not is_branch(variant.version)
-        and not since(variant.version, "0.32")
+        case.variant.engine == "vllm"
+        and case.variant.accelerator == "rocm"
+        and case.flags.get("--kv-cache-dtype", "").startswith("fp8")
+        and case.is_release_before("0.32")
     )
 
 
-def _compile_with_dp_attention(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
-    attention_dp = "--enable-dp-attention" in flags or _size(flags, "--attn-dp-size") > 1
-    return variant.engine == "sglang" and attention_dp and "--enable-torch-compile" in flags
+def _compile_with_dp_attention(case: _Case) -> bool:
+    attention_dp = "--enable-dp-attention" in case.flags or _size(case.flags, "--attn-dp-size") > 1
+    return case.variant.engine == "sglang" and attention_dp and "--enable-torch-compile" in case.flags
 
 
-def _routed_experts_without_prefix_cache(
-    variant: Variant, flags: Flags, launch: Launch, model: Model
-) -> bool:
+def _routed_experts_without_prefix_cache(case: _Case) -> bool:
     return (
-        variant.engine == "vllm"
-        and "--enable-return-routed-experts" in flags
-        and "--no-enable-prefix-caching" in flags
-        and since(variant.version, "0.31")
+        case.variant.engine == "vllm"
+        and "--enable-return-routed-experts" in case.flags
+        and "--no-enable-prefix-caching" in case.flags
+        and since(case.variant.version, "0.31")
     )
 
 
-def _tied_qwen3_moe(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
-    return (
-        variant.engine == "sglang" and model.tied_embeddings and model.architecture == "Qwen3MoeForCausalLM"
-    )
+def _tied_qwen3_moe(case: _Case) -> bool:
+    tied = case.model.tied_embeddings and case.model.architecture == "Qwen3MoeForCausalLM"
+    return case.variant.engine == "sglang" and tied
 
 
-def _sglang_mori_beyond_deepseek(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
-    mori = variant.engine == "sglang" and flags.get("--moe-a2a-backend") == "mori"
-    return mori and bool(model.architecture) and not model.architecture.startswith("Deepseek")
+def _sglang_mori_beyond_deepseek(case: _Case) -> bool:
+    mori = case.variant.engine == "sglang" and case.flags.get("--moe-a2a-backend") == "mori"
+    return mori and bool(case.model.architecture) and not case.model.architecture.startswith("Deepseek")
 
 
-def _other_revision(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
-    return bool(model.revision and model.loaded_revision) and model.loaded_revision != model.revision
+def _other_revision(case: _Case) -> bool:
+    pinned, loaded = case.model.revision, case.model.loaded_revision
+    return bool(pinned and loaded) and loaded != pinned
 
 
-def _stream_interval(variant: Variant, flags: Flags, launch: Launch, model: Model) -> bool:
-    return flags.get("--stream-interval", "1") != "1"
+def _stream_interval(case: _Case) -> bool:
+    return case.flags.get("--stream-interval", "1") != "1"
 
 
-_KNOWN: tuple[tuple[Callable[[Variant, Flags, Launch, Model], bool], str], ...] = (
+_KNOWN: tuple[tuple[Callable[[_Case], bool], str], ...] = (
     (
         _mori_before_032,
         "MORI on vLLM before 0.32.0 combines with the wrong routing tensor: text goes bad, worst at EP32 "
