@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,29 +10,44 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.exceptions import TyperException
 
 from harness.errors import HarnessError, InputError
 
 if TYPE_CHECKING:
     from harness.schema import Comparison
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Words = Annotated[list[str] | None, typer.Argument(show_default=False)]
+INTERRUPTED = 130
+"""Exit status of a verb that Ctrl-C or SIGTERM ended."""
 
 
 def main() -> None:
     """Run a verb; failures are one sentence on stderr and an exit status, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter shows a question mark.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     console = Console(stderr=True)
+    given = sys.argv[1:] or ["--help"]
     try:
-        app()
-    except KeyboardInterrupt:
-        console.print("Stopped; what was measured is kept.")
-        sys.exit(130)
+        status = app(given, standalone_mode=False)
+    except TyperException as error:
+        said, known = error.format_message().strip().rstrip("."), "No such command" not in error.message
+        shown = (
+            f"`python -m harness {given[0]} --help` shows its words" if known else "`just` lists the verbs"
+        )
+        _say(f"error: {given[0]}: {said}; {shown}.", stderr=True)
+        sys.exit(2)
     except HarnessError as error:
         console.print(f"[bold red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
         if error.details:
             _say(error.details, stderr=True)
         sys.exit(error.exit_code)
+    if status == INTERRUPTED:
+        _say("Stopped.", stderr=True)
+    sys.exit(status or 0)
 
 
 @app.command()
@@ -41,12 +57,19 @@ def bench(words: Words = None) -> None:
     from harness.host.machine import probe
     from harness.plan import recipe_of
     from harness.progress import Progress
+    from harness.schema import Comparison
 
     machine = probe()
     recipe, run_id = recipe_of(words or [], machine)
     folder = store.run_folder(run_id)
-    with Progress() as progress:
-        comparison = run.bench(recipe, machine, folder, progress)
+    try:
+        with Progress() as progress:
+            comparison = run.bench(recipe, machine, folder, progress)
+    except KeyboardInterrupt:
+        if (folder / "comparison.json").exists():
+            _show(store.read(folder / "comparison.json", Comparison))
+            _say(f"\nWhat was measured is kept in {folder}; `just bench run_id={run_id}` goes on from there.")
+        raise
     _show(comparison)
     _say(f"\nKept in {folder}")
     if any(row.wrong for row in comparison.rows):
@@ -256,11 +279,11 @@ def probe(url: str, model: Annotated[str, typer.Argument()] = "", harsh: bool = 
 
 
 @app.command()
-def serve(variant: str, model: Annotated[str, typer.Argument()] = "", words: Words = None) -> None:
+def serve(variant: str, words: Words = None) -> None:
     """Serve in the foreground until Ctrl-C: serve <variant> [model] [key=value ...]"""
     from harness import foreground
 
-    foreground.serve(variant, model, words or [])
+    foreground.serve(variant, words or [])
 
 
 @app.command()

@@ -23,16 +23,18 @@ from harness.run import interruptible
 _DEFAULT_PORT = 8000
 
 
-def serve(name: str, model: str, given: Sequence[str]) -> None:
-    """Launch `name` with `model` (its default when ""), print where it answers, stop it on Ctrl-C.
+def serve(name: str, given: Sequence[str]) -> None:
+    """Launch `name`, print where it answers, stop it on Ctrl-C. `given`: [model] [key=value ...].
 
     Raises HarnessError when it cannot start, KeyboardInterrupt on Ctrl-C once it is stopped.
     """
     console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
     words = Words(given)
     port = _port(words.take("port", str(_DEFAULT_PORT)))
-    if model:
-        words.pairs["model"] = model
+    if len(words.plain) > 1:
+        raise InputError(f"{words.plain[1]!r} is one word too many; the order is [model] [key=value ...].")
+    if words.plain:
+        words.pairs["model"] = words.plain.pop()
     machine = probe()
     recipe = recipes.from_words(words, (registry.variant(name).name,), "cpu")
     planned = plan.at_port(plan.plan(recipe, machine)[0], port)

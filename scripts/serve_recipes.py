@@ -7,10 +7,13 @@ Only the standard library, so that it can run before the harness's environment e
 from __future__ import annotations
 
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
 ENGINES = Path(__file__).resolve().parent.parent / "engines"
+_HELP_WIDTH = 100
+"""`just` prints one line a recipe; the whole source is in the toml and in `just plan`."""
 HEADER = "# Written by scripts/serve_recipes.py from engines/*.toml; `just setup` keeps it up to date.\n"
 
 
@@ -27,7 +30,8 @@ def recipes() -> str:
 def recipe(name: str, source: str) -> str:
     """One recipe with its one-line help."""
     return (
-        f"# {source.strip().splitlines()[0]}\n"
+        f"# {textwrap.shorten(source, _HELP_WIDTH, placeholder=' ...')}\n"
+        "[no-exit-message]\n"
         f"serve-{name} *model_and_keys: setup\n"
         f'    @{{{{ python }}}} -m harness serve {name} "$@"\n'
     )

@@ -20,6 +20,19 @@ def test_a_port_that_is_none_is_a_sentence(tmp_path: Path, port: str) -> None:
     assert f"port={port} is not a TCP port" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("port=eighty",), "port=eighty is not a TCP port"),
+        (("tiny-moe", "another"), "'another' is one word too many"),
+    ],
+)
+def test_keys_need_no_model_before_them(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    done = Desk(tmp_path).run("serve", "mock", *words)
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+
+
 def test_square_brackets_are_told_as_they_are(tmp_path: Path) -> None:
     """Folders, installers ("[notice]") and engines write them; none of that is markup."""
     desk = Desk(tmp_path / "[notice]")
