@@ -1,7 +1,7 @@
 """The client's own error, measured before it measures an engine.
 
 The client that fire() runs is pointed at a server whose receive and send times are in its answers, at the
-rate and concurrency of the coming run, for a few seconds. What it gets wrong there it gets wrong anywhere.
+rate and concurrency of the coming run, for about a second. What it gets wrong there it gets wrong anywhere.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from harness.client.window import ClientStats, percentile
 from harness.errors import InputError
 from harness.schema import Load, Noun, Request, RequestRecord
 
-_NUM_TOKENS = 50
-_TARGET_S = 2.0
+_NUM_TOKENS = 25
+_TARGET_S = 1.0
 _SATURATED = 0.8
 """CPU share of its cores above which a client is taken to be measuring itself."""
 _LATE_S = 0.02
@@ -65,7 +65,7 @@ def _ms(seconds: float) -> str:
 def run(
     rate: float | None, concurrency: int | None, num_workers: int = 1, gap_s: float = 0.01
 ) -> ErrorBudget:
-    """Fire at a known server for about two seconds: open loop at `rate`, else closed at `concurrency`.
+    """Fire at a known server for about a second: open loop at `rate`, else closed at `concurrency`.
 
     `gap_s`: time between tokens of one stream, as the coming run would see it.
     """
