@@ -165,11 +165,43 @@ def test_placed_processes_give_the_records_one_process_gives(url: str, tmp_path:
     target = client.Target(base_url=url, model="m", place=srun(3), share_folder=str(tmp_path))
     records: list[RequestRecord] = []
     stats = client.fire(target, requests, load, records.append)
-    assert [r.request_id for r in records] == [r.request_id for r in requests]
+    records = merge([records], requests)
     assert not any(r.error for r in records) and stats.num_workers == 3 and stats.cpu_s > 0
     late = sorted(r.sent_at_s - r.due_at_s for r in records)
     assert late[0] >= 0 and late[15] < 0.02
     assert list(tmp_path.iterdir()) == [], "nothing of the shares is left"
+
+
+def test_placed_processes_are_seen_while_they_fire(url: str, tmp_path: Path) -> None:
+    load = Load(request_rate=20, arrival="constant")
+    due = pacing.due_times(load, 50, 0)
+    requests = [msgspec.structs.replace(r, due_at_s=due[i]) for i, r in enumerate(made([""] * 50))]
+    target = client.Target(base_url=url, model="m", place=srun(2), share_folder=str(tmp_path))
+    began = time.monotonic()
+    came: list[float] = []
+    flying: list[int] = []
+    watch = client.Watch(on_pulse=flying.append)
+    client.fire(target, requests, load, lambda record: came.append(time.monotonic() - began), watch)
+    assert len(came) == 50 and came[-1] - came[0] > 1, "records come while others are still due"
+    assert len(flying) > 4 and all(0 <= num <= 50 for num in flying)
+
+
+def test_placed_processes_can_be_stopped_and_keep_what_they_have(url: str, tmp_path: Path) -> None:
+    load = Load(request_rate=20, arrival="constant")
+    due = pacing.due_times(load, 400, 0)
+    requests = [msgspec.structs.replace(r, due_at_s=due[i]) for i, r in enumerate(made([""] * 400))]
+    target = client.Target(base_url=url, model="m", place=srun(2), share_folder=str(tmp_path))
+    records: list[RequestRecord] = []
+    stop = threading.Event()
+
+    def keep(record: RequestRecord) -> None:
+        records.append(record)
+        stop.set()
+
+    began = time.monotonic()
+    stats = client.fire(target, requests, load, keep, client.Watch(stop=stop))
+    assert stats.interrupted and time.monotonic() - began < 15
+    assert 0 < len(merge([records], requests, complete=False)) < 400
 
 
 @pytest.mark.parametrize(
@@ -211,5 +243,4 @@ def test_two_network_namespaces_merge_exactly(tmp_path: Path) -> None:
         target = client.Target(base_url=url, model="m", place=place, share_folder=str(tmp_path))
         stats = client.fire(target, requests, Load(max_concurrency=4), records.append)
     assert stats.num_workers == 2 and stats.num_in_flight_max <= 4
-    assert [r.request_id for r in records] == [r.request_id for r in requests]
-    assert not any(r.error for r in records)
+    assert not any(r.error for r in merge([records], requests))

@@ -39,7 +39,7 @@ def fire(
     if target.place:
         from harness.client import placed
 
-        return placed.fire(target, requests, load, on_record)
+        return placed.fire(target, requests, load, on_record, watch)
     if target.num_workers > 1 or threading.active_count() > 1:
         from harness.client import workers
 

@@ -17,6 +17,7 @@ import time
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import uvloop
@@ -24,7 +25,8 @@ import uvloop
 from harness.client.body import Target
 from harness.client.conversation import chains
 from harness.client.dispatch import Dispatch
-from harness.client.window import ClientStats, Gate, measured
+from harness.client.share_folder import Beat, ShareFolder
+from harness.client.window import ClientStats, Gate, Watch, measured
 from harness.errors import HarnessError, InputError
 from harness.schema import Load, Noun, Request, RequestRecord
 
@@ -86,6 +88,30 @@ def num_shares(load: Load, requests: Sequence[Request], wanted: int) -> int:
     return max(1, min(wanted, limit, len(requests)))
 
 
+class Merge:
+    """Takes the records of all shares in any order; each request of the schedule has exactly one."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._order = {r.request_id: i for i, r in enumerate(requests)}
+        self._seen = bytearray(len(requests))
+
+    def take(self, record: RequestRecord) -> int:
+        """The record's place in the schedule. Raises InputError when it is double or foreign."""
+        index = self._order.get(record.request_id, -1)
+        if index < 0 or self._seen[index]:
+            where = "not in the schedule" if index < 0 else "in two of them"
+            raise InputError(
+                f"shares do not fit together: request {record.request_id} is {where}: merge shares of one job"
+            )
+        self._seen[index] = True
+        return index
+
+    def finish(self) -> None:
+        """Raises InputError when a request has no record."""
+        if missing := self._seen.count(0):
+            raise InputError(f"{missing} of {len(self._seen)} requests have no record: is a share missing?")
+
+
 def merge(
     shares: Iterable[Iterable[RequestRecord]], requests: Sequence[Request], *, complete: bool = True
 ) -> list[RequestRecord]:
@@ -93,39 +119,53 @@ def merge(
 
     `complete=False`: requests that a load's duration cut off need no record.
     """
-    order = {r.request_id: i for i, r in enumerate(requests)}
-    merged: dict[int, RequestRecord] = {}
-    for record in (record for one in shares for record in one):
-        index = order.get(record.request_id, -1)
-        if index < 0 or index in merged:
-            where = "not in the schedule" if index < 0 else "in two of them"
-            raise InputError(
-                f"shares do not fit together: request {record.request_id} is {where}: merge shares of one job"
-            )
-        merged[index] = record
-    if complete and (missing := len(requests) - len(merged)):
-        raise InputError(f"{missing} of {len(requests)} requests have no record: is a share missing?")
+    joined = Merge(requests)
+    merged = {joined.take(record): record for one in shares for record in one}
+    if complete:
+        joined.finish()
     return [merged[i] for i in sorted(merged)]
 
 
-def run_share(job: Job, index: int, count: int, out: Path, gate: Gate) -> Result:
-    """Fire share `index` of `count` once `gate` opens; records go to `out`, one JSON a line.
+class Part(NamedTuple):
+    """Which share of how many."""
 
-    Raises InputError for more shares than the concurrency limit or the requests can feed.
+    index: int
+    count: int
+
+
+def run_share(job: Job, part: Part, out: Path, gate: Gate, beat: Beat | None = None) -> Result:
+    """Fire one share once `gate` opens; records go to `out`, one JSON a line.
+
+    `beat` ties it to a coordinator. Raises InputError for more shares than the concurrency limit or the
+    requests can feed.
     """
-    if count > (most := num_shares(job.load, job.requests, count)):
-        raise InputError(f"{count} client processes are too many for this load: start at most {most}")
-    mine = share(job.requests, index, count)
+    if part.count > (most := num_shares(job.load, job.requests, part.count)):
+        raise InputError(f"{part.count} client processes are too many for this load: start at most {most}")
+    mine = share(job.requests, *part)
     encode = msgspec.json.Encoder().encode
     with out.open("wb") as file:
 
         def keep(record: RequestRecord) -> None:
             file.write(encode(record) + b"\n")
 
-        dispatch = Dispatch(job.target, mine, load_share(job.load, index, count), keep)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            stats = runner.run(measured(dispatch, gate=gate))
+        dispatch = Dispatch(job.target, mine, load_share(job.load, *part), keep)
+        end = beat.during(file) if beat else lambda: None
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                stats = runner.run(measured(dispatch, _watch(beat), gate))
+        finally:
+            end()
     return Result(stats=stats, late_ns=dispatch.late_ns.tobytes())
+
+
+def _watch(beat: Beat | None) -> Watch:
+    if beat is None:
+        return Watch()
+
+    def on_pulse(num: int) -> None:
+        beat.num_in_flight = num
+
+    return Watch(beat.stop, on_pulse)
 
 
 def at(start_unix_s: float) -> int:
@@ -142,15 +182,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=float, help="wall-clock start, seconds since 1970")
     parser.add_argument("--out", type=Path, help="file for the records; needs --start")
     words = parser.parse_args(argv)
-    job = read_job(words.job)
+    job, part = read_job(words.job), Part(words.index, words.count)
     if words.start is None or words.out is None:
-        placed_share(job, words.index, words.count, words.job.parent)
+        placed_share(job, part, ShareFolder(words.job.parent))
         return
 
     async def gate() -> int:
         return at(words.start)
 
-    print(msgspec.json.encode(run_share(job, words.index, words.count, words.out, gate).stats).decode())
+    print(msgspec.json.encode(run_share(job, part, words.out, gate).stats).decode())
 
 
 def _told(*names: str, otherwise: int) -> int:
@@ -158,30 +198,21 @@ def _told(*names: str, otherwise: int) -> int:
     return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
 
 
-def placed_share(job: Job, index: int, count: int, folder: Path) -> None:
-    """One share for a coordinator that waits in `folder`: ready-I says count, go says when, share-I ends it.
-
-    Errors of this share are its ended file, for the coordinator to tell.
-    """
+def placed_share(job: Job, part: Part, folder: ShareFolder) -> None:
+    """One share for a coordinator that waits in `folder`. Its errors are its ended file, for that to tell."""
 
     async def gate() -> int:
-        _publish(folder / f"ready-{index}", str(count).encode())
-        while not (go := folder / "go").exists():
+        folder.publish("ready", part.index, str(part.count).encode())
+        while not (told := folder.told()):
             await asyncio.sleep(_POLL_S)
-        return at(float(go.read_text()))
+        return at(float(told[0]))
 
     try:
-        ended: Result | Failure = run_share(job, index, count, folder / f"share-{index}.jsonl", gate)
+        beat = Beat(folder, part.index)
+        ended: Result | Failure = run_share(job, part, folder.share(part.index), gate, beat)
     except HarnessError as error:
         ended = Failure(error=error.message, user_error=isinstance(error, InputError))
-    _publish(folder / f"ended-{index}", msgspec.msgpack.encode(ended))
-
-
-def _publish(path: Path, content: bytes) -> None:
-    """A file that is never seen half-written."""
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    folder.publish("ended", part.index, msgspec.msgpack.encode(ended))
 
 
 def write_job(path: Path, job: Job) -> None:
