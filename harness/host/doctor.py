@@ -194,32 +194,36 @@ def _space(name: str, free_gb: float, needed_gb: float, for_what: str) -> Check:
 
 
 def _limits(found: Inspection) -> Iterator[Check]:
-    gpus = bool(found.machine.gpus)
-    yield Check(
-        name="/dev/shm",
-        state="ok" if found.shm_gb >= _SHM_GB or not gpus else "warn",
-        detail=f"{found.shm_gb:g} GB free",
-        advice=f"GPU engines exchange tensors there: give it {_SHM_GB:g} GB or more",
-    )
+    """What engines on accelerators need of the system; on a CPU any of it will do."""
     yield Check(name="memory", state="ok", detail=f"{found.memory_gb:g} GB available")
-    yield Check(
-        name="locked memory",
-        state="ok" if isinf(found.memlock_mb) or not gpus else "warn",
-        detail=_limit(found.memlock_mb),
-        advice="RDMA and MORI lock memory: ulimit -l unlimited (containers get it)",
-    )
-    yield Check(
-        name="stack",
-        state="ok" if found.stack_mb >= _STACK_MB or not gpus else "warn",
-        detail=_limit(found.stack_mb),
-        advice=f"kernel compilers recurse: ulimit -s {_STACK_MB * 1024:.0f} (containers get it)",
-    )
-    yield Check(
-        name="open files",
-        state="ok" if found.open_files >= _OPEN_FILES or not gpus else "warn",
-        detail=f"limit {found.open_files}",
-        advice=f"ulimit -n {_OPEN_FILES}",
-    )
+    for name, enough, detail, advice in (
+        (
+            "/dev/shm",
+            found.shm_gb >= _SHM_GB,
+            f"{found.shm_gb:g} GB free",
+            f"GPU engines exchange tensors there: give it {_SHM_GB:g} GB or more",
+        ),
+        (
+            "locked memory",
+            isinf(found.memlock_mb),
+            _limit(found.memlock_mb),
+            "RDMA and MORI lock memory: ulimit -l unlimited (containers get it)",
+        ),
+        (
+            "stack",
+            found.stack_mb >= _STACK_MB,
+            _limit(found.stack_mb),
+            f"kernel compilers recurse: ulimit -s {_STACK_MB * 1024:.0f} (containers get it)",
+        ),
+        (
+            "open files",
+            found.open_files >= _OPEN_FILES,
+            f"limit {found.open_files}",
+            f"ulimit -n {_OPEN_FILES}",
+        ),
+    ):
+        state: State = "ok" if enough or not found.machine.gpus else "warn"
+        yield Check(name=name, state=state, detail=detail, advice=advice)
 
 
 def _limit(value_mb: float) -> str:
