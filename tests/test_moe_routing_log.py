@@ -32,9 +32,16 @@ def test_what_is_written_is_read(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(first.weights[0], [0.75, 0.25], atol=1e-3)
 
 
-def test_more_than_256_experts_fit_the_binary_form(tmp_path: Path) -> None:
-    path = moe_logs.write(tmp_path / "log.moelog", [moe_logs.block(1, 0, [("a", 0, 1, 1)], [[300, 2]])])
-    assert routing_log.read([str(path)]).experts.tolist() == [[300, 2]]
+@pytest.mark.parametrize("ids", [[300, 2], [-1, 2], [255, 128]])
+def test_any_expert_fits_the_binary_form(tmp_path: Path, ids: list[int]) -> None:
+    path = moe_logs.write(tmp_path / "log.moelog", [moe_logs.block(1, 0, [("a", 0, 1, 1)], [ids])])
+    path.write_bytes(path.read_bytes().replace(b'"num_experts":8', b'"num_experts":512'))
+    assert routing_log.read([str(path)]).experts.tolist() == [ids]
+
+
+def test_a_shared_expert_behind_the_routed_ones_is_no_choice(tmp_path: Path) -> None:
+    path = moe_logs.write(tmp_path / "log.moelog", [moe_logs.block(1, 0, [("a", 0, 1, 1)], [[7, 2, 8]])])
+    assert routing_log.read([str(path)]).experts.tolist() == [[7, 2, -1]]
 
 
 def test_other_ranks_are_taken_along(tmp_path: Path) -> None:

@@ -148,10 +148,17 @@ def assemble(blocks: Iterable[dict[str, Any]], num_experts: int, source: str) ->
         position=np.concatenate([span[1] for span in spans]),
         prefill=np.concatenate([span[2] for span in spans]),
         at=np.repeat([float(block.get("at", 0.0)) for block in kept], sizes),
-        experts=np.concatenate([np.asarray(block["experts"], dtype=np.int64) for block in kept]),
+        experts=_routed_only([block["experts"] for block in kept], num_experts),
         weights=np.concatenate([np.asarray(block["weights"], dtype=np.float32) for block in kept]),
         request_ids=tuple(names),
     )
+
+
+def _routed_only(experts: Iterable[Any], num_experts: int) -> Ints:
+    """All blocks' ids; an id behind the last expert is a shared expert that ROCm's router fuses in: -1."""
+    ids = np.concatenate([np.asarray(of_block, dtype=np.int64) for of_block in experts])
+    ids[ids >= num_experts] = -1
+    return ids
 
 
 def write(log: RoutingLog, path: Path) -> None:

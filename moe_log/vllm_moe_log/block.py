@@ -50,7 +50,8 @@ def _line(block: Block) -> bytes:
 def _layers(blocks: list[Block]) -> bytes:
     experts = np.stack([block.experts for block in blocks])
     weights = np.stack([block.weights for block in blocks])
-    dtype = "<u1" if experts.size == 0 or experts.max() < 256 else "<u2"
+    small = experts.size == 0 or (experts.min() >= 0 and experts.max() < 256)
+    dtype = "<u1" if small else "<i2"
     payload = experts.astype(dtype).tobytes() + weights.astype("<f2").tobytes()
     arrays = {
         "layers": [block.layer for block in blocks],

@@ -186,9 +186,10 @@ class Recorder:
             block = Block(0, time.time(), layer, self._environment.rank, whole, None, None, warmup=True)
             # Waited for here: graphs are captured between these passes, and while one is, no other thread
             # may wait for the GPU.
-            ids = device.signed(topk_ids).to(torch.int16).cpu().numpy()
-            whole_block = replace(block, experts=ids, weights=topk_weights.float().cpu().numpy())
-            self._open().put(lambda: Batch((whole_block,)), len(topk_ids))
+            ids = device.signed(topk_ids).cpu().numpy().astype(np.int16)
+            weights = topk_weights.float().cpu().numpy().copy()
+            batch = Batch((replace(block, experts=ids, weights=weights),))
+            self._open().put(lambda: batch, len(topk_ids))
 
     def _logs_here(self) -> bool:
         """Every tensor-parallel rank routes the same tokens: rank 0 logs them, unless each has a share."""
@@ -219,6 +220,11 @@ class Recorder:
             told.append(
                 f"VLLM_LOG_LAYER asks for layer {', '.join(map(str, missing))}, the model's MoE layers are "
                 f"{', '.join(map(str, sorted(built)))}: choose among those"
+            )
+        if self._flags.num_moe_layers not in (None, len(built)) and self._environment.ranks["pp_size"] == 1:
+            told.append(
+                f"VLLM_NUM_MOE_LAYERS={self._flags.num_moe_layers}, the model has {len(built)} MoE layers: "
+                "the log goes by the engine's own"
             )
         return told
 

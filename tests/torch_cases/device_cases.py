@@ -154,6 +154,17 @@ def test_a_layer_the_model_does_not_have_is_named(tmp_path: Path) -> None:
     assert "asks for layer 99" in problem["reason"] and "0, 1, 2" in problem["reason"]
 
 
+def test_a_wrong_number_of_moe_layers_is_named_and_the_engines_own_is_used(tmp_path: Path) -> None:
+    log = Recorder(Flags(tmp_path / "log.jsonl", None, 24, 64), Alone())
+    log.add_layer(0, Router(), Limits(8))
+    log.begin(lambda: SPANS)
+    log.routed(0, *routing(4))
+    log.end(4)
+    log._open().close()
+    (problem,) = lines(tmp_path, "problem")
+    assert "VLLM_NUM_MOE_LAYERS=24, the model has 1" in problem["reason"] and lines(tmp_path, "block")
+
+
 def test_a_log_that_fails_ends_and_says_why_and_the_engine_goes_on(tmp_path: Path) -> None:
     log = recorder(tmp_path, Alone(), Limits(8))
 
