@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,23 @@ RESUMED, KILLED = f"resumed-{os.getpid()}", f"killed-{os.getpid()}"
 QUICK = ("32/8", "concurrency=2", "num_prompts=6", "reference=mock")
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, str]:
+    """One finished bench, and what it told meanwhile."""
+    desk = Desk(tmp_path_factory.mktemp("once"))
+    done = desk.run("bench", "mock,mock-exits,mock-mislabelled,mock-traces", *QUICK)
+    assert done.returncode == 0, done.stderr
+    return desk, done.stderr
+
+
+@pytest.fixture
+def finished(once: tuple[Desk, str], desk: Desk) -> Desk:
+    """A copy of it that a test may change."""
+    shutil.copytree(once[0].results, desk.results)
+    shutil.copy(once[0].log, desk.log)
+    return desk
+
+
 def leftovers(run: str) -> list[int]:
     """Engine processes of one run that still live."""
     found = []
@@ -75,10 +93,8 @@ def leftovers(run: str) -> list[int]:
     return found
 
 
-def test_one_run_leaves_all_its_files_and_an_entry(desk: Desk) -> None:
-    done = desk.run("bench", "mock", *QUICK)
-    assert done.returncode == 0, done.stderr
-    run = desk.runs[0]
+def test_one_run_leaves_all_its_files_and_an_entry(finished: Desk) -> None:
+    run = finished.runs[0]
     trial = run / "mock" / "r1" / "text-32-8@c2"
     assert store.read(run / "environment.json", Environment).weights["tiny-moe/model.safetensors"]
     assert store.read(run / "mock" / "r1" / "launch.json", Launch).variant == "mock"
@@ -87,11 +103,11 @@ def test_one_run_leaves_all_its_files_and_an_entry(desk: Desk) -> None:
     assert store.read(trial / "trial.json", TrialResult).status == "done"
     assert len(list(store.records(trial))) == 6
     assert (trial / "scores.jsonl.xz").exists() and (run / "mock" / "r1" / "server.log").exists()
-    row = desk.row("mock")
+    row = finished.row("mock")
     assert row.agreement is not None and row.agreement.token_match == 1.0
     assert row.metrics is not None and row.metrics.total_output_tokens == 48
     assert (run / "report.md").read_text().count(run.name) >= 1
-    assert desk.log.read_text().count(f" {run.name}\n") == 1
+    assert finished.log.read_text().count(f" {run.name}\n") == 1
     assert not leftovers(run.name)
 
 
@@ -131,12 +147,10 @@ def test_an_engine_that_dies_loses_only_what_was_in_flight(desk: Desk) -> None:
     assert "died during" in desk.log.read_text()
 
 
-def test_an_engine_that_exits_at_the_start_is_a_failed_row_with_its_cause(desk: Desk) -> None:
-    done = desk.run("bench", "mock-exits,mock", *QUICK)
-    assert done.returncode == 0, done.stderr
-    row = desk.row("mock-exits")
+def test_an_engine_that_exits_at_the_start_is_a_failed_row_with_its_cause(finished: Desk) -> None:
+    row = finished.row("mock-exits")
     assert row.status == "failed" and "memory" in row.reason
-    evidence = store.read(desk.runs[0] / "mock-exits" / "r1" / "text-32-8@c2" / "trial.json", TrialResult)
+    evidence = store.read(finished.runs[0] / "mock-exits" / "r1" / "text-32-8@c2" / "trial.json", TrialResult)
     assert "by hand" in evidence.evidence and "mock.py" in evidence.evidence
 
 
@@ -148,10 +162,8 @@ def test_an_engine_that_never_answers_is_given_up_with_its_log(desk: Desk) -> No
     assert "thinking about it" in result.evidence and "by hand" in result.evidence
 
 
-def test_a_label_that_is_not_proven_is_not_ranked(desk: Desk) -> None:
-    done = desk.run("bench", "mock-mislabelled", *QUICK)
-    assert done.returncode == 0, done.stderr
-    row = desk.row("mock-mislabelled")
+def test_a_label_that_is_not_proven_is_not_ranked(finished: Desk) -> None:
+    row = finished.row("mock-mislabelled")
     assert not row.attested
     assert "label says 'bfloat16', engine runs 'float32'" in row.invalid
     assert "label says 8, engine does not show it" in row.invalid
@@ -195,14 +207,14 @@ def test_prompts_that_an_engine_remembers_make_its_row_invalid(desk: Desk) -> No
     assert "came from the prefix cache" in desk.row("attach", "text-32-4@c2").invalid
 
 
-def test_traces_are_taken_after_the_timed_part_and_kept_with_the_run(desk: Desk) -> None:
-    done = desk.run("bench", "mock-traces", *QUICK)
-    assert done.returncode == 0, done.stderr
-    visit = desk.runs[0] / "mock-traces" / "r1"
-    assert "1 trace files; read the largest with" in done.stderr
-    shown = desk.run("trace", str(visit / "traces" / "rank0.json"))
+def test_traces_are_taken_after_the_timed_part_and_kept_with_the_run(
+    once: tuple[Desk, str], finished: Desk
+) -> None:
+    visit = finished.runs[0] / "mock-traces" / "r1"
+    assert "1 trace files; read the largest with" in once[1]
+    shown = finished.run("trace", str(visit / "traces" / "rank0.json"))
     assert shown.returncode == 0 and "dispatch" in shown.stdout
-    assert desk.row("mock-traces").status == "done"
+    assert finished.row("mock-traces").status == "done"
 
 
 def test_traces_of_a_served_engine_outlive_it(desk: Desk) -> None:
@@ -259,25 +271,23 @@ def test_an_engine_killed_from_outside_is_a_failed_trial(desk: Desk) -> None:
     assert row.metrics is not None and row.metrics.completed >= 2
 
 
-def test_compare_needs_no_engine_and_gives_the_same_rows(desk: Desk) -> None:
-    desk.run("bench", "mock", *QUICK)
-    before = desk.comparison()
-    (desk.runs[0] / "comparison.json").unlink()
-    done = desk.run("compare", desk.runs[0].name)
+def test_compare_needs_no_engine_and_gives_the_same_rows(finished: Desk) -> None:
+    before = finished.comparison()
+    (finished.runs[0] / "comparison.json").unlink()
+    done = finished.run("compare", finished.runs[0].name)
     assert done.returncode == 0, done.stderr
-    assert desk.comparison() == before
-    assert desk.log.read_text().count("## 2") == 1, "compare must not log"
+    assert finished.comparison() == before
+    assert finished.log.read_text().count("## 2") == 1, "compare must not log"
 
 
-def test_a_run_kept_without_records_is_shown_not_overwritten(desk: Desk) -> None:
-    desk.run("bench", "mock", *QUICK)
-    for path in desk.runs[0].rglob("requests.jsonl*"):
+def test_a_run_kept_without_records_is_shown_not_overwritten(finished: Desk) -> None:
+    for path in finished.runs[0].rglob("requests.jsonl*"):
         path.unlink()
-    stored = (desk.runs[0] / "comparison.json").read_bytes()
-    done = desk.run("compare", desk.runs[0].name)
+    stored = (finished.runs[0] / "comparison.json").read_bytes()
+    done = finished.run("compare", finished.runs[0].name)
     assert done.returncode == 0, done.stderr
     assert "kept without requests.jsonl" in done.stdout and "proven" in done.stdout
-    assert (desk.runs[0] / "comparison.json").read_bytes() == stored
+    assert (finished.runs[0] / "comparison.json").read_bytes() == stored
 
 
 def test_load_drives_a_running_endpoint(desk: Desk) -> None:
