@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from harness.client import foreign_client
+from harness import foreign_client
 from harness.client.window import percentile
 from harness.errors import HarnessError
 from harness.reporting import importers

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness import registry, store
-from harness.client import foreign_client
-from harness.client.foreign_client import TOOLS, ForeignJob
-from harness.errors import HarnessError, InputError
+from harness import foreign_client
+from harness.foreign_client import TOOLS, ForeignJob
+from harness.errors import HarnessError, InputError, MachineError
 from harness.numbers import collector, metrics
 from harness.progress import Progress
 from harness.schema import Imported, Metrics, Opinion, Recipe, Trial
@@ -62,7 +62,7 @@ def _measured(tool: str, bench: Bench, trial: Trial, running: Running) -> Import
     job = job_of(bench, trial, running)
     place = _programs(_environment(tool, bench), bench.progress)
     if isinstance(place, str):
-        raise InputError(place)
+        raise MachineError(place)
     flush(bench, running)
     return foreign_client.run(tool, job, place, folder / "opinions" / f"{tool}.log")
 

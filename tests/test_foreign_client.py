@@ -10,8 +10,8 @@ import msgspec
 import psutil
 import pytest
 
-from harness.client import foreign_client
-from harness.client.foreign_client import TOOLS, ForeignJob, call, command, loaded, run
+from harness import foreign_client
+from harness.foreign_client import TOOLS, ForeignJob, call, command, loaded, run
 from harness.errors import InputError, MachineError
 from harness.schema import Load
 

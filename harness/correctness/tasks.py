@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from harness import registry, store
-from harness.client import foreign_client
+from harness import foreign_client
 from harness.correctness.task_accuracy import FOLDER, PROBLEM
 from harness.errors import HarnessError, InputError, MachineError
 from harness.host import engine_env
