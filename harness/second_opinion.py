@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import registry, store
-from harness import foreign_client
-from harness.foreign_client import TOOLS, ForeignJob
+from harness import foreign_client, registry, store
 from harness.errors import HarnessError, InputError, MachineError
+from harness.foreign_client import TOOLS, ForeignJob
 from harness.numbers import collector, metrics
 from harness.progress import Progress
 from harness.schema import Imported, Metrics, Opinion, Recipe, Trial

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from harness import foreign_client
-from harness.foreign_client import TOOLS, ForeignJob, call, command, loaded, run
 from harness.errors import InputError, MachineError
+from harness.foreign_client import TOOLS, ForeignJob, call, command, loaded, run
 from harness.schema import Load
 
 JOB = ForeignJob(

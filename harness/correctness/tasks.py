@@ -12,8 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from harness import registry, store
-from harness import foreign_client
+from harness import foreign_client, registry, store
 from harness.correctness.task_accuracy import FOLDER, PROBLEM
 from harness.errors import HarnessError, InputError, MachineError
 from harness.host import engine_env
