@@ -40,6 +40,12 @@ def main() -> None:
         )
         _say(f"error: {given[0]}: {said}; {shown}.", stderr=True)
         sys.exit(2)
+    except OSError as error:
+        _say(
+            f"error: The system refused: {error}; mend what it names and rerun with the same run id.",
+            stderr=True,
+        )
+        sys.exit(1)
     except HarnessError as error:
         console.print(f"[bold red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
         if error.details:
@@ -53,7 +59,7 @@ def main() -> None:
 @app.command()
 def bench(words: Words = None) -> None:
     """Launch, measure and compare: bench <variant|all|a,b,c> [workload|all] [key=value ...]"""
-    from harness import run, store
+    from harness import claim, run, store
     from harness.host.machine import probe
     from harness.plan import recipe_of
     from harness.progress import Progress
@@ -63,7 +69,7 @@ def bench(words: Words = None) -> None:
     recipe, run_id = recipe_of(words or [], machine)
     folder = store.run_folder(run_id)
     try:
-        with Progress() as progress:
+        with Progress() as progress, claim.alone(folder, progress.note):
             comparison = run.bench(recipe, machine, folder, progress)
     except KeyboardInterrupt:
         if (folder / "comparison.json").exists():
@@ -227,7 +233,7 @@ def plan(
 @app.command()
 def replay(entry: str) -> None:
     """Run a log entry again from its own recipe, and say how far the result is from the old: replay ID"""
-    from harness import run, store
+    from harness import claim, run, store
     from harness.host.machine import probe
     from harness.progress import Progress
     from harness.reporting import log as experiment_log
@@ -237,7 +243,7 @@ def replay(entry: str) -> None:
     old = experiment_log.find(path, entry)
     recipe = replay.recipe_of(old)
     folder = store.run_folder(store.new_run_id(replay.slug(old.run_id)))
-    with Progress() as progress:
+    with Progress() as progress, claim.alone(folder, progress.note):
         comparison = run.bench(recipe, probe(), folder, progress)
     _show(comparison)
     lines = replay.told(old, experiment_log.find(path, folder.name), comparison, folder)

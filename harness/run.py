@@ -14,9 +14,10 @@ from msgspec.structs import replace
 from harness import compare, goodput, models, plan, second_opinion, server, store, traces
 from harness.client import selfcheck
 from harness.correctness import tasks, verification
-from harness.errors import HarnessError, MachineError
+from harness.errors import HarnessError, MachineError, StoreError
 from harness.host import calibration, engines_ready, environment
 from harness.label import attestation, dialect_check
+from harness.launchers import attach
 from harness.moe import plugin as routing
 from harness.moe import visit_recorder
 from harness.numbers import stopping
@@ -54,6 +55,10 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
             store.pack(run)
     except KeyboardInterrupt as stop:
         interrupted = stop
+    except StoreError:
+        _refuse_removed(run)
+        raise
+    _refuse_removed(run)
     comparison = compare.compare(run)
     publish.publish(run, comparison, to_log=True)
     if interrupted:
@@ -62,8 +67,12 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
 
 
 def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
-    """Check weights and workloads, and write what is known, before anything starts."""
+    """Check weights, workloads, log and attached servers, and write what is known, before anything starts."""
     store.refuse_another(run, recipe)
+    publish.check_log()
+    if not (run / "recipe.toml").exists():
+        for chosen in (p for p in planned if p.launch.launcher == "attach"):
+            attach.answering(chosen.launch)
     second_opinion.check(recipe)
     goodput.check(recipe)
     tasks.named(recipe)
@@ -179,6 +188,9 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
         if told := routing.told(folder):
             bench.progress.note(told)
         return left
+    except StoreError:
+        # Nothing the engine did: a rerun with the same run id measures these trials.
+        raise
     except HarnessError as error:
         done = {t.scenario for t in pending if bench.result_of(t)}
         for trial in pending:
@@ -188,6 +200,13 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
                     TrialResult(trial=trial, status="failed", reason=error.message, evidence=error.details),
                 )
     return []
+
+
+def _refuse_removed(run: Path) -> None:
+    if not (run / "recipe.toml").exists():
+        raise StoreError(
+            f"{run} was removed or moved while it was measured; what it held is gone: start the run again."
+        )
 
 
 def serve_trials(bench: Bench, pending: list[Trial], running: server.Running) -> list[Trial]:

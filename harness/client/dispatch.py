@@ -275,10 +275,19 @@ class Dispatch:
         if not self._stopping:
             self._queue_next_turn(turn, response)
             self._pump_soon()
-        self._on_record(self._record(turn, response, done_ns))
+        self._keep(self._record(turn, response, done_ns))
         self._history.pop(turn.index, None)
         if not self._left and not self._done.done():
             self._done.set_result(True)
+
+    def _keep(self, record: RequestRecord) -> None:
+        """Hand a record over. When it cannot be kept (disk full) nothing more is sent; run() raises why."""
+        try:
+            self._on_record(record)
+        except Exception as error:
+            self._stopping = True
+            if not self._done.done():
+                self._done.set_exception(error)
 
     def _queue_next_turn(self, turn: Turn, response: Response) -> None:
         """The conversation's next turn carries this answer; a failed turn ends its conversation."""
@@ -305,7 +314,7 @@ class Dispatch:
         while index is not None:
             request = self._requests[index]
             self._left -= 1
-            self._on_record(
+            self._keep(
                 RequestRecord(
                     request_id=request.request_id,
                     due_at_s=request.due_at_s,

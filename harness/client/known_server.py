@@ -334,7 +334,8 @@ async def _serve(script: Script, host: str) -> None:
     loop = asyncio.get_running_loop()
     clock = _Clock(loop)
     server = await loop.create_server(lambda: _Peer(clock, script), host, 0, backlog=4096)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    with suppress(BrokenPipeError):  # whoever asked is gone already, and so is standard input
+        os.write(sys.stdout.fileno(), f"{server.sockets[0].getsockname()[1]}\n".encode())
     closed = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), closed.set)
     await closed.wait()

@@ -52,8 +52,8 @@ class AttachedServer:
         return (), {}
 
 
-def start(launch: Launch, log_path: Path, run_id: str) -> AttachedServer:
-    """Check that the endpoint answers.
+def answering(launch: Launch) -> AttachedServer:
+    """The endpoint, which answers now.
 
     Raises InputError without a url, LaunchError when nothing answers there.
     """
@@ -67,6 +67,12 @@ def start(launch: Launch, log_path: Path, run_id: str) -> AttachedServer:
             f"Nothing answers at {launch.base_url} ({server.describe_exit()}); start the server there, "
             "or correct url=."
         )
+    return server
+
+
+def start(launch: Launch, log_path: Path, run_id: str) -> AttachedServer:
+    """Check that the endpoint answers, and say in its log where its log is. Raises as answering() does."""
+    server = answering(launch)
     log_path.write_text(
         f"attached to {launch.base_url} for {run_id}; its log is where it was started\n", encoding="utf-8"
     )

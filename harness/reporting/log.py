@@ -6,10 +6,12 @@ honour between machines), so concurrent writers lose nothing. No function here r
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,16 +99,30 @@ def append(path: Path, text: str) -> None:
 
     Raises StoreError when the file cannot be written or the disk is full.
     """
+    with _opened(path) as fd:
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+        _append_locked(fd, text)
+
+
+def check(path: Path) -> None:
+    """Raises StoreError when append() could not open the log."""
+    with _opened(path):
+        pass
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            fcntl.lockf(fd, fcntl.LOCK_EX)
-            _append_locked(fd, text)
+            yield fd
         finally:
             os.close(fd)
     except OSError as error:
-        raise StoreError(f"{path} cannot be appended to ({error.strerror}); make it writable.") from error
+        raise StoreError(
+            f"{path} cannot be appended to ({error.strerror}); make it writable or set HARNESS_LOG."
+        ) from error
 
 
 def note(path: Path, run_id: str, text: str, *, author: str, date: str) -> None:

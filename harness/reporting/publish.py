@@ -15,6 +15,11 @@ def log_path() -> Path:
     return Path(os.environ.get("HARNESS_LOG") or registry.ROOT / "EXPERIMENT_LOG.md")
 
 
+def check_log() -> None:
+    """Raises StoreError when what is about to be measured could not be logged."""
+    log.check(log_path())
+
+
 def publish(run: Path, comparison: Comparison, *, to_log: bool) -> None:
     """Write what the run says. Raises StoreError when a file cannot be written."""
     recipe = store.read_recipe(run)
