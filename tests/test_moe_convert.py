@@ -118,6 +118,31 @@ def test_foreign_pickles_run_nothing(tmp_path: Path) -> None:
         torch_file.load(path)
 
 
+def forged(path: Path, count: int, size: int, stride: int) -> Path:
+    """A file whose one tensor says what its storage does not hold; pickle protocol 0 by hand."""
+    storage = b"(Vstorage\nctorch\nLongStorage\nV0\nVcpu\nI%d\ntQ" % count
+    pickled = b"ctorch._utils\n_rebuild_tensor_v2\n(%bI0\n(I%d\nt(I%d\nttR." % (storage, size, stride)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+        archive.writestr("x/data/0", np.arange(2).tobytes())
+    return path
+
+
+def test_a_tensor_is_read_within_its_storage_only(tmp_path: Path) -> None:
+    assert torch_file.load(forged(tmp_path / "x.pt", 2, 2, 1)).tolist() == [0, 1]
+    for count, size, stride in ((2, 3, 1), (2, 2, 2), (2, 2, -1), (2, -1, 1), (3, 2, 1)):
+        with pytest.raises(InputError, match=r"x\.pt"):
+            torch_file.load(forged(tmp_path / "x.pt", count, size, stride))
+
+
+@pytest.mark.parametrize("second", [b"{oops\n", b"[1]\n", b'{"choices": [{"routed_experts": 3}]}\n'])
+def test_a_damaged_response_names_its_line(tmp_path: Path, second: bytes) -> None:
+    path = written(tmp_path / "r.jsonl", [vllm_response()])
+    path.write_bytes(path.read_bytes() + second)
+    with pytest.raises(InputError, match=r"r\.jsonl line 2"):
+        responses.read(path, SHAPE)
+
+
 ROUTED = np.arange(24, dtype=np.uint8).reshape(3, 2, 4)
 """Tokens - 1, layers, top-k."""
 SHAPE = MoeFacts(num_experts=32, num_experts_per_tok=4, num_moe_layers=2)

@@ -131,6 +131,10 @@ def test_perfetto_summary(tmp_path: Path) -> None:
         ["rank", "1", "combine", "1", "40.0", "40.00"],
         ["0", "dispatch", "2", "80.0", "40.00"],
     ]
+    path.write_text(
+        json.dumps({"traceEvents": [*events, 3, {"ph": "B", "pid": 9}, {"ph": "X", "dur": "long"}]})
+    )
+    assert len(verbs.trace_file([str(path)]).splitlines()) == 4
     path.write_text('{"traceEvents": []}')
     with pytest.raises(InputError, match="no complete spans"):
         verbs.trace_file([str(path)])

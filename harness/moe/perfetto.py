@@ -51,18 +51,26 @@ def durations(events: Iterable[dict[str, Any]]) -> dict[Key, list[float]]:
     names: dict[Any, str] = {}
     spans: dict[Key, list[float]] = defaultdict(list)
     opened: dict[tuple[Any, Any], list[tuple[str, float]]] = defaultdict(list)
-    for event in events:
+    for event in filter(_is_whole, events):
         kind, thread = event.get("ph"), (event.get("pid"), event.get("tid"))
         if kind == "M" and event.get("name") == "process_name":
             names[event.get("pid")] = str(event.get("args", {}).get("name", ""))
         elif kind == "X":
-            spans[str(thread[0]), str(event.get("name"))].append(float(event.get("dur", 0.0)))
+            spans[str(thread[0]), str(event.get("name"))].append(float(event["dur"]))
         elif kind == "B":
             opened[thread].append((str(event.get("name")), float(event["ts"])))
         elif kind == "E" and opened[thread]:
             name, start = opened[thread].pop()
             spans[str(thread[0]), name].append(float(event["ts"]) - start)
     return {(names.get(_number(pid), pid), phase): took for (pid, phase), took in spans.items()}
+
+
+def _is_whole(event: Any) -> bool:
+    """Whether it has the times that its kind needs."""
+    if not isinstance(event, dict):
+        return False
+    needed = {"B": "ts", "E": "ts", "X": "dur"}.get(str(event.get("ph")))
+    return needed is None or isinstance(event.get(needed), int | float)
 
 
 def as_text(spans: dict[Key, list[float]]) -> str:

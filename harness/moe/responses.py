@@ -42,8 +42,8 @@ def read(path: Path, moe: MoeFacts | None) -> RoutingLog:
     moe: the model's routing shape; None = the number of experts is taken to be the largest id seen, plus one.
     """
     blocks: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines():
-        response = msgspec.json.decode(line)
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        response = _response(line, f"{path} line {number}")
         for text in _returned(response):
             name = str(response.get("id") or response.get("meta_info", {}).get("id") or len(blocks))
             blocks += _blocks(_decode(text, name, moe), (name, _prompt_len(response)), len(blocks))
@@ -52,6 +52,16 @@ def read(path: Path, moe: MoeFacts | None) -> RoutingLog:
     guess = () if moe else (f"{num_experts} experts by the largest id: name the model with model=ALIAS",)
     log = routing_log.assemble(blocks, num_experts, str(path))
     return replace(log, engine="responses", notes=(note, *guess))
+
+
+def _response(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        response = msgspec.json.decode(line)
+    except msgspec.DecodeError as reason:
+        raise InputError(f"{where} is no JSON ({reason}): give one response a line.") from None
+    if not isinstance(response, dict) or any(not isinstance(text, str) for text in _returned(response)):
+        raise InputError(f"{where} is no response that carries {_FIELD}: give one response a line.")
+    return response
 
 
 def _returned(response: Mapping[str, Any]) -> Iterator[str]:

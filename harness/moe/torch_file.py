@@ -41,7 +41,7 @@ def load(path: Path) -> Any:
             return _Unpickler(archive, name.removesuffix("data.pkl")).load()
     except (OSError, zipfile.BadZipFile) as reason:
         raise InputError(f"Cannot read {path} as a file of torch.save: {reason}.") from None
-    except (pickle.UnpicklingError, EOFError, KeyError, AttributeError, TypeError) as reason:
+    except (pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError, ValueError) as reason:
         raise InputError(f"{path} holds more than tensors and plain values: {reason}.") from None
 
 
@@ -71,5 +71,9 @@ class _Unpickler(pickle.Unpickler):
 def _rebuild(
     storage: NDArray[Any], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> Any:
+    """The view of a storage that a tensor is. Raises ValueError where it would reach beyond the storage."""
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= len(storage)):
+        raise ValueError(f"a tensor of {size} by {stride} in a storage of {len(storage)}")
     steps = tuple(s * storage.itemsize for s in stride)
     return np.lib.stride_tricks.as_strided(storage[offset:], shape=size, strides=steps).copy()
