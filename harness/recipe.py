@@ -54,11 +54,15 @@ _OPTION_KEYS = Options.__struct_fields__
 
 
 class Words:
-    """Command-line words split into plain ones and key=value pairs."""
+    """Command-line words split into plain ones and key=value pairs. Raises InputError for a key twice."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.plain = [w for w in words if not _is_pair(w)]
-        self.pairs = dict(w.split("=", 1) for w in words if _is_pair(w))
+        self.pairs: dict[str, str] = {}
+        for key, _, value in (w.partition("=") for w in words if _is_pair(w)):
+            if key in self.pairs:
+                raise InputError(f"{key}= is given twice; keep one.")
+            self.pairs[key] = value
 
     def take(self, key: str, default: str = "") -> str:
         """Value of a key, removed from the pairs."""

@@ -14,6 +14,7 @@ import pytest
 from harness import server
 from harness.errors import LaunchError
 from harness.launchers import process
+from harness.registry import ROOT
 from harness.schema import Launch
 
 SPAWNS = (
@@ -102,3 +103,22 @@ def test_a_program_that_does_not_exist_gets_a_sentence(tmp_path: Path) -> None:
 
 def test_the_engines_port_leaves_room_for_those_derived_from_it() -> None:
     assert all(server.free_port() + 10_000 < 32_768 for _ in range(50))
+
+
+def test_files_lie_where_the_engine_looks_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the repository's root, wherever this command was typed."""
+    path = os.path.relpath(tmp_path / "made" / "options.yaml", ROOT)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    launch = Launch(variant="v", engine="e", launcher="process", argv=("cat", path), files={path: "a: 1\n"})
+    server = process.start(launch, tmp_path / "server.log", "run")
+    wait_log(tmp_path, "a: 1")
+    server.stop(5)
+
+
+def test_files_that_cannot_be_written_are_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    path = str(tmp_path / "file" / "options.yaml")
+    launch = Launch(variant="v", engine="e", launcher="process", argv=("cat", path), files={path: "a: 1\n"})
+    with pytest.raises(LaunchError, match=r"options\.yaml cannot be written"):
+        process.start(launch, tmp_path / "server.log", "run")

@@ -121,6 +121,7 @@ def test_keys_reach_their_fields() -> None:
         (["launcher=podman"], "launcher"),
         (["arrival=sometimes", "rate=1"], "arrival"),
         (["workers=two"], "options.workers"),
+        (["seed=1", "seed=2"], "seed= is given twice"),
         (["workers=0"], "options.workers"),
         (["stream=no"], "options.stream"),
         (["prompts=words"], "options.prompts"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
+from harness.errors import InputError
 from harness.registry import ROOT, convert, read_toml
 from harness.schema import Cause, Signature
 
@@ -17,16 +19,19 @@ _LONGEST_LINE = 400
 @cache
 def signatures() -> tuple[Signature, ...]:
     """The table, in file order. Raises InputError when it is malformed."""
-    tables = read_toml(ROOT / "engines" / "signatures.toml")["signature"]
-    assert isinstance(tables, list)
-    return tuple(convert(table, Signature, "signatures.toml") for table in tables)
+    return tuple(convert(table, Signature, "signatures.toml") for table in _list("signature"))
+
+
+def _list(name: str) -> list[Any]:
+    found = read_toml(ROOT / "engines" / "signatures.toml").get(name)
+    if not isinstance(found, list):
+        raise InputError(f"signatures.toml has no list {name!r}; restore it.")
+    return found
 
 
 @cache
 def _progress() -> re.Pattern[str]:
-    patterns = read_toml(ROOT / "engines" / "signatures.toml")["progress"]
-    assert isinstance(patterns, list)
-    return re.compile("|".join(f"(?:{p})" for p in patterns))
+    return re.compile("|".join(f"(?:{p})" for p in _list("progress")))
 
 
 def is_progress(line: str) -> bool:

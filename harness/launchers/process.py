@@ -97,12 +97,10 @@ def survivors(mark: str) -> list[psutil.Process]:
 def start(launch: Launch, log_path: Path, run_id: str) -> ProcessServer:
     """Start launch.argv in the repository's root with launch.env on top of this process's environment.
 
-    Raises LaunchError when the program does not exist or may not be run.
+    Raises LaunchError when the program does not exist or may not be run, or its files cannot be written.
     """
     mark = f"{run_id}/{launch.variant}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-    for path, content in launch.files.items():
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(content, encoding="utf-8")
+    _write_files(launch)
     env = {**os.environ, "PYTHONUNBUFFERED": "1", **launch.env, MARK: mark}
     with log_path.open("ab") as log:
         try:
@@ -121,3 +119,16 @@ def start(launch: Launch, log_path: Path, run_id: str) -> ProcessServer:
                 "check the engine's environment with `just doctor`."
             ) from error
     return ProcessServer(process, mark)
+
+
+def _write_files(launch: Launch) -> None:
+    """Where the engine, which runs in the repository's root, looks for them."""
+    for name, content in launch.files.items():
+        path = ROOT / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+        except OSError as error:
+            raise LaunchError(
+                f"{launch.variant}: {path} cannot be written ({error.strerror}); make its folder writable."
+            ) from error
