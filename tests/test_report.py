@@ -7,9 +7,9 @@ import re
 
 from rich.console import Console
 
+from harness.escape import fenced, markdown, plain
 from harness.reporting import report
 from harness.reporting.cells import DEFINITIONS, HEADERS, ranked
-from harness.reporting.escape import fenced, markdown, plain
 from harness.schema import Comparison
 from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE
 

@@ -11,7 +11,7 @@ from harness import models
 from harness.client.body import Target
 from harness.correctness import conformance, determinism, known_answers
 from harness.errors import HarnessError, InputError
-from harness.reporting.escape import plain
+from harness.escape import plain
 from harness.schema import Noun
 
 NUM_PROMPTS = 16

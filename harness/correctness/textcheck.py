@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
-from harness.reporting.escape import plain
+from harness.escape import plain
 from harness.schema import Noun, RequestRecord
 
 WINDOW = 64

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.escape import plain
 from harness.host import environment, gpus, matmul
-from harness.reporting.escape import plain
 from harness.schema import Calibration, GpuSample, Launch
 
 TRIES = 5

@@ -47,7 +47,7 @@ def readable(devices: Sequence[tuple[str, str, str]] = _DEVICES) -> Reader | Unr
 
 
 def _advice(maker: str, device: str, package: str, cause: str) -> str:
-    from harness.reporting.escape import plain
+    from harness.escape import plain
 
     remedy = {
         "AMD": "install the amdsmi of this ROCm (.venv/bin/pip install /opt/rocm/share/amd_smi), and join "

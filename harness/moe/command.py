@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from harness.errors import InputError
+from harness.escape import plain
 from harness.moe import balance, distance, plots, plugin, routing_log, timed
 from harness.moe.routing_log import RoutingLog
-from harness.reporting.escape import plain
 from harness.schema import LayerBalance, RoutingDistance, RoutingReport
 
 _REPEATED = 0.25

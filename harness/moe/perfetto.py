@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from harness.errors import InputError
-from harness.reporting.escape import plain
+from harness.escape import plain
 
 Key = tuple[str, str]
 """(rank, phase)."""

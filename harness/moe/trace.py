@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import InputError
-from harness.reporting.escape import plain
+from harness.escape import plain
 from harness.schema import TraceFinding
 
 STEPS = 11

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.reporting.escape import plain
+from harness.escape import plain
 
 FIELDS = {
     "ok": "|b1",

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.escape import plain
 from harness.numbers.columns import Columns, Floats
-from harness.reporting.escape import plain
 from harness.schema import RequestRecord
 
 Ints = NDArray[np.integer]

@@ -19,8 +19,8 @@ import msgspec
 
 from harness.command import redacted_recipe
 from harness.errors import InputError, StoreError
+from harness.escape import block, markdown, plain
 from harness.reporting.cells import DEFINITIONS
-from harness.reporting.escape import block, markdown, plain
 from harness.reporting.report import failures, markdown_table
 from harness.schema import Comparison, Environment, LogFacts, LoggedRow, Recipe, Row
 

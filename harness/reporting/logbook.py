@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.errors import InputError, StoreError
+from harness.escape import plain
 from harness.host import environment
 from harness.reporting import bundle, log
 from harness.reporting.cells import number
-from harness.reporting.escape import plain
 from harness.reporting.log import Entry
 from harness.schema import LoggedRow
 

@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from harness.escape import plain
 from harness.numbers.intervals import decided
 from harness.reporting.curves import REGRESSION, Curve, frontier
-from harness.reporting.escape import plain
 from harness.schema import Contrast
 
 _INK = "#010203"

@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import median
 
 from harness.errors import InputError
+from harness.escape import plain
 from harness.launchers.docker_engine import image_digest
 from harness.numbers.measured import calibrations
 from harness.reporting.cells import number
-from harness.reporting.escape import plain
 from harness.reporting.log import Entry
 from harness.schema import Calibration, Comparison, Interval, LogFacts, Recipe
 

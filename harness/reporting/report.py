@@ -9,10 +9,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from harness.escape import block, plain
+from harness.escape import markdown as md
 from harness.reporting import goodput, opinions
 from harness.reporting.cells import DEFINITIONS, HEADERS, cells, ranked
-from harness.reporting.escape import block, plain
-from harness.reporting.escape import markdown as md
 from harness.schema import Comparison, Environment, Recipe, Row, Scalar
 
 _NUMERIC = (0, 3, 4, 5, 6, 7)

@@ -9,10 +9,10 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from harness.escape import block, plain
 from harness.numbers.intervals import decided
 from harness.reporting import goodput, opinions, report
 from harness.reporting.cells import DEFINITIONS, HEADERS, cells, ranked
-from harness.reporting.escape import block, plain
 from harness.schema import Comparison, Contrast, Environment, Row
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"

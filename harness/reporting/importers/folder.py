@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import InputError
+from harness.escape import plain
 from harness.numbers.intervals import ratio
 from harness.reporting import importers
 from harness.reporting.cells import number
-from harness.reporting.escape import plain
 from harness.schema import Imported
 
 _NAME = re.compile(r"(?P<variant>.+?)-(?P<shape>\d+-\d+|sharegpt)(?:-(?P<tag>.+))?\.jsonl?")
