@@ -40,15 +40,18 @@ def write(path: Path, blocks: Sequence[Block], **counts: int) -> Path:
     return path
 
 
-def random_log(path: Path, num_requests: int, seed: int, favour: float = 0.0) -> Path:
-    """Requests of 20 prompt and 12 output tokens at layers 0 and 1; `favour` pulls tokens to expert 0."""
+def random_log(
+    path: Path, num_requests: int, seed: int, favour: float = 0.0, lengths: tuple[int, int] = (20, 12)
+) -> Path:
+    """Requests of so many routed (prompt, output) tokens at layers 0 and 1; `favour` pulls them to expert 0."""
+    prompt_len, num = lengths[0], sum(lengths)
     random = np.random.default_rng(seed)
     weight = np.ones(8)
     weight[0] += favour * 8
     blocks = []
     for request in range(num_requests):
         for layer in (0, 1):
-            scores = np.log(weight) + random.gumbel(size=(32, 8))
+            scores = np.log(weight) + random.gumbel(size=(num, 8))
             ids = np.argsort(-scores, axis=1)[:, :2]
-            blocks.append(block(request + 1, layer, [(f"r{request}", 0, 32, 20)], ids))
+            blocks.append(block(request + 1, layer, [(f"r{request}", 0, num, prompt_len)], ids))
     return write(path, blocks)

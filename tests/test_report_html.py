@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its report, and a log with an older, faster entry of the same question."""
     folder = write_run(tmp_path_factory.mktemp("results") / "20261121-000000-example")
     comparison = compare.compare(folder)
-    moe_logs.random_log(folder / "fast" / "r1" / "moe.jsonl", 12, seed=1, favour=2.0)
+    moe_logs.random_log(folder / "fast" / "r1" / "moe.jsonl", 12, seed=1, favour=2.0, lengths=(100, 19))
     path = folder.parent / "LOG.md"
     for run_id, date, speed in (
         ("older", "2026-11-20T00:00:00Z", 1.5),
