@@ -88,7 +88,7 @@ def test_spans_are_cut_at_the_shard() -> None:
 def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
     path, gate = tmp_path / "log.jsonl", threading.Event()
     block = moe_logs.block(1, 0, [("a", 0, 2, 2)], [[0, 1], [2, 3]])
-    writer = Writer(path, {"engine": "test", "num_experts": 8}, queue_blocks=2)
+    writer = Writer(path, {"engine": "test", "num_experts": 8}, queue_steps=2)
 
     def ready() -> Batch:
         gate.wait(10)
@@ -99,8 +99,8 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
     gate.set()
     writer.close()
     counts = [json.loads(line) for line in path.read_text().splitlines() if '"count"' in line][-1]
-    assert counts["blocks"] + counts["dropped_blocks"] == 10
-    assert counts["dropped_tokens"] == 2 * counts["dropped_blocks"] >= 12
+    assert counts["blocks"] + counts["dropped_steps"] == 10
+    assert counts["dropped_tokens"] == 2 * counts["dropped_steps"] >= 12
     assert routing_log.read([str(path)]).counts["dropped_tokens"] == counts["dropped_tokens"]
 
 

@@ -32,7 +32,7 @@ from harness.errors import InputError
 
 COUNTS = (
     "dropped_tokens",
-    "dropped_blocks",
+    "dropped_steps",
     "unseen_steps",
     "unseen_tokens",
     "unattributed_rows",

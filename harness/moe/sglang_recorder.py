@@ -12,6 +12,7 @@ from pathlib import Path
 
 import requests
 
+from harness.client.body import authorization
 from harness.errors import AttestationError
 
 _TIMEOUT_S = 600.0
@@ -23,21 +24,23 @@ DUMPS = "expert_distribution_recorder_*.pt"
 
 
 @contextlib.contextmanager
-def recording(base_url: str, folder: Path, *, stop: bool = True) -> Iterator[list[Path]]:
+def recording(
+    base_url: str, folder: Path, *, stop: bool = True, api_key_env: str = ""
+) -> Iterator[list[Path]]:
     """Record while the block runs; the list then holds the files the server dumped into `folder`.
 
     stop=False leaves the recorder running: SGLang 0.5.23 on a CPU dies of the next request once it is off.
     Raises AttestationError when the server has no recorder.
     """
-    before = set(folder.glob(DUMPS))
-    _post(base_url, "start_expert_distribution_record")
+    key, before = authorization(api_key_env), set(folder.glob(DUMPS))
+    _post(base_url, "start_expert_distribution_record", key)
     dumped: list[Path] = []
     try:
         yield dumped
     finally:
         if stop:
-            _post(base_url, "stop_expert_distribution_record")
-        _post(base_url, "dump_expert_distribution_record")
+            _post(base_url, "stop_expert_distribution_record", key)
+        _post(base_url, "dump_expert_distribution_record", key)
         dumped += sorted(set(folder.glob(DUMPS)) - before)
 
 
@@ -58,9 +61,9 @@ def environment(folder: str | os.PathLike[str]) -> dict[str, str]:
     return {FOLDER: os.fspath(folder)}
 
 
-def _post(base_url: str, verb: str) -> None:
+def _post(base_url: str, verb: str, key: dict[str, str]) -> None:
     try:
-        answer = requests.post(f"{base_url}/{verb}", timeout=_TIMEOUT_S)
+        answer = requests.post(f"{base_url}/{verb}", headers=key, timeout=_TIMEOUT_S)
     except requests.RequestException as reason:
         raise AttestationError(f"The server at {base_url} does not answer /{verb}: {reason}.") from None
     if not answer.ok:

@@ -27,7 +27,9 @@ def recording(launch: Launch, base_url: str, layer: Scalar, folder: Path) -> Ite
         problem = ""
         try:
             stop = launch.accelerator != "cpu"
-            stack.enter_context(sglang_recorder.recording(base_url, folder, stop=stop))
+            stack.enter_context(
+                sglang_recorder.recording(base_url, folder, stop=stop, api_key_env=launch.api_key_env)
+            )
         except HarnessError as error:
             problem = error.message
         try:

@@ -17,7 +17,7 @@ class Flags:
     layers: frozenset[int] | None
     """Decoder layers to log; None = every MoE layer."""
     num_moe_layers: int | None
-    queue_blocks: int
+    queue_steps: int
     warmup: bool = False
     """Log profiling and warm-up passes too, marked as such."""
 
@@ -39,7 +39,7 @@ def parse(environ: Mapping[str, str]) -> Flags:
         path=path,
         layers=_layers(environ.get("VLLM_LOG_LAYER") or "0"),
         num_moe_layers=_number(environ, "VLLM_NUM_MOE_LAYERS"),
-        queue_blocks=_number(environ, "VLLM_LOG_QUEUE") or 4096,
+        queue_steps=_number(environ, "VLLM_LOG_QUEUE") or 4096,
         warmup=environ.get("VLLM_LOG_WARMUP", "") not in ("", "0"),
     )
 

@@ -205,7 +205,7 @@ class Recorder:
     def _open(self) -> Writer:
         if self._writer is None:
             path = self._environment.path_of_rank(self._flags.path)
-            self._writer = Writer(path, self._header(), self._flags.queue_blocks)
+            self._writer = Writer(path, self._header(), self._flags.queue_steps)
             self._writer.count("warmup_tokens", self._warmup_tokens)
             for reason in self._not_logged():
                 self._writer.tell(reason)

@@ -34,12 +34,12 @@ logger = logging.getLogger("vllm.moe_log")
 
 
 class Writer:
-    """A bounded queue in front of one append-only file. A full queue drops blocks and counts them."""
+    """A bounded queue in front of one append-only file. A full queue drops steps and counts them."""
 
-    def __init__(self, path: Path, header: dict[str, Any], queue_blocks: int) -> None:
+    def __init__(self, path: Path, header: dict[str, Any], queue_steps: int) -> None:
         self._encode = to_text if path.suffix == ".jsonl" else to_binary
         self._waiting: collections.deque[tuple[Ready, int]] = collections.deque()
-        self._queue_blocks = queue_blocks
+        self._queue_steps = queue_steps
         self._counts: dict[str, int] = {}
         self._written_counts: dict[str, int] = {}
         self._num_blocks = self._num_tokens = 0
@@ -60,8 +60,8 @@ class Writer:
             self._file.write(encode({"type": "problem", "reason": problem}))
 
     def put(self, ready: Ready, num_tokens: int) -> None:
-        """Queue blocks of num_tokens rows in all; never waits."""
-        if len(self._waiting) >= self._queue_blocks:
+        """Queue a step's blocks, num_tokens rows in all; never waits."""
+        if len(self._waiting) >= self._queue_steps:
             self._drop(num_tokens)
         else:
             self._waiting.append((ready, num_tokens))
@@ -110,7 +110,7 @@ class Writer:
             self.count(name, amount)
 
     def _drop(self, num_tokens: int) -> None:
-        self.count("dropped_blocks", 1)
+        self.count("dropped_steps", 1)
         self.count("dropped_tokens", num_tokens)
 
     def _lose(self, num_tokens: int, error: Exception) -> None:
