@@ -44,6 +44,11 @@ def read_toml(path: Path) -> dict[str, object]:
         raise InputError(f"{path} cannot be read ({error}); name an existing TOML file.") from error
 
 
+def cache_folder() -> Path:
+    """Where this harness keeps what may be deleted: $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serving-harness"
+
+
 def engine_folders() -> tuple[Path, ...]:
     """engines/ of this repository, then those of $HARNESS_ENGINES."""
     return (ROOT / "engines", *(Path(p) for p in os.environ.get("HARNESS_ENGINES", "").split(":") if p))

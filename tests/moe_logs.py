@@ -43,7 +43,7 @@ def write(path: Path, blocks: Sequence[Block], **counts: int) -> Path:
 def random_log(
     path: Path, num_requests: int, seed: int, favour: float = 0.0, lengths: tuple[int, int] = (20, 12)
 ) -> Path:
-    """Requests of so many routed (prompt, output) tokens at layers 0 and 1; `favour` pulls them to expert 0."""
+    """Requests of so many routed (prompt, output) tokens at layers 0, 1; `favour` pulls them to expert 0."""
     prompt_len, num = lengths[0], sum(lengths)
     random = np.random.default_rng(seed)
     weight = np.ones(8)

@@ -18,9 +18,8 @@ import psutil
 
 from harness.host import gpus
 from harness.launchers import docker_engine
-from harness.launchers.container import LABEL
 from harness.models import weight_files
-from harness.registry import ROOT
+from harness.registry import ROOT, cache_folder
 from harness.schema import Accelerator, Environment, Gpu, Model
 
 _HASH_CHUNK = 16 << 20
@@ -165,11 +164,6 @@ def hash_weights(model: Model) -> dict[str, str]:
     if known != cache:
         _write_cache(cache_path, known)
     return digests
-
-
-def cache_folder() -> Path:
-    """Where this harness keeps what may be deleted: $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / LABEL
 
 
 def _read_cache(path: Path) -> dict[str, str]:

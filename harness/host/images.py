@@ -19,7 +19,7 @@ from docker.errors import DockerException
 
 from harness import registry
 from harness.errors import InputError, MachineError
-from harness.host import engine_env, environment
+from harness.host import engine_env
 from harness.launchers.container import LABEL
 from harness.launchers.docker_engine import DOCKERFILES, connect, tag_argument
 
@@ -127,7 +127,7 @@ def gather_wheels(requirements: Path, on_line: OnLine) -> Path:
 
 def wheels_folder(requirements: Path) -> Path:
     """Where the wheels of this content of a freeze are kept."""
-    return environment.cache_folder() / "wheels" / hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
+    return registry.cache_folder() / "wheels" / hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
 
 
 def pip_download(requirements: Path, folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from harness.command import is_secret, redacted_argv
 from harness.schema import Launch, Model, Noun, Variant
 
 LABEL = "serving-harness"
-"""Prefix of every label, container name, temporary and cache folder, so that leftovers can be found."""
+"""Prefix of every label, container name and temporary folder, so that leftovers can be found."""
 REPOSITORY = "/harness"
 """Where a container sees this repository."""
 HOME = "/root"

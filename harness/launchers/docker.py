@@ -17,7 +17,6 @@ from docker.errors import APIError, NotFound
 
 from harness.command import is_secret
 from harness.errors import MachineError
-from harness.host.environment import cache_folder
 from harness.launchers.container import (
     CACHES,
     LABEL,
@@ -29,6 +28,7 @@ from harness.launchers.container import (
     secret_names,
 )
 from harness.launchers.docker_engine import answering, connect, digest, find_image, refused, remove
+from harness.registry import cache_folder
 from harness.schema import Launch
 
 _LOG_DEADLINE_S = 15.0
