@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from harness.client import Pulse
 from harness.schema import RequestRecord, Trial, TrialResult
 
 _PLAIN_EVERY_S = 10.0
@@ -31,6 +32,7 @@ class Progress:
         self._trials_done, self._trials_total = 0, 0
         self._done, self._failed, self._tokens, self._total = 0, 0, 0, 0
         self._in_flight: int | None = None
+        self._ended = 0
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -73,11 +75,11 @@ class Progress:
         self._stage = f"{self._trial}: measuring"
         self._began = self._last = time.monotonic()
         self._done, self._failed, self._tokens, self._total = 0, 0, 0, total
-        self._in_flight = None
+        self._in_flight, self._ended = None, 0
 
-    def in_flight(self, num: int) -> None:
-        """So many requests are in flight now."""
-        self._in_flight = num
+    def pulse(self, pulse: Pulse) -> None:
+        """The client is so far; records of requests that have ended may come later."""
+        self._in_flight, self._ended = pulse.num_in_flight, pulse.num_ended
         self._tell()
 
     def record(self, record: RequestRecord) -> None:
@@ -107,10 +109,12 @@ class Progress:
     def _counts(self, measured_s: float = 0.0) -> str:
         # Making bodies and opening connections lie between the stage's begin and the first request.
         elapsed = measured_s or max(time.monotonic() - self._began, 1e-9)
-        left = max(0, self._total - self._done) * elapsed / self._done if self._done else 0.0
-        speed = self._tokens / elapsed
+        ended = max(self._ended, self._done)
+        left = max(0, self._total - ended) * elapsed / ended if ended else 0.0
+        # Tokens of answers that are not read yet are taken to be as many as those of the others.
+        speed = self._tokens / elapsed * (ended / self._done if self._done else 0.0)
         flying = "" if self._in_flight is None else f", {self._in_flight} in flight"
-        text = f"{self._done} of {self._total} requests{flying}, {self._failed} failed, {speed:.0f} tokens/s"
+        text = f"{ended} of {self._total} requests{flying}, {self._failed} failed, {speed:.0f} tokens/s"
         return text + (f", about {left:.0f} s left" if left else "")
 
     def _view(self) -> Table:

@@ -171,7 +171,7 @@ def _fire(
         write(record)
         bench.progress.record(record)
 
-    return client.fire(target, timed, trial.load, keep, client.Watch(on_pulse=bench.progress.in_flight))
+    return client.fire(target, timed, trial.load, keep, client.Watch(on_pulse=bench.progress.pulse))
 
 
 def count_tokens(path: Path, model_folder: str) -> None:

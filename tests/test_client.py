@@ -192,11 +192,12 @@ INTERRUPTED = """
 import sys
 from harness import client
 from harness.schema import Load, Request
-requests = [Request(request_id=f"r{i}", prompt_token_ids=(1,), max_tokens=5000) for i in range(6)]
+lengths = [3] * 80 + [5000] * 6
+requests = [Request(request_id=f"r{i}", prompt_token_ids=(1,), max_tokens=n) for i, n in enumerate(lengths)]
 target = client.Target(base_url=sys.argv[1], model="m", num_workers=int(sys.argv[2]))
 print("go", flush=True)
 try:
-    client.fire(target, requests, Load(max_concurrency=4), lambda r: print(r.error_kind, flush=True))
+    client.fire(target, requests, Load(max_concurrency=4), lambda r: print(r.error_kind or "ok", flush=True))
 except KeyboardInterrupt:
     print("raised", flush=True)
 """
@@ -214,7 +215,55 @@ def test_ctrl_c_keeps_records_and_is_raised_again(url: str, num_workers: str) ->
     time.sleep(2.0)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=20)
-    assert out.split() == ["cancelled"] * 4 + ["raised"]
+    *kinds, last = out.split()
+    assert last == "raised" and kinds.count("ok") == 80 and kinds.count("cancelled") == 4 == len(kinds) - 80
+
+
+INTERRUPTED_AFTERWARDS = """
+import os, signal, sys
+from harness import client
+from harness.schema import Load, Request
+requests = [Request(request_id=f"r{i}", prompt_token_ids=(1,), max_tokens=2) for i in range(40)]
+def on_record(record):
+    print(record.error_kind or "ok", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+try:
+    client.fire(client.Target(base_url=sys.argv[1], model="m"), requests, Load(max_concurrency=40), on_record)
+except KeyboardInterrupt:
+    print("raised", flush=True)
+"""
+
+
+def test_ctrl_c_after_the_timed_part_waits_for_its_records(url: str) -> None:
+    out = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AFTERWARDS, url],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        cwd=Path(__file__).parent.parent,
+    ).stdout
+    assert out.split() == ["ok"] * 40 + ["raised"]
+
+
+def test_plain_answers_are_parsed_after_the_timed_part_and_counted_in_it(url: str) -> None:
+    told: list[client.Pulse | str] = []
+    requests = made(40, max_tokens=2)
+    target = client.Target(base_url=url, model="m")
+    watch = client.Watch(on_pulse=told.append)
+    stats = client.fire(
+        target, requests, Load(max_concurrency=40), lambda r: told.append(r.error_kind), watch
+    )
+    assert told == [client.Pulse(num_in_flight=0, num_ended=40), *[""] * 40]
+    assert stats.later_cpu_s > 0
+
+
+def test_failures_are_recorded_at_once(url: str) -> None:
+    told: list[client.Pulse | str] = []
+    with known_server.running(msgspec.structs.replace(FAST, faults=("http",))) as base_url:
+        target = client.Target(base_url=base_url, model="m")
+        watch = client.Watch(on_pulse=told.append)
+        client.fire(target, made(4), Load(max_concurrency=1), lambda r: told.append(r.error_kind), watch)
+    assert told.index("http") < told.index(client.Pulse(num_in_flight=0, num_ended=4))
 
 
 def test_conversation_turns_carry_the_answers(url: str) -> None:

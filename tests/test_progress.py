@@ -8,7 +8,7 @@ import time
 from rich.console import Console
 
 from harness import client
-from harness.client import known_server
+from harness.client import Pulse, known_server
 from harness.client.known_server import Script
 from harness.progress import Progress
 from harness.schema import Load, Request, RequestRecord, Trial, TrialResult, WorkloadSpec
@@ -47,7 +47,7 @@ def test_plain_lines_count_what_is_in_flight_even_before_anything_ended() -> Non
     progress, out = view(every_s=0.0)
     progress.trial_begin(TRIAL, 9)
     time.sleep(0.01)
-    progress.in_flight(7)
+    progress.pulse(Pulse(num_in_flight=7, num_ended=0))
     progress.record(RequestRecord(request_id="a", output_len=5))
     progress.trial_end(TrialResult(trial=TRIAL, status="done", duration_s=0.5))
     first, second, last = out.getvalue().splitlines()
@@ -60,7 +60,7 @@ def test_a_terminal_shows_them_too() -> None:
     progress, out = view(terminal=True)
     with progress:
         progress.trial_begin(TRIAL, 9)
-        progress.in_flight(7)
+        progress.pulse(Pulse(num_in_flight=7, num_ended=0))
         time.sleep(0.4)
     assert "0 of 9 requests, 7 in flight" in out.getvalue()
 
@@ -69,9 +69,10 @@ def test_the_client_tells_how_many_are_in_flight_whoever_fires() -> None:
     requests = [Request(request_id=f"r{i}", prompt_token_ids=(i, 2), max_tokens=9) for i in range(6)]
     script = Script(first_token_s=0.5, token_s=0.1)
     for workers in (1, 2):
-        seen: list[int] = []
+        seen: list[Pulse] = []
         with known_server.running(script) as url:
             target = client.Target(base_url=url, model="m", num_workers=workers)
             watch = client.Watch(on_pulse=seen.append)
             client.fire(target, requests, Load(max_concurrency=6), lambda record: None, watch)
-        assert 6 in seen and max(seen) == 6
+        assert max(pulse.num_in_flight for pulse in seen) == 6
+        assert (seen[-1].num_in_flight, seen[-1].num_ended) == (0, 6)

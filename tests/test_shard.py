@@ -179,11 +179,11 @@ def test_placed_processes_are_seen_while_they_fire(url: str, tmp_path: Path) -> 
     target = client.Target(base_url=url, model="m", place=srun(2), share_folder=str(tmp_path))
     began = time.monotonic()
     came: list[float] = []
-    flying: list[int] = []
+    flying: list[client.Pulse] = []
     watch = client.Watch(on_pulse=flying.append)
     client.fire(target, requests, load, lambda record: came.append(time.monotonic() - began), watch)
     assert len(came) == 50 and came[-1] - came[0] > 1, "records come while others are still due"
-    assert len(flying) > 4 and all(0 <= num <= 50 for num in flying)
+    assert len(flying) > 4 and all(0 <= pulse.num_in_flight <= 50 for pulse in flying)
 
 
 def test_placed_processes_can_be_stopped_and_keep_what_they_have(url: str, tmp_path: Path) -> None:

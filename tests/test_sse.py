@@ -192,6 +192,17 @@ def answers(draw: st.DrawFn) -> tuple[bytes, list[tuple[str, list[int]]]]:
     return chunked(pieces), chunks
 
 
+@pytest.mark.parametrize("num_last", range(1, 9))
+def test_an_end_that_comes_in_pieces_is_seen(num_last: int) -> None:
+    stream = chunked([*(token(f" w{i}", i) for i in range(20)), token("", 1, finish="length"), DONE])
+    at = len(stream) - num_last
+    front = [piece + b"\n\n\r\n" for piece in stream[:at].split(b"\n\n\r\n") if piece]
+    front[-1] = front[-1][: at - sum(map(len, front[:-1]))]
+    for rest in ([stream[at:]], [bytes([byte]) for byte in stream[at:]]):
+        assert b"".join(front + rest) == stream
+        assert outcome(parse(front + rest, batched=True)) == outcome(parse([stream]))
+
+
 @given(answers(), st.data())
 @settings(max_examples=300, deadline=None)
 def test_any_split_of_a_valid_stream_gives_the_same_record(

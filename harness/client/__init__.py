@@ -15,10 +15,10 @@ import uvloop
 
 from harness.client.body import Target, body
 from harness.client.dispatch import Dispatch
-from harness.client.window import UNWATCHED, ClientStats, Watch, measured
+from harness.client.window import UNWATCHED, ClientStats, Pulse, Watch, measured
 from harness.schema import Load, Request, RequestRecord
 
-__all__ = ["ClientStats", "Target", "Watch", "body", "fire"]
+__all__ = ["ClientStats", "Pulse", "Target", "Watch", "body", "fire"]
 
 
 def fire(
@@ -28,7 +28,9 @@ def fire(
     on_record: Callable[[RequestRecord], None],
     watch: Watch = UNWATCHED,
 ) -> ClientStats:
-    """Send all requests as `load` says; call `on_record`, in this thread, as each ends.
+    """Send all requests as `load` says; call `on_record`, in this thread, for each that has ended.
+
+    Records come while it runs or, of answers kept unparsed (see backlog.py), right after the timed part.
 
     `watch.stop`, once set, or Ctrl-C ends the run early: requests in flight are recorded as cancelled, those
     not yet sent leave no record; after Ctrl-C KeyboardInterrupt is raised again. Runs in processes of its own

@@ -20,7 +20,7 @@ from harness.schema import ErrorKind
 
 BATCH = 128
 """Reads handed over at a time: bounds memory and the length of one parse."""
-_SHORTEST_SAFE = 5
+_ALWAYS = 0
 _LAST = b"\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _EVENT_END = b"\n\n\r\n"
@@ -43,8 +43,8 @@ class Connection(asyncio.Protocol):
         self._fd = -1
         self._reads: list[bytes] = []
         self._stamps: list[int] = []
-        self._look_closely = True
-        """Each read must be looked into: the head has not come, or only counting tells the end."""
+        self._enough = _ALWAYS
+        """So many reads are looked at: every one until the head has come, or where counting tells the end."""
         self._keep_alive = False
         self.response = Response()
         self.open = False
@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
         """Send a whole request now and return the time in ns just before its first byte left."""
         assert self._transport is not None and self._on_done is None
         self.response = Response()
-        self._look_closely = True
+        self._enough = _ALWAYS
         self._on_done = on_done
         written = 0
         sent = self.last_ns = monotonic_ns()
@@ -81,27 +81,25 @@ class Connection(asyncio.Protocol):
         self._stamps.append(monotonic_ns())
         reads = self._reads
         reads.append(data)
-        if self._look_closely or data.endswith(_LAST) or len(data) < _SHORTEST_SAFE or len(reads) >= BATCH:
+        if len(reads) >= self._enough or not data.endswith(_EVENT_END):
             self._look(data)
 
     def _look(self, data: bytes) -> None:
         """Something may have ended."""
-        if self._look_closely and self._is_plain_head(data):
+        if self._enough == _ALWAYS:
+            if not self._is_plain_head(data):
+                self._parse()
+                return
             if data.find(_LAST) == len(data) - len(_LAST):
                 return
-        elif self._look_closely:
-            self._parse()
-            return
-        if self._on_done is None:
-            self._parse()
-        elif self._ends_plainly(data):
+        if self._ends_plainly(data):
             self._defer()
             self._settle(self._keep_alive)
-        elif len(self._reads) >= BATCH and not data.endswith(_LAST) and len(data) >= _SHORTEST_SAFE:
+        elif data.endswith(_LAST) or len(data) < len(_LAST):
+            self._parse()
+        elif len(self._reads) >= BATCH:
             self._defer()
             self._on_batch(self.response)
-        elif data.endswith(_LAST) or len(data) < _SHORTEST_SAFE:
-            self._parse()
 
     def _is_plain_head(self, data: bytes) -> bool:
         """The first read holds the whole head of an ordinary stream: its end will show by itself."""
@@ -112,9 +110,11 @@ class Connection(asyncio.Protocol):
             head = read_head(data[:end])
         except FramingError:
             return False
-        self._look_closely = not (head.events and head.chunked)
+        if not (head.events and head.chunked):
+            return False
+        self._enough = BATCH
         self._keep_alive = head.keep_alive
-        return not self._look_closely
+        return True
 
     def _ends_plainly(self, data: bytes) -> bool:
         if data.endswith(_PLAIN_END):
@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self.response.feed(reads, stamps)
-        self._look_closely = self.response.counted
+        self._enough = _ALWAYS if self.response.counted else BATCH
         if self.response.head is not None:
             self._keep_alive = self.response.head.keep_alive
         if self.response.done:
@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
     def _settle(self, reusable: bool) -> None:
         on_done, self._on_done = self._on_done, None
         self._num_answers += reusable
-        self._look_closely = True
+        self._enough = _ALWAYS
         if not reusable:
             self.abort()
         if on_done is not None:

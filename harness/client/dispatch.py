@@ -27,6 +27,8 @@ from harness.schema import ErrorKind, Load, Request, RequestRecord
 SWEEP_S = 0.1
 PREBUILT_BYTES = 256 * 1024 * 1024
 LAUNCHED_AT_ONCE = 8
+ANSWER_SIZE = 2500
+"""Bytes of memory that an answer takes beside its reads, about."""
 SPARE_CONNECTIONS = 16
 """Idle connections held ready in open loop, where the concurrency is not known beforehand."""
 
@@ -72,14 +74,16 @@ class Dispatch:
         self._prebuild_order = deque(i for _, i in sorted(self._due) if not requests[i].session)
         self._in_flight: set[Turn] = set()
         self._left = len(requests)
+        """Requests that have not ended."""
         self._start_ns = 0
         self._until_ns = int(load.duration_s * 1e9) if load.duration_s else 0
-        self._num_open = 0
-        """Launched and not yet recorded."""
         self._stopping = False
+        self._broken: Exception | None = None
         self._pump_waits = False
         self._connects: set[asyncio.Task[None]] = set()
         self.num_in_flight_max = 0
+        self.num_ended = 0
+        """Requests that have ended, recorded or not."""
         self.late_ns = array("q")
 
     @property
@@ -97,7 +101,7 @@ class Dispatch:
         self._loop = asyncio.get_running_loop()
         self._done = self._loop.create_future()
         self._backlog = Backlog(self._loop)
-        self._pool = Pool(self._loop, self._target, lambda r: self._backlog.add(r.catch_up))
+        self._pool = Pool(self._loop, self._target, self._on_batch)
         self._alarm = Alarm(self._loop, self._on_alarm)
         for request in self._requests:
             check(request)
@@ -121,6 +125,12 @@ class Dispatch:
             raise
         finally:
             sweep.cancel()
+
+    def settle(self) -> None:
+        """Parse and record all that has ended and was kept. Raises what a record could not be kept for."""
+        self._backlog.drain()
+        if self._broken is not None:
+            raise self._broken
 
     def close(self) -> None:
         """Let go of timer and connections."""
@@ -167,9 +177,12 @@ class Dispatch:
             self._ready.clear()
             self._prebuild_order.clear()
             self._next_turn = {}
-            self._left = self._num_open
-            if not self._left and not self._done.done():
-                self._done.set_result(True)
+            self._left = len(self._in_flight)
+            self._end_if_all_ended()
+
+    def _end_if_all_ended(self) -> None:
+        if not self._left and not self._done.done():
+            self._done.set_result(True)
 
     def _pump_soon(self) -> None:
         if not self._pump_waits:
@@ -185,7 +198,6 @@ class Dispatch:
 
     def _launch(self, turn: Turn) -> None:
         self._in_flight.add(turn)
-        self._num_open += 1
         self.num_in_flight_max = max(self.num_in_flight_max, len(self._in_flight))
         turn.payload = self._prebuilt.pop(turn.index, b"") or self._build(turn.index)
         connection = self._pool.take()
@@ -248,6 +260,13 @@ class Dispatch:
         else:
             self._finish(turn, connection.response)
 
+    def _on_batch(self, response: Response) -> None:
+        """Part of a long answer may be parsed; soon, where a next turn may wait for its end."""
+        if self._next_turn:
+            self._backlog.add(response.catch_up)
+        else:
+            self._backlog.keep(response.catch_up, response.newest_size)
+
     def _resend(self, turn: Turn) -> None:
         """Once more on a fresh connection; the time since the first try counts.
 
@@ -259,42 +278,44 @@ class Dispatch:
         self._connect(turn)
 
     def _finish(self, turn: Turn, response: Response) -> None:
-        """Free the turn's place at once; parse and record it when no read is waiting."""
+        """Free the turn's place at once; parse and record it when nothing is disturbed by that."""
         self._in_flight.discard(turn)
+        self._left -= 1
+        self.num_ended += 1
         ended_well = turn.connection is not None and not response.error_kind
         done_ns = turn.connection.last_ns if turn.connection and ended_well else monotonic_ns()
         self._pump_soon()
-        self._backlog.add(lambda: self._conclude(turn, response, done_ns))
+        if response.num_deferred and turn.index not in self._next_turn:
+            size = response.newest_size + ANSWER_SIZE
+            self._backlog.keep(lambda: self._conclude(turn, response, done_ns), size)
+        else:
+            self._backlog.add(lambda: self._conclude(turn, response, done_ns))
+        self._end_if_all_ended()
 
     def _conclude(self, turn: Turn, response: Response, done_ns: int) -> None:
         while not response.done and response.num_deferred:
             response.catch_up()
         response.fail("protocol", "the answer does not end where its last bytes said so")
-        self._left -= 1
-        self._num_open -= 1
-        if not self._stopping:
+        if turn.index in self._next_turn and not self._stopping:
             self._queue_next_turn(turn, response)
             self._pump_soon()
         self._keep(self._record(turn, response, done_ns))
         self._history.pop(turn.index, None)
-        if not self._left and not self._done.done():
-            self._done.set_result(True)
 
     def _keep(self, record: RequestRecord) -> None:
-        """Hand a record over. When it cannot be kept (disk full) nothing more is sent; run() raises why."""
+        """Hand a record over. When it cannot be kept (disk full) no more is sent; settle() raises why."""
         try:
             self._on_record(record)
         except Exception as error:
             self._stopping = True
+            self._broken = self._broken or error
             if not self._done.done():
                 self._done.set_exception(error)
 
     def _queue_next_turn(self, turn: Turn, response: Response) -> None:
         """The conversation's next turn carries this answer; a failed turn ends its conversation."""
         before = self._history.get(turn.index, [])
-        following = self._next_turn.get(turn.index)
-        if following is None:
-            return
+        following = self._next_turn[turn.index]
         if response.error_kind:
             self._drop_turns(following, "an earlier turn of its conversation failed")
             return
@@ -314,6 +335,7 @@ class Dispatch:
         while index is not None:
             request = self._requests[index]
             self._left -= 1
+            self.num_ended += 1
             self._keep(
                 RequestRecord(
                     request_id=request.request_id,
@@ -323,6 +345,7 @@ class Dispatch:
                 )
             )
             index = self._next_turn.get(index)
+        self._end_if_all_ended()
 
     def _record(self, turn: Turn, response: Response, done_ns: int) -> RequestRecord:
         start = self._start_ns
@@ -346,6 +369,7 @@ class Dispatch:
                 self._cancel_all("stopped")
                 return
             self._drop_what_is_over()
+            self._backlog.tend()
             now = monotonic_ns()
             for turn in list(self._in_flight):
                 if turn.connection is None:
@@ -367,6 +391,5 @@ class Dispatch:
                 response.fail("cancelled", why)
                 turn.sent_ns = monotonic_ns()
                 self._finish(turn, response)
-        self._backlog.drain()
         if not self._done.done():
             self._done.set_result(False)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from harness.client.shard import Result
+from harness.client.window import Pulse
 from harness.schema import Noun, RequestRecord
 
 
@@ -22,12 +23,6 @@ class Record(Noun, tag="record"):
     """Worker: a request ended."""
 
     record: RequestRecord
-
-
-class Pulse(Noun, tag="pulse"):
-    """Worker: how many of its requests are in flight now."""
-
-    num_in_flight: int
 
 
 class Finished(Noun, tag="finished"):

@@ -23,7 +23,7 @@ import msgspec
 from harness.client.body import Target
 from harness.client.shard import Failure, Job, Merge, Result, write_job
 from harness.client.share_folder import STOP, ShareFolder
-from harness.client.window import UNWATCHED, ClientStats, Watch
+from harness.client.window import UNWATCHED, ClientStats, Pulse, Watch
 from harness.client.workers import merged
 from harness.errors import InputError, MachineError
 from harness.schema import Load, Request, RequestRecord
@@ -172,7 +172,7 @@ def _all_ended(
         if len(ended) == intake.count:
             return [msgspec.msgpack.decode(path.read_bytes(), type=Result) for path in ended]
         if watch.on_pulse:
-            watch.on_pulse(folder.in_flight())
+            watch.on_pulse(Pulse(num_in_flight=folder.in_flight(), num_ended=0))
         if watch.stop and watch.stop.is_set() and not stopped:
             folder.tell(STOP)
             stopped = True

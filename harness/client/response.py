@@ -19,6 +19,9 @@ from harness.schema import ErrorKind
 MAX_KEPT_BODY = 16 * 1024 * 1024
 _SHOWN = 2000
 _LAST = b"\r\n\r\n"
+_READ_OVERHEAD = 80
+"""Bytes that a kept read takes beside its own: two objects, two places in lists."""
+_TELLING = 8
 _ALIKE_FROM = 8
 """Fewer reads than this are not worth a template."""
 _QUICK_FROM = 3
@@ -100,7 +103,7 @@ class Response:
             reads, stamps = self._feed_alike(reads, stamps)
         if reads and self._at_event and (len(reads) > _QUICK_FROM or len(reads[0]) > _QUICK_BYTES):
             reads, stamps = self._feed_batch(reads, stamps)
-            if reads and not reads[-1].endswith(_LAST):
+            if reads and not b"".join(reads[-len(_LAST) :]).endswith(_LAST):
                 # Part of an event: what follows goes the quick way too if it is fed together with it.
                 self._held, self._held_stamps = list(reads), list(stamps)
                 return
@@ -119,6 +122,13 @@ class Response:
     def num_deferred(self) -> int:
         """Batches that wait for catch_up()."""
         return len(self._deferred)
+
+    @property
+    def newest_size(self) -> int:
+        """Bytes of memory that the batch deferred last takes, about: a few of its reads tell."""
+        reads, _ = self._deferred[-1]
+        some = reads[:: -(-len(reads) // _TELLING)]
+        return len(reads) * (sum(map(len, some)) // len(some) + _READ_OVERHEAD)
 
     def catch_up(self) -> None:
         """Feed the oldest deferred reads, if there are any."""

@@ -26,7 +26,7 @@ from harness.client.body import Target
 from harness.client.conversation import chains
 from harness.client.dispatch import Dispatch
 from harness.client.share_folder import Beat, ShareFolder
-from harness.client.window import ClientStats, Gate, Watch, measured
+from harness.client.window import ClientStats, Gate, Pulse, Watch, measured
 from harness.errors import HarnessError, InputError
 from harness.schema import Load, Noun, Request, RequestRecord
 
@@ -162,8 +162,8 @@ def _watch(beat: Beat | None) -> Watch:
     if beat is None:
         return Watch()
 
-    def on_pulse(num: int) -> None:
-        beat.num_in_flight = num
+    def on_pulse(pulse: Pulse) -> None:
+        beat.num_in_flight = pulse.num_in_flight
 
     return Watch(beat.stop, on_pulse)
 

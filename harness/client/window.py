@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +22,21 @@ _LEAD_NS = 2_000_000
 _PULSE_S = 0.5
 
 
+class Pulse(Noun, tag="pulse"):
+    """How far the timed part is."""
+
+    num_in_flight: int
+    num_ended: int
+    """Requests that have ended; their records may come later."""
+
+
 class Watch(NamedTuple):
     """What ties a timed part to its caller."""
 
     stop: threading.Event | None = None
     """Once set, the timed part ends early."""
-    on_pulse: Callable[[int], None] | None = None
-    """Told twice a second how many requests are in flight."""
+    on_pulse: Callable[[Pulse], None] | None = None
+    """Told twice a second, and at the end of the timed part."""
 
 
 UNWATCHED = Watch()
@@ -46,6 +55,8 @@ class ClientStats(Noun):
     """Most requests in flight; with several workers the sum of theirs."""
     num_connections: int
     """Connections opened in all."""
+    later_cpu_s: float = 0.0
+    """CPU time of theirs after it: parsing and recording what was kept meanwhile."""
     num_workers: int = 1
     late_p50_s: float = 0.0
     """Open loop: sent - due, of requests that did not wait for a free slot."""
@@ -77,9 +88,14 @@ async def measured(dispatch: Dispatch, watch: Watch = UNWATCHED, gate: Gate = so
             try:
                 finished = await dispatch.run(started, watch.stop)
             finally:
-                if pulse:
+                ended, cpu = monotonic_ns(), cpu_seconds() - cpu
+                if pulse and watch.on_pulse:
                     pulse.cancel()
-            ended, cpu = monotonic_ns(), cpu_seconds() - cpu
+                    watch.on_pulse(_told(dispatch))
+                later = cpu_seconds()
+                with signals_held():
+                    dispatch.settle()
+                later = cpu_seconds() - later
     finally:
         dispatch.close()
         await asyncio.sleep(0)
@@ -88,6 +104,7 @@ async def measured(dispatch: Dispatch, watch: Watch = UNWATCHED, gate: Gate = so
         started_at=started_at,
         duration_s=max(0, ended - started) / 1e9,
         cpu_s=cpu,
+        later_cpu_s=later,
         num_in_flight_max=dispatch.num_in_flight_max,
         num_connections=dispatch.num_connections,
         late_p50_s=percentile(late, 50) / 1e9,
@@ -97,10 +114,14 @@ async def measured(dispatch: Dispatch, watch: Watch = UNWATCHED, gate: Gate = so
     )
 
 
-async def _pulse(dispatch: Dispatch, on_pulse: Callable[[int], None]) -> None:
+async def _pulse(dispatch: Dispatch, on_pulse: Callable[[Pulse], None]) -> None:
     while True:
         await asyncio.sleep(_PULSE_S)
-        on_pulse(dispatch.num_in_flight)
+        on_pulse(_told(dispatch))
+
+
+def _told(dispatch: Dispatch) -> Pulse:
+    return Pulse(num_in_flight=dispatch.num_in_flight, num_ended=dispatch.num_ended)
 
 
 def percentile(ordered: Sequence[float], p: float) -> float:
@@ -112,6 +133,16 @@ def cpu_seconds() -> float:
     """User and system time of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM come when the block is over: no record is lost half-made."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import msgspec
 import uvloop
 
 from harness.client.dispatch import Dispatch
-from harness.client.frames import Finished, Outbox, Pulse, Ready, Record, Refused
+from harness.client.frames import Finished, Outbox, Ready, Record, Refused
 from harness.client.shard import Job, Result
 from harness.client.window import Watch, measured
 from harness.errors import HarnessError, InputError
@@ -51,7 +51,7 @@ async def _work(job: Job, outbox: Outbox, source: BinaryIO) -> None:
 
     dispatch = Dispatch(job.target, job.requests, job.load, lambda r: outbox.send(Record(record=r)))
     try:
-        stats = await measured(dispatch, Watch(stop, lambda num: outbox.send(Pulse(num_in_flight=num))), gate)
+        stats = await measured(dispatch, Watch(stop, outbox.send), gate)
     except HarnessError as error:
         outbox.send(Refused(error=error.message, user_error=isinstance(error, InputError)))
     else:

@@ -7,16 +7,16 @@ import selectors
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import monotonic_ns
 
 import msgspec
 
 from harness.client.body import Target
-from harness.client.frames import Finished, Inbox, Message, Pulse, Ready, Record, Refused
+from harness.client.frames import Finished, Inbox, Message, Ready, Record, Refused
 from harness.client.shard import Job, Result, load_share, num_shares, share
-from harness.client.window import UNWATCHED, ClientStats, Watch, cpu_seconds, percentile
+from harness.client.window import UNWATCHED, ClientStats, Pulse, Watch, cpu_seconds, percentile
 from harness.errors import InputError, MachineError
 from harness.schema import Load, Request, RequestRecord
 
@@ -43,7 +43,7 @@ def fire(
                 )
             )
         crew.until(lambda: crew.num_ready == count)
-        cpu = cpu_seconds()
+        began = crew.cpu_at_pulse = cpu_seconds()
         crew.begin(monotonic_ns() + _LEAD_NS)
         crew.until(lambda: len(crew.results) == count, watch.stop)
     except KeyboardInterrupt:
@@ -52,21 +52,24 @@ def fire(
         raise
     finally:
         crew.dismiss()
-    return merged(crew.results, cpu_seconds() - cpu)
+    own = crew.cpu_at_pulse - began, cpu_seconds() - crew.cpu_at_pulse
+    return merged(crew.results, *own)
 
 
 class _Crew:
     """The worker processes of one fire()."""
 
     def __init__(
-        self, on_record: Callable[[RequestRecord], None], on_pulse: Callable[[int], None] | None
+        self, on_record: Callable[[RequestRecord], None], on_pulse: Callable[[Pulse], None] | None
     ) -> None:
         self._on_record = on_record
         self._on_pulse = on_pulse
-        self._in_flight: dict[int, int] = {}
+        self._pulses: dict[int, Pulse] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._selector = selectors.DefaultSelector()
         self.num_ready = 0
+        self.cpu_at_pulse = 0.0
+        """CPU time of this process when last told of progress: at the end, that of the timed part."""
         self.results: list[Result] = []
 
     def hire(self, job: Job) -> None:
@@ -121,10 +124,11 @@ class _Crew:
 
     def _take(self, message: Message, worker: int) -> None:
         match message:
-            case Pulse(num_in_flight=num):
-                self._in_flight[worker] = num
+            case Pulse() as pulse:
+                self._pulses[worker] = pulse
+                self.cpu_at_pulse = cpu_seconds()
                 if self._on_pulse:
-                    self._on_pulse(sum(self._in_flight.values()))
+                    self._on_pulse(_sum(self._pulses.values()))
             case Record(record=record):
                 self._on_record(record)
             case Ready():
@@ -148,7 +152,12 @@ class _Crew:
             process.stdout.close()
 
 
-def merged(results: Sequence[Result], own_cpu_s: float) -> ClientStats:
+def _sum(pulses: Iterable[Pulse]) -> Pulse:
+    counts = [(pulse.num_in_flight, pulse.num_ended) for pulse in pulses]
+    return Pulse(num_in_flight=sum(c[0] for c in counts), num_ended=sum(c[1] for c in counts))
+
+
+def merged(results: Sequence[Result], own_cpu_s: float, own_later_cpu_s: float = 0.0) -> ClientStats:
     """Figures of all shares together; lateness is taken over all their requests."""
     late = sorted(ns for result in results for ns in result.late)
     stats = [result.stats for result in results]
@@ -156,6 +165,7 @@ def merged(results: Sequence[Result], own_cpu_s: float) -> ClientStats:
         started_at=min(s.started_at for s in stats),
         duration_s=max(s.duration_s for s in stats),
         cpu_s=sum(s.cpu_s for s in stats) + own_cpu_s,
+        later_cpu_s=sum(s.later_cpu_s for s in stats) + own_later_cpu_s,
         num_in_flight_max=sum(s.num_in_flight_max for s in stats),
         num_connections=sum(s.num_connections for s in stats),
         num_workers=len(stats),
