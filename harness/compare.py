@@ -127,25 +127,24 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
     trials = groups[key]
     done = [t for t in trials if t.result.status == "done" and t.metrics]
     launch = next((t.launch for t in trials if t.launch), None)
-    if not done:
-        last = trials[-1]
-        return Row(
-            variant=variant,
-            scenario=scenario,
-            status=last.result.status,
-            reason=last.result.reason,
-            num_gpus=launch.num_gpus if launch else 0,
-            metrics=last.metrics,
-            labels=launch.labels if launch else (),
-        )
-    per_restart = sorted((t for t in done if t.metrics), key=_rate)
-    rate = intervals.interval([_rate(t) for t in per_restart])
-    median = per_restart[len(per_restart) // 2]
-    return Row(
+    last = trials[-1]
+    row = Row(
         variant=variant,
         scenario=scenario,
-        status="done",
+        status=last.result.status,
+        reason=last.result.reason,
         num_gpus=launch.num_gpus if launch else 0,
+        metrics=last.metrics,
+        labels=launch.labels if launch else (),
+    )
+    if not done:
+        return row
+    rate = intervals.interval([_rate(t) for t in done])
+    median = sorted(done, key=_rate)[len(done) // 2]
+    return msgspec.structs.replace(
+        row,
+        status="done",
+        reason="",
         metrics=median.metrics,
         output_throughput=rate,
         energy=median.energy,
@@ -153,7 +152,6 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
         agreement=_agreement(done, groups, recipe),
         attested=all(t.attestation and t.attestation.valid for t in done),
         invalid=_invalid(done),
-        labels=launch.labels if launch else (),
         notes=(
             *dict.fromkeys(n for t in trials for n in _notes(t)),
             *(t.result.reason for t in trials if t.result.status == "failed"),

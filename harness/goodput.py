@@ -73,9 +73,9 @@ class Search:
         if trial.load.request_rate:
             return trial.load.request_rate
         load = Load(max_concurrency=trial.load.max_concurrency or _FLOOD)
-        flood, _ = built(self._reseeded(1), load, bench.planned.model.path, 0)
-        stats = client.fire(self.target, spoken(bench, flood), load, lambda record: None)
-        return _START_SHARE * len(flood) / stats.duration_s
+        requests, _ = built(self._reseeded(1), load, bench.planned.model.path, 0)
+        stats = client.fire(self.target, spoken(bench, requests), load, lambda record: None)
+        return _START_SHARE * len(requests) / stats.duration_s
 
     def hopeless(self) -> str:
         """Why no rate can meet the SLO: requests one at a time miss it; "" when they meet it."""

@@ -65,16 +65,21 @@ def repeats(found: Sequence[Imported]) -> dict[tuple[str, str], list[Imported]]:
 
 def is_foreign(words: Sequence[str]) -> bool:
     """Whether `compare` was given folders or files of other tools, not runs of this harness."""
-    paths = [Path(word) for word in words if not word.startswith("baseline=")]
+    paths, _ = _split(words)
     return bool(paths) and all(p.exists() and not (p / "recipe.toml").exists() for p in paths)
 
 
 def run(words: Sequence[str]) -> tuple[Table, list[str]]:
     """`compare FOLDER ... [baseline=VARIANT]`: the table, and what must be said under it."""
-    paths = [Path(word) for word in words if not word.startswith("baseline=")]
-    baseline = next((w.partition("=")[2] for w in words if w.startswith("baseline=")), "")
+    paths, baseline = _split(words)
     found, problems = read(paths)
     return gap_table(found, baseline), [*remarks(found), *problems]
+
+
+def _split(words: Sequence[str]) -> tuple[list[Path], str]:
+    """(files and folders, the variant after baseline=)."""
+    named = [word.removeprefix("baseline=") for word in words if word.startswith("baseline=")]
+    return [Path(word) for word in words if not word.startswith("baseline=")], named[-1] if named else ""
 
 
 def gap_table(found: Sequence[Imported], baseline: str = "") -> Table:
