@@ -139,8 +139,9 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
     )
     if not done:
         return row
-    rate = intervals.interval([_rate(t) for t in done])
-    median = sorted(done, key=_rate)[len(done) // 2]
+    by_rate = sorted(done, key=_rate)
+    rate = intervals.interval([_rate(t) for t in by_rate])
+    median = by_rate[len(by_rate) // 2]
     return msgspec.structs.replace(
         row,
         status="done",
