@@ -9,7 +9,8 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # Packages of NVSHMEM on PyPI bear CUDA's major version: nvidia-nvshmem-cu12 for a -cu129 base.
 ARG NVSHMEM=nvidia-nvshmem-cu13
 ARG DEEPEP_REPO=https://github.com/deepseek-ai/DeepEP.git
-ARG DEEPEP_REF=main
+# The release with the API of --moe-a2a-backend deepep; main moved on to NCCL and another one.
+ARG DEEPEP_REF=v1.2.1
 # 9.0 = H100/H200, 10.0 = B200.
 ARG CUDA_ARCHS=9.0
 ARG MAX_JOBS=16

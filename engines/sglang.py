@@ -11,8 +11,11 @@ from harness.label.findings import Findings, canonical_dtype, dig, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
-OPTIONS = ("all2all", "cuda_graph_max_bs")
-"""Keys of a variant's `options`; every other setting is a literal argument."""
+OPTIONS = ("all2all", "cuda_graph_max_bs", "chunked_prefill_size")
+"""Keys of a variant's `options`; every other setting is a literal argument.
+
+chunked_prefill_size: tokens of one attention rank; the flag is for all ranks together, and divided by them.
+"""
 
 CUDA_GRAPH_MAX_BS: Spellings = (("", "--cuda-graph-max-bs"), ("0.5.15", "--cuda-graph-max-bs-decode"))
 
@@ -103,6 +106,9 @@ def _options(variant: Variant) -> tuple[str, ...]:
         flags += ["--moe-a2a-backend", str(options["all2all"])]
     if "cuda_graph_max_bs" in options:
         flags += [spell(variant.version, CUDA_GRAPH_MAX_BS), str(options["cuda_graph_max_bs"])]
+    if "chunked_prefill_size" in options:
+        tokens = int(options["chunked_prefill_size"]) * variant.parallel.attention_data
+        flags += ["--chunked-prefill-size", str(tokens)]
     return tuple(flags)
 
 
