@@ -229,9 +229,9 @@ def test_traces_of_a_served_engine_outlive_it(desk: Desk) -> None:
 
 
 def test_ctrl_c_keeps_what_was_measured_and_a_rerun_resumes(desk: Desk) -> None:
-    words = ("bench", "mock,mock-slow", "32/8,32/40", "concurrency=2", "num_prompts=8", "reference=mock")
+    words = ("bench", "mock,mock-slow", "32/8,32/80", "concurrency=2", "num_prompts=8", "reference=mock")
     process = desk.start(*words, f"run_id={RESUMED}")
-    record = desk.results / RESUMED / "mock-slow" / "r1" / "text-32-40@c2" / "requests.jsonl"
+    record = desk.results / RESUMED / "mock-slow" / "r1" / "text-32-80@c2" / "requests.jsonl"
     for _ in range(1800):
         if record.exists() and record.stat().st_size > 0:
             break
@@ -249,15 +249,15 @@ def test_ctrl_c_keeps_what_was_measured_and_a_rerun_resumes(desk: Desk) -> None:
     done_before = (desk.results / RESUMED / "mock" / "r1" / "text-32-8@c2" / "trial.json").stat().st_mtime_ns
     again = desk.run("bench", f"run_id={RESUMED}")
     assert again.returncode == 0, again.stderr
-    assert desk.row("mock-slow", "text-32-40@c2").status == "done"
+    assert desk.row("mock-slow", "text-32-80@c2").status == "done"
     untouched = desk.results / RESUMED / "mock" / "r1" / "text-32-8@c2" / "trial.json"
     assert untouched.stat().st_mtime_ns == done_before, "a finished trial was repeated"
     assert "mock text-32-8@c2: warm-up" not in again.stderr
 
 
 def test_an_engine_killed_from_outside_is_a_failed_trial(desk: Desk) -> None:
-    process = desk.start("bench", "mock-slow", "32/40", "concurrency=2", "num_prompts=8", f"run_id={KILLED}")
-    record = desk.results / KILLED / "mock-slow" / "r1" / "text-32-40@c2" / "requests.jsonl"
+    process = desk.start("bench", "mock-slow", "32/80", "concurrency=2", "num_prompts=8", f"run_id={KILLED}")
+    record = desk.results / KILLED / "mock-slow" / "r1" / "text-32-80@c2" / "requests.jsonl"
     for _ in range(1800):
         if record.exists() and record.stat().st_size > 0:
             break
@@ -266,7 +266,7 @@ def test_an_engine_killed_from_outside_is_a_failed_trial(desk: Desk) -> None:
         os.kill(pid, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
-    row = desk.row("mock-slow", "text-32-40@c2")
+    row = desk.row("mock-slow", "text-32-80@c2")
     assert row.status == "failed" and "SIGKILL" in row.reason
     assert row.metrics is not None and row.metrics.completed >= 2
 

