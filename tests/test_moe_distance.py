@@ -40,7 +40,13 @@ def test_a_favoured_expert_is_seen(tmp_path: Path) -> None:
     b = routing_log.read([str(moe_logs.random_log(tmp_path / "b.jsonl", 40, seed=2, favour=1.0))])
     for found in distance.compare(a, b):
         assert found.differs and found.low > found.floor
-        assert found.low <= found.distance <= found.high + 0.02
+        assert found.low <= found.distance <= found.high
+
+
+def test_a_log_does_not_differ_from_itself(tmp_path: Path) -> None:
+    a = routing_log.read([str(moe_logs.random_log(tmp_path / "a.jsonl", 20, seed=1))])
+    for found in distance.compare(a, a):
+        assert (found.distance, found.low) == (0.0, 0.0) and 0.0 < found.high < found.floor
 
 
 def test_the_seed_fixes_the_interval(tmp_path: Path) -> None:

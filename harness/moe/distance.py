@@ -1,7 +1,8 @@
 """How far two routing logs lie apart, layer by layer. Pure, seeded.
 
 Jensen-Shannon distance: sqrt of H((p+q)/2) - (H(p)+H(q))/2, base-2 logs; 0 = same, 1 = disjoint.
-Tokens of one request are alike, so the bootstrap draws whole requests. `floor` is the distance between random
+Tokens of one request are alike, so the bootstrap draws whole requests; drawing again only adds distance, so the
+interval is moved by what the draws lie above the estimate on average. `floor` is the distance between random
 halves of the pooled requests, split in the logs' own proportion: what two logs of one source would show.
 """
 
@@ -41,13 +42,14 @@ def layer_distance(a: RoutingLog, b: RoutingLog, layer: int, phase: str, seed: i
     drawn = [distance(_resample(per_a, random), _resample(per_b, random)) for _ in range(DRAWS)]
     pooled = np.concatenate([per_a, per_b])
     floor = [_split_distance(pooled, len(per_a), random) for _ in range(DRAWS)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    between = distance(per_a.sum(axis=0), per_b.sum(axis=0))
+    low, high = np.percentile(drawn, [2.5, 97.5]) - (np.mean(drawn) - between)
     return RoutingDistance(
         layer=layer,
         phase=phase,
-        distance=distance(per_a.sum(axis=0), per_b.sum(axis=0)),
-        low=float(low),
-        high=float(high),
+        distance=between,
+        low=max(0.0, float(low)),
+        high=min(1.0, float(high)),
         floor=float(np.percentile(floor, 95)),
         num_requests=(len(per_a), len(per_b)),
     )
