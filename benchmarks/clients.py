@@ -1,6 +1,8 @@
 """What clients cost and what they get wrong, all against one server of known timing.
 
-usage: python -m benchmarks.clients [--rounds N] [--foreign-rounds N] [--clients a,b] [--python NAME=FOLDER]
+usage: python -m benchmarks.clients [--rounds N] [--loads a,b] [--clients a,b] [--python NAME=FOLDER]
+       python -m benchmarks.clients --only-round K >> kept.jsonl          one round, its samples only
+       python -m benchmarks.clients --merge kept.jsonl                    the table of all rounds kept
 
 Every round runs every client at every load, one after the other, so that ratios within a round are fair on
 a machine whose speed drifts. The server (C, epoll) is not the bottleneck and says how late it was itself.
@@ -26,7 +28,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from harness import foreign_client
+from harness import foreign_client, store
 from harness.client.window import percentile
 from harness.errors import HarnessError
 from harness.reporting import importers
@@ -43,6 +45,7 @@ class Setting(Noun):
     """One load."""
 
     name: str
+    key: str
     first_us: int
     gap_us: int
     concurrency: int
@@ -54,10 +57,10 @@ class Setting(Noun):
 _PACED = {"first_us": 50_000, "gap_us": 10_000, "num_tokens": 100}
 _NO_DELAY = {"first_us": 0, "gap_us": 0, "num_tokens": 128}
 SETTINGS = (
-    Setting(name="no delay, c64", concurrency=64, num_requests=1000, **_NO_DELAY),
-    Setting(name="no delay, c256", concurrency=256, num_requests=1000, **_NO_DELAY),
-    Setting(name="paced, c256", concurrency=256, num_requests=768, **_PACED),
-    Setting(name="open loop, 20/s", concurrency=64, num_requests=200, rate=20, **_PACED),
+    Setting(name="no delay, c64", key="burst64", concurrency=64, num_requests=1000, **_NO_DELAY),
+    Setting(name="no delay, c256", key="burst256", concurrency=256, num_requests=1000, **_NO_DELAY),
+    Setting(name="paced, c256", key="paced256", concurrency=256, num_requests=768, **_PACED),
+    Setting(name="open loop, 20/s", key="open20", concurrency=64, num_requests=200, rate=20, **_PACED),
 )
 SMALL = 16
 """Requests of the run that shows a foreign client's start-up cost."""
@@ -112,6 +115,7 @@ class Bench:
             num_prompts=num,
             concurrency=None if setting.rate else setting.concurrency,
             request_rate=setting.rate or None,
+            arrival="constant",
         )
         out = Path(tempfile.mkdtemp(dir=self.folder))
         made, file = foreign_client.command(client, job, out)
@@ -319,28 +323,41 @@ def _number(value: float) -> str:
 
 
 def main() -> None:
-    """Run and print; samples go to standard error as they are made."""
+    """Run and print the table; samples go to standard error as they are made."""
     words = _words()
+    if words.merge:
+        print(table([s for path in words.merge for s in store.read_lines(path, Sample)]))
+        return
     places = {name: ROOT / ".engines" / env / "bin" for name, (env, _) in foreign_client.TOOLS.items()}
     places |= {name: Path(folder) for name, _, folder in (p.partition("=") for p in words.python)}
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), places)
-        for number in range(words.rounds):
-            for setting in SETTINGS:
-                for client in words.clients.split(","):
-                    if client == "floor" and setting.rate:
-                        continue
-                    if client in NATIVE or number < words.foreign_rounds:
-                        samples.append(bench.measure(client, setting, number))
-                        print(msgspec.json.encode(samples[-1]).decode(), file=sys.stderr, flush=True)
-    print(table(samples))
+        alone = words.only_round is not None
+        for number in [words.only_round] if alone else range(words.rounds):
+            for client, setting in _pairs(words):
+                samples.append(bench.measure(client, setting, number))
+                line = msgspec.json.encode(samples[-1]).decode()
+                print(line, file=sys.stdout if alone else sys.stderr, flush=True)
+    if not alone:
+        print(table(samples))
+
+
+def _pairs(words: argparse.Namespace) -> Iterator[tuple[str, Setting]]:
+    """What one round consists of."""
+    for setting in SETTINGS:
+        if setting.key in words.loads.split(","):
+            for client in words.clients.split(","):
+                if client != "floor" or not setting.rate:
+                    yield client, setting
 
 
 def _words() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.clients", description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--foreign-rounds", type=int, default=1)
+    parser.add_argument("--only-round", type=int, metavar="K")
+    parser.add_argument("--merge", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--loads", default=",".join(s.key for s in SETTINGS))
     parser.add_argument("--clients", default=",".join((*NATIVE, *foreign_client.TOOLS)))
     parser.add_argument("--python", action="append", default=[], metavar="NAME=FOLDER")
     return parser.parse_args()
