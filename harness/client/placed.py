@@ -157,7 +157,8 @@ def _all_ready(folder: ShareFolder, process: subprocess.Popen[bytes]) -> int:
             raise _gone(folder, process)
         time.sleep(_POLL_S)
     raise MachineError(
-        f"not all client processes were ready within {_START_S:g} s: see the scheduler's queue"
+        f"not all client processes were ready within {_START_S:g} s: see the scheduler's queue",
+        details=_said(folder),
     )
 
 
@@ -196,5 +197,9 @@ def _gone(folder: ShareFolder, process: subprocess.Popen[bytes]) -> MachineError
     return MachineError(
         f"the command of clients= ended with exit code {process.returncode} before its clients did: read its "
         "last lines below",
-        details=(folder.path / "output").read_text("utf-8", "replace")[-_TAIL:],
+        details=_said(folder),
     )
+
+
+def _said(folder: ShareFolder) -> str:
+    return (folder.path / "output").read_text("utf-8", "replace")[-_TAIL:]

@@ -129,8 +129,8 @@ def merge(
 class Part(NamedTuple):
     """Which share of how many."""
 
-    index: int
-    count: int
+    number: int
+    total: int
 
 
 def run_share(job: Job, part: Part, out: Path, gate: Gate, beat: Beat | None = None) -> Result:
@@ -139,8 +139,8 @@ def run_share(job: Job, part: Part, out: Path, gate: Gate, beat: Beat | None = N
     `beat` ties it to a coordinator. Raises InputError for more shares than the concurrency limit or the
     requests can feed.
     """
-    if part.count > (most := num_shares(job.load, job.requests, part.count)):
-        raise InputError(f"{part.count} client processes are too many for this load: start at most {most}")
+    if part.total > (most := num_shares(job.load, job.requests, part.total)):
+        raise InputError(f"{part.total} client processes are too many for this load: start at most {most}")
     mine = share(job.requests, *part)
     encode = msgspec.json.Encoder().encode
     with out.open("wb") as file:
@@ -202,17 +202,17 @@ def placed_share(job: Job, part: Part, folder: ShareFolder) -> None:
     """One share for a coordinator that waits in `folder`. Its errors are its ended file, for that to tell."""
 
     async def gate() -> int:
-        folder.publish("ready", part.index, str(part.count).encode())
+        folder.publish("ready", part.number, str(part.total).encode())
         while not (told := folder.told()):
             await asyncio.sleep(_POLL_S)
         return at(float(told[0]))
 
     try:
-        beat = Beat(folder, part.index)
-        ended: Result | Failure = run_share(job, part, folder.share(part.index), gate, beat)
+        beat = Beat(folder, part.number)
+        ended: Result | Failure = run_share(job, part, folder.share(part.number), gate, beat)
     except HarnessError as error:
         ended = Failure(error=error.message, user_error=isinstance(error, InputError))
-    folder.publish("ended", part.index, msgspec.msgpack.encode(ended))
+    folder.publish("ended", part.number, msgspec.msgpack.encode(ended))
 
 
 def write_job(path: Path, job: Job) -> None:
