@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from harness.errors import LaunchError, MachineError
+from harness.launchers.blot import blotting, secrets_of
 from harness.registry import ROOT
 from harness.schema import Launch
 
@@ -19,12 +20,19 @@ MARK = "SERVING_HARNESS_LAUNCH"
 """Environment variable that every process of a launch inherits: finds children in sessions of their own."""
 
 
+_COPY_S = 5.0
+
+
 class ProcessServer:
     """One engine and all its descendants."""
 
-    def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], mark: str, copier: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self._process = process
         self._mark = mark
+        self._copier = copier
+        """What stands between the engine and its log; it ends when the last of the engine has."""
         self._stopped_by_us = False
 
     @property
@@ -33,8 +41,17 @@ class ProcessServer:
         return self._process.pid
 
     def poll(self) -> int | None:
-        """Exit code, or None while it runs."""
-        return self._process.poll()
+        """Exit code, or None while it runs. Once it has one, the log is whole."""
+        code = self._process.poll()
+        if code is not None:
+            self._copied()
+        return code
+
+    def _copied(self) -> None:
+        if self._copier is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._copier.wait(_COPY_S)
+            self._copier = None
 
     def stop(self, grace_s: float) -> None:
         """SIGTERM to the engine, SIGKILL to whatever is left of it after grace_s."""
@@ -53,6 +70,7 @@ class ProcessServer:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=10)
+        self._copied()
         stuck = survivors(self._mark)
         if stuck:
             raise MachineError(
@@ -102,7 +120,7 @@ def start(launch: Launch, log_path: Path, run_id: str) -> ProcessServer:
     mark = f"{run_id}/{launch.variant}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
     _write_files(launch)
     env = {**os.environ, "PYTHONUNBUFFERED": "1", **launch.env, MARK: mark}
-    with log_path.open("ab") as log:
+    with blotting(log_path, secrets_of(launch)) as (log, copier):
         try:
             process = subprocess.Popen(
                 launch.argv,
@@ -118,7 +136,7 @@ def start(launch: Launch, log_path: Path, run_id: str) -> ProcessServer:
                 f"{launch.variant}: {launch.argv[0]} cannot be started ({error.strerror}); "
                 "check the engine's environment with `just doctor`."
             ) from error
-    return ProcessServer(process, mark)
+    return ProcessServer(process, mark, copier)
 
 
 def _write_files(launch: Launch) -> None:

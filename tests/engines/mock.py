@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
@@ -130,6 +131,15 @@ async def profiled(request: web.Request) -> web.Response:
     return web.Response()
 
 
+@web.middleware
+async def keyed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """401 for whoever does not have the key in MOCK_API_KEY, except for /health."""
+    key = os.environ.get("MOCK_API_KEY")
+    if key and request.path != "/health" and request.headers.get("Authorization") != f"Bearer {key}":
+        return web.json_response({"error": {"message": f"{request.path} needs the key"}}, status=401)
+    return await handler(request)
+
+
 async def healthy(request: web.Request) -> web.Response:
     """GET /health and /v1/models."""
     return web.json_response({"data": [{"id": "mock"}]})
@@ -145,7 +155,9 @@ def main() -> None:
         print("INFO: thinking about it", flush=True)
         time.sleep(600)
     mock = Mock()
-    app = web.Application(client_max_size=2**26)
+    if key := os.environ.get("MOCK_API_KEY"):
+        print(f"started with {sys.argv[1:]} and the key {key}", flush=True)
+    app = web.Application(client_max_size=2**26, middlewares=[keyed])
     app.router.add_post("/v1/completions", mock.complete)
     app.router.add_post("/start_profile", profiled)
     app.router.add_post("/stop_profile", profiled)
