@@ -21,6 +21,7 @@ from typing import Literal
 
 import msgspec
 
+from harness.client.body import authorization
 from harness.errors import HarnessError, InputError, MachineError
 from harness.host import engine_env
 from harness.reporting import importers
@@ -35,6 +36,18 @@ _SGLANG_START = (
     "runpy.run_module('sglang.bench_serving', run_name='__main__', alter_sys=True)\n"
 )
 """SGLang's client imports `datasets` for workloads that are not asked for here."""
+
+
+_AIPERF_START = (
+    "import os, sys; from aiperf.cli import app\n"
+    "sys.argv[:] = ['aiperf', *sys.argv[1:], '--api-key', os.environ.pop('OPENAI_API_KEY')]; sys.exit(app())"
+)
+_GUIDELLM_START = (
+    "import os, sys; from guidellm.__main__ import cli\n"
+    "at = sys.argv.index('--backend') + 1\n"
+    "sys.argv[at] += ',api_key=' + os.environ['OPENAI_API_KEY']; sys.exit(cli())"
+)
+"""These two take a key as an argument only: it is added inside, where no list of processes shows it."""
 
 
 class ForeignJob(Noun):
@@ -55,6 +68,8 @@ class ForeignJob(Noun):
     """Shape of gamma gaps."""
     seed: int = 0
     timeout_s: float = 3600.0
+    api_key_env: str = ""
+    """Name of the variable that holds the server's API key."""
 
 
 def loaded(job: ForeignJob, load: Load) -> ForeignJob:
@@ -127,7 +142,8 @@ def _aiperf(job: ForeignJob, out: Path) -> Command:
         --random-seed {job.seed} --ui none""".split()
     folder = out / "aiperf"
     file = folder / "profile_export_aiperf.json"
-    return ["aiperf", *words, *load, "--tokenizer", job.tokenizer, "--artifact-dir", str(folder)], file
+    start = ["python", "-c", _AIPERF_START] if job.api_key_env else ["aiperf"]
+    return [*start, *words, *load, "--tokenizer", job.tokenizer, "--artifact-dir", str(folder)], file
 
 
 def _guidellm(job: ForeignJob, out: Path) -> Command:
@@ -137,7 +153,8 @@ def _guidellm(job: ForeignJob, out: Path) -> Command:
     rate = f"kind={job.arrival},rate={job.request_rate}{limit}"
     profile = rate if job.request_rate else f"kind=concurrent,streams={job.concurrency or 1}"
     file = out / "guidellm.json"
-    words = ["guidellm", "run", "--profile", profile, "--disable-console"]
+    start = ["python", "-c", _GUIDELLM_START] if job.api_key_env else ["guidellm"]
+    words = [*start, "run", "--profile", profile, "--disable-console"]
     words += [
         "--backend",
         f"kind=openai_http,target={job.base_url},model={job.model},request_format=/v1/completions",
@@ -191,7 +208,8 @@ def run(tool: str, job: ForeignJob, bin_folder: Path, log: Path) -> Imported:
     with tempfile.TemporaryDirectory(prefix=f"harness-{tool}-") as folder:
         words, file = command(tool, job, Path(folder))
         try:
-            call(tool, [str(bin_folder / words[0]), *words[1:]], Path(folder), job.timeout_s)
+            argv = [str(bin_folder / words[0]), *words[1:]]
+            call(tool, argv, Path(folder), job.timeout_s, job.api_key_env)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(Path(folder) / f"{tool}.log", log)
@@ -200,10 +218,10 @@ def run(tool: str, job: ForeignJob, bin_folder: Path, log: Path) -> Imported:
         return importers.read(file)[0]
 
 
-def call(tool: str, argv: list[str], out: Path, timeout_s: float) -> None:
+def call(tool: str, argv: list[str], out: Path, timeout_s: float, api_key_env: str = "") -> None:
     """Run a command in `out`, its output in <tool>.log. Raises MachineError with the log's tail.
 
-    Whatever ends the call ends the tool and all processes it started.
+    Whatever ends the call ends the tool and all processes it started. The API key is not left in the log.
     """
     log = out / f"{tool}.log"
     with log.open("wb") as file:
@@ -213,7 +231,7 @@ def call(tool: str, argv: list[str], out: Path, timeout_s: float) -> None:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            env=environment(tool),
+            env=environment(tool, api_key_env),
             start_new_session=True,
         )
         try:
@@ -224,15 +242,28 @@ def call(tool: str, argv: list[str], out: Path, timeout_s: float) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            _blot(log, api_key_env)
     if status:
         tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:])
         raise MachineError(f"{tool} ended with exit code {status}: see {log.name}", details=tail)
 
 
-def environment(tool: str) -> dict[str, str]:
-    """Environment of a foreign client: no usage statistics, no compilation, no look at a model hub."""
+def _blot(log: Path, api_key_env: str) -> None:
+    if key := os.environ.get(api_key_env, ""):
+        log.write_bytes(log.read_bytes().replace(key.encode(), b"***"))
+
+
+def environment(tool: str, api_key_env: str = "") -> dict[str, str]:
+    """Environment of a foreign client: no usage statistics, no compilation, no look at a model hub.
+
+    The API key is where all of them look for one; without `api_key_env` the caller's own is kept from them.
+    Raises InputError when that variable holds none.
+    """
+    authorization(api_key_env)
+    inherited = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    key = {"OPENAI_API_KEY": os.environ[api_key_env]} if api_key_env else {}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     # aiperf takes a local tokenizer folder for a hub name when it is told to stay offline.
     # Most tasks of lm-evaluation-harness fetch their data.
     offline = {} if tool in ("aiperf", "lm-eval") else {"HF_HUB_OFFLINE": "1"}
-    return {**os.environ, **quiet, **offline, "TORCHDYNAMO_DISABLE": "1"}
+    return {**inherited, **key, **quiet, **offline, "TORCHDYNAMO_DISABLE": "1"}

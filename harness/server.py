@@ -194,10 +194,20 @@ def _completes(launch: Launch) -> bool:
             return False
         body = {"model": launch.served_model_name, "prompt": "1 + 1 =", "max_tokens": 2, "temperature": 0}
         answer = requests.post(base + "/v1/completions", json=body, headers=key, timeout=600)
+        if answer.status_code in (401, 403):
+            raise _locked(launch, answer.status_code)
         said = answer.json() if answer.status_code == 200 else None
     except requests.RequestException:
         return False
     return isinstance(said, dict) and bool(said.get("choices"))
+
+
+def _locked(launch: Launch, status: int) -> LaunchError:
+    """An engine that answers only whoever has its key."""
+    name = launch.api_key_env
+    what = f"does not take the API key in {name}: correct it" if name else "asks for an API key"
+    advice = "" if name else ": export it in a variable and give api_key_env=NAME_OF_THAT_VARIABLE"
+    return LaunchError(f"{launch.variant} at {launch.base_url} {what}{advice} (HTTP {status}).")
 
 
 def failure(launch: Launch, log_path: Path, what: str) -> tuple[str, str]:

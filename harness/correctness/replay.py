@@ -8,10 +8,13 @@ from typing import Any
 
 import requests
 
+from harness.client.body import authorization
 from harness.correctness.scoring_dialects import Dialect, dialect_of
 from harness.errors import AttestationError
 from harness.schema import Noun, Score
 
+CONCURRENCY = 4
+"""Requests in flight at a reference that does not say how many it likes."""
 MAX_TOP = 20
 """Alternatives per token that every engine grants without being started for more."""
 
@@ -37,8 +40,10 @@ class ReplayOptions(Noun):
     reference: str = ""
     """Name written into every Score: the reference variant."""
     top_k: int = 1
-    concurrency: int = 4
+    concurrency: int = CONCURRENCY
     timeout_s: float = 600.0
+    api_key_env: str = ""
+    """Name of the variable that holds the reference's API key."""
 
 
 _DEFAULTS = ReplayOptions()
@@ -127,7 +132,10 @@ class _Asker:
         """The parsed answer, or a sentence about the error it answered with."""
         top_k = max([self.options.top_k, *(min(len(row), MAX_TOP) for row in sample.emitted_top)])
         path, body = self.dialect.scoring(sample.prompt_token_ids, sample.output_token_ids, self.model, top_k)
-        with requests.post(self.base_url + path, json=body, timeout=self.options.timeout_s) as answer:
+        key = authorization(self.options.api_key_env)
+        with requests.post(
+            self.base_url + path, json=body, headers=key, timeout=self.options.timeout_s
+        ) as answer:
             if answer.status_code != 200:
                 return f"reference answered HTTP {answer.status_code}: {answer.text[:300]}"
             try:

@@ -39,6 +39,8 @@ class TaskJob(Noun):
     concurrency: int = 1
     limit: int = 0
     """First items of each task only; 0 = all."""
+    api_key_env: str = ""
+    """Name of the variable that holds the endpoint's API key."""
 
 
 def named(recipe: Recipe) -> tuple[str, ...]:
@@ -92,6 +94,7 @@ def job_of(bench: Bench, running: Running) -> TaskJob:
         tokenizer=str(Path(weights).absolute()) if has_tokenizer else "",
         concurrency=max(levels, default=1),
         limit=bench.recipe.options.task_limit,
+        api_key_env=running.launch.api_key_env,
     )
 
 
@@ -118,7 +121,7 @@ def run(job: TaskJob, python: Path, folder: Path) -> tuple[Path, ...]:
     """Ask the tasks; the sample files, moved to `folder`. Raises MachineError with the tool's last words."""
     with tempfile.TemporaryDirectory(prefix="harness-tasks-") as place:
         out = Path(place)
-        foreign_client.call(ENVIRONMENT, [str(python), *command(job, out)], out, _TIMEOUT_S)
+        foreign_client.call(ENVIRONMENT, [str(python), *command(job, out)], out, _TIMEOUT_S, job.api_key_env)
         found = sorted(out.glob("**/samples_*.jsonl"))
         if not found:
             raise MachineError("lm-evaluation-harness ended without a sample file; its tasks have no items")
