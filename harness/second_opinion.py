@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from harness import foreign_client, registry, store
 from harness.errors import HarnessError, InputError, MachineError
 from harness.foreign_client import TOOLS, ForeignJob
@@ -36,14 +38,18 @@ def prepare(recipe: Recipe, progress: Progress) -> None:
 
 
 def ask(bench: Bench, trial: Trial, running: Running) -> None:
-    """Run every tool of the recipe that has not spoken yet; once per scenario, in the first restart."""
+    """Run every tool of the recipe that has not spoken of this trial yet.
+
+    In every restart, as our own trials: one figure alone would not tell a difference from noise. A tool that
+    could not say anything in an earlier restart is not asked again.
+    """
     result = bench.result_of(trial)
-    if bench.restart > 1 or not result or result.status != "done":
+    if not result or result.status != "done":
         return
     folder = store.trial_folder(bench.run, trial)
     for tool in foreign_client.names(bench.recipe.options.client):
         path = folder / "opinions" / f"{tool}.json"
-        if path.exists() or running.dead():
+        if path.exists() or running.dead() or _failed_before(bench, trial, tool):
             continue
         bench.progress.stage(f"{trial.variant} {trial.scenario}: {tool} measures the same server")
         path.parent.mkdir(exist_ok=True)
@@ -54,6 +60,12 @@ def ask(bench: Bench, trial: Trial, running: Running) -> None:
             opinion = Opinion(client=tool, problem=". ".join((error.message, *cause)))
             bench.progress.note(f"{trial.variant} {trial.scenario}: {error.message}; our own trial stands")
         store.write(path, opinion)
+
+
+def _failed_before(bench: Bench, trial: Trial, tool: str) -> bool:
+    earlier = (msgspec.structs.replace(trial, restart=number) for number in range(1, bench.restart))
+    paths = (store.trial_folder(bench.run, one) / "opinions" / f"{tool}.json" for one in earlier)
+    return any(store.read(path, Opinion).problem for path in paths if path.exists())
 
 
 def _measured(tool: str, bench: Bench, trial: Trial, running: Running) -> Imported:
@@ -80,6 +92,7 @@ def job_of(bench: Bench, trial: Trial, running: Running) -> ForeignJob:
         output_len=max(1, round(ours.total_output_tokens / ours.completed)),
         num_prompts=ours.completed + ours.failed,
         seed=trial.workload.seed,
+        api_key_env=running.launch.api_key_env,
         timeout_s=max(_LEAST_TIMEOUT_S, _SLOWER * (result.duration_s if result else 0.0)),
     )
     return foreign_client.loaded(job, result.trial.load if result else trial.load)

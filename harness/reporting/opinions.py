@@ -6,6 +6,7 @@ A second opinion is shown, not merged: it enters no row, no rank and no contrast
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from harness.schema import Distribution, Metrics, Opinion, SecondOpinion, Trial
 
@@ -18,10 +19,11 @@ FIGURES: dict[str, tuple[Callable[[Metrics], float | None], str]] = {
     "E2EL p50 ms": (lambda m: _ms(m.e2el_s, "p50"), "{:.4g}"),
 }
 """Figure -> (its value of one result, how it is written)."""
-HEADERS = ("variant", "scenario", "client", "requests", "failed", *FIGURES, "remarks")
+HEADERS = ("variant", "scenario", "restart", "client", "requests", "failed", *FIGURES, "remarks")
 ABOUT = (
     "Other tools on the same server after our own trial, at the same load, with prompts of their own of our "
-    "mean lengths; percent: their figure against ours. Never merged with ours, never ranked."
+    "mean lengths; percent: their figure against ours. Over several restarts: median difference (least .. "
+    "most). Never merged with ours, never ranked."
 )
 
 
@@ -58,20 +60,50 @@ def differences(ours: Metrics, theirs: Metrics) -> dict[str, float]:
 
 
 def rows(opinions: Sequence[SecondOpinion]) -> list[tuple[str, ...]]:
-    """Cells under HEADERS: our line, then a line of each tool."""
+    """Cells under HEADERS: our line, then a line of each tool; after several restarts a line over all."""
     lines: list[tuple[str, ...]] = []
     before: tuple[str, str, int] | None = None
-    for one in opinions:
-        trial = (one.variant, one.scenario, one.restart)
-        if one.ours and trial != before:
-            lines.append(_cells(one, "ours", one.ours))
-        before = trial
-        lines.append(_cells(one, f"{one.client} {one.tool_version}".strip(), one.theirs))
+    for scenario in _parted(opinions, lambda one: (one.variant, one.scenario)):
+        for one in scenario:
+            trial = (one.variant, one.scenario, one.restart)
+            if one.ours and trial != before:
+                lines.append(_cells(one, "ours", one.ours))
+            before = trial
+            lines.append(_cells(one, f"{one.client} {one.tool_version}".strip(), one.theirs))
+        for told in _parted(scenario, lambda one: one.client):
+            if spread := _spread(told):
+                cells = (spread.get(name, "-") for name in FIGURES)
+                named = (told[0].variant, told[0].scenario, f"all {len(_spoken(told))}", told[0].client)
+                lines.append((*named, "-", "-", *cells, ""))
     return lines
 
 
+def _parted(
+    opinions: Sequence[SecondOpinion], key: Callable[[SecondOpinion], object]
+) -> list[list[SecondOpinion]]:
+    """The opinions of each key, keys in order of their first appearance."""
+    parts: dict[object, list[SecondOpinion]] = {}
+    for one in opinions:
+        parts.setdefault(key(one), []).append(one)
+    return list(parts.values())
+
+
+def _spoken(told: Sequence[SecondOpinion]) -> list[SecondOpinion]:
+    return [one for one in told if one.theirs is not None]
+
+
+def _spread(told: Sequence[SecondOpinion]) -> dict[str, str]:
+    """Figure -> median difference of one tool over its restarts, with the range; {} for a single one."""
+    spoken, found = _spoken(told), {}
+    for name in FIGURES if len(spoken) > 1 else ():
+        differing = [one.differences[name] for one in spoken if name in one.differences]
+        if differing:
+            found[name] = f"{median(differing):+.1f} % ({min(differing):+.1f} .. {max(differing):+.1f})"
+    return found
+
+
 def _cells(one: SecondOpinion, who: str, found: Metrics | None) -> tuple[str, ...]:
-    named = (one.variant, one.scenario, who)
+    named = (one.variant, one.scenario, str(one.restart), who)
     if found is None:
         return (*named, *["-"] * (2 + len(FIGURES)), one.problem)
     is_ours = found is one.ours
@@ -90,17 +122,22 @@ def _figure(one: SecondOpinion, name: str, found: Metrics, is_ours: bool) -> str
 
 
 def lines(opinions: Sequence[SecondOpinion]) -> list[str]:
-    """One line per opinion for a terminal."""
-    said = []
-    for one in opinions:
-        name = f"{one.variant} at {one.scenario}: second opinion of {one.client} {one.tool_version}".rstrip()
-        if one.theirs is None:
-            said.append(f"{name} is missing: {one.problem}")
-            continue
-        figures = [
-            f"{figure} {_figure(one, figure, one.theirs, False)}"
-            for figure, (value, _) in FIGURES.items()
-            if value(one.theirs) is not None
-        ]
-        said.append(f"{name}: {', '.join(figures)}")
-    return said
+    """One line per variant, scenario and tool for a terminal."""
+    return [_line(told) for told in _parted(opinions, lambda o: (o.variant, o.scenario, o.client))]
+
+
+def _line(told: Sequence[SecondOpinion]) -> str:
+    first = (_spoken(told) or told)[0]
+    name = f"{first.variant} at {first.scenario}: second opinion of {first.client} {first.tool_version}"
+    name = name.rstrip()
+    if first.theirs is None:
+        return f"{name} is missing: {first.problem}"
+    if spread := _spread(told):
+        figures = ", ".join(f"{figure} {difference}" for figure, difference in spread.items())
+        return f"{name}, {len(_spoken(told))} restarts, against ours: {figures}"
+    figures = ", ".join(
+        f"{figure} {_figure(first, figure, first.theirs, False)}"
+        for figure, (value, _) in FIGURES.items()
+        if value(first.theirs) is not None
+    )
+    return f"{name}: {figures}"
