@@ -62,7 +62,8 @@ def fetch_weights(model: Model) -> str:
     if not model.hf_id:
         return f"`{model.made_by}` makes them" if model.made_by else "put them where models/models.toml says"
     revision = f" --revision {model.revision}" if model.revision else ""
-    return f"`.venv/bin/hf download {model.hf_id}{revision}` fetches them, or set HF_HOME to a cache that has them"
+    fetch = f".venv/bin/hf download {model.hf_id}{revision}"
+    return f"`{fetch}` fetches them, or set HF_HOME to a cache that has them"
 
 
 def by_hand(launch: Launch) -> str:

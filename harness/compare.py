@@ -116,8 +116,7 @@ def without_records(run: Path) -> Comparison | None:
 
 def _ordered(groups: Iterable[tuple[str, str]], recipe: Recipe) -> list[tuple[str, str]]:
     """By scenario as the recipe lists them, then by variant as the recipe lists them."""
-    labels = [f"{w.label}@{load.label}" for w in recipe.workloads for load in recipe.loads]
-    rank = {label: i for i, label in enumerate(labels)}
+    rank = {name: i for i, name in enumerate(recipe.scenarios)}
     order = {name: i for i, name in enumerate(recipe.variants)}
     return sorted(groups, key=lambda k: (rank.get(k[1], len(rank)), order.get(k[0], len(order)), k))
 

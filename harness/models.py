@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from harness.command import fetch_weights
 from harness.errors import ModelError
 from harness.registry import ROOT, convert, lookup, read_toml
 from harness.schema import Model, MoeFacts
@@ -173,10 +174,7 @@ def check_weights(model: Model) -> None:
     """
     folder = Path(model.path)
     if not model.path:
-        raise ModelError(
-            f"The weights of {model.alias} are not on this machine; download {model.hf_id or model.alias} "
-            f"or set HF_HOME to the cache that holds them."
-        )
+        raise ModelError(f"The weights of {model.alias} are not on this machine; {fetch_weights(model)}.")
     read_config(folder)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{folder} has a config.json but no tokenizer; add the checkpoint's tokenizer.json.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ from harness.schema import (
     Trial,
     Variant,
     WorkloadSpec,
+    scenario,
 )
 
 _PLAN_PORT = 8000
@@ -125,17 +126,9 @@ def plan(recipe: Recipe, machine: Machine) -> tuple[Planned, ...]:
     return tuple(_planned(registry.variant(name), recipe, machine) for name in recipe.variants)
 
 
-def _offered(recipe: Recipe) -> Iterator[tuple[WorkloadSpec, Load]]:
-    """Each workload at each load that it is for."""
-    for workload in recipe.workloads:
-        for load in recipe.loads:
-            if not workload.loads or load.label in workload.loads:
-                yield workload, load
-
-
 def _refuse_twins(recipe: Recipe) -> None:
     """Two trials of one name would share a folder: the second would count as done."""
-    scenarios = [f"{w.label}@{load.label}" for w, load in _offered(recipe)]
+    scenarios = recipe.scenarios
     named = [name for name in scenarios if not re.fullmatch(r"[\w.@+-]+", name)]
     if named:
         raise InputError(
@@ -184,7 +177,7 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     )
     skip = "" if launcher == "attach" else feasible.feasible(variant, machine, model, launcher)
     trials = tuple(
-        PlannedTrial(workload=w, load=load, skip=_too_long(variant, model, w)) for w, load in _offered(recipe)
+        PlannedTrial(workload=w, load=load, skip=_too_long(variant, model, w)) for w, load in recipe.offered
     )
     planned = Planned(
         variant=variant,
@@ -212,7 +205,7 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherNam
         host="127.0.0.1",
         port=_PLAN_PORT,
         python=recipe.python or (environment if variant.environment and not contained else "python3"),
-        extra_args=recipe.args,
+        extra_args=tuple(map(_own, recipe.args)),
         extra_env={k: _own(v) for k, v in recipe.env.items()},
         url=recipe.url,
         root=container.REPOSITORY if contained else ".",
@@ -220,8 +213,8 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherNam
 
 
 def _own(value: str) -> str:
-    """A stored recipe names secrets as ${NAME}: the value is the caller's own."""
-    return os.path.expandvars(value) if value.startswith("${") else value
+    """Recipes name secrets as ${NAME}: the value is the caller's own."""
+    return os.path.expandvars(value) if "${" in value else value
 
 
 def relative(path: str) -> str:
@@ -250,7 +243,12 @@ def render(variant: Variant, deployment: Deployment) -> Launch:
         launch = msgspec.structs.replace(launch, revision=deployment.model.loaded_revision)
     if deployment.launcher != "docker":
         return launch
-    return container.contained(launch, variant, deployment.model, str(registry.ROOT))
+    contained = container.contained(launch, variant, deployment.model, str(registry.ROOT))
+    if deployment.model.path or not deployment.model.hf_id:
+        return contained
+    # Weights that are fetched at the first start outlive the container.
+    mounts = {**contained.mounts, str(models.hub_cache()): f"{container.HOME}/.cache/huggingface/hub:rw"}
+    return msgspec.structs.replace(contained, mounts=mounts)
 
 
 def keeping_traces(planned: Planned, folder: Path) -> Planned:
@@ -314,7 +312,7 @@ def _text(planned: Planned) -> str:
     lines += [f"# warning: {w}" for w in planned.warnings]
     if planned.one_scenario_per_launch and len(planned.trials) > 1:
         lines.append("# started anew for every scenario: no endpoint empties its prefix cache")
-    lines += [f"# skips {t.workload.label}@{t.load.label}: {t.skip}" for t in planned.trials if t.skip]
+    lines += [f"# skips {scenario(t.workload, t.load)}: {t.skip}" for t in planned.trials if t.skip]
     # The command of a container writes its files itself.
     files = planned.launch.files if planned.launch.launcher != "docker" else {}
     for path, content in files.items():

@@ -56,6 +56,8 @@ class Model(Noun):
     """First of config.json's architectures, e.g. DeepseekV3ForCausalLM; "" when not known."""
     tied_embeddings: bool = False
     """The output layer shares the embedding's weights."""
+    made_by: str = ""
+    """Command that makes weights which nobody publishes, from the repository's root."""
 
 
 class Parallel(Noun):
@@ -432,6 +434,11 @@ class Options(Noun, omit_defaults=True):
     """Client processes."""
 
 
+def scenario(workload: WorkloadSpec, load: Load) -> str:
+    """What is done, whoever does it: the folder's and the row's name."""
+    return f"{workload.label}@{load.label}"
+
+
 class Recipe(Noun):
     """One question. A recipes/*.toml file, or what the command line amounts to."""
 
@@ -467,6 +474,21 @@ class Recipe(Noun):
     """Requests per trial replayed through the reference."""
     options: Options = Options()
 
+    @property
+    def offered(self) -> tuple[tuple[WorkloadSpec, Load], ...]:
+        """Each workload at each load that it is for, in the recipe's order."""
+        return tuple(
+            (workload, load)
+            for workload in self.workloads
+            for load in self.loads
+            if not workload.loads or load.label in workload.loads
+        )
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(scenario(*one) for one in self.offered)
+
 
 class Trial(Noun):
     """One variant at one load, in one server life (restart)."""
@@ -479,7 +501,7 @@ class Trial(Noun):
     @property
     def scenario(self) -> str:
         """workload@load: what is compared between variants."""
-        return f"{self.workload.label}@{self.load.label}"
+        return scenario(self.workload, self.load)
 
 
 class TrialResult(Noun):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.command import fetch_weights
 from harness.launchers.docker_engine import how_to_get
 from harness.schema import Machine, Model, Variant
 
@@ -105,4 +106,4 @@ def _package(variant: Variant) -> str:
 def _weights(model: Model) -> str:
     if model.path:
         return ""
-    return f"the weights of {model.alias} are not on this machine (download {model.hf_id or model.alias})"
+    return f"the weights of {model.alias} are not on this machine; {fetch_weights(model)}"
