@@ -1,9 +1,9 @@
 """How far two routing logs lie apart, layer by layer. Pure, seeded.
 
 Jensen-Shannon distance: sqrt of H((p+q)/2) - (H(p)+H(q))/2, base-2 logs; 0 = same, 1 = disjoint.
-Tokens of one request are alike, so the bootstrap draws whole requests. Drawing again only adds distance, so the
-interval is moved down by the draws' mean excess over the estimate. `floor` is the distance between random halves
-of the pooled requests, split in the logs' own proportion: what two logs of one source would show.
+Tokens of one request are alike, so the bootstrap draws whole requests. Drawing again only adds distance, so
+the interval is moved down by the draws' mean excess over the estimate. `floor` is the distance between random
+halves of the pooled requests, split in the logs' own proportion: what two logs of one source would show.
 """
 
 from __future__ import annotations
