@@ -5,7 +5,9 @@ from __future__ import annotations
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
-SCORING = "prompt_logprobs"
+SCORING = "prompt_logprobs_from"
+SCORES_AT_ONCE = 1
+"""It has one request in hand at a time, and need not read a prompt again that came just before."""
 
 KEEPS_NOTHING = True
 """engines/transformers_server.py has no prefix cache."""

@@ -6,6 +6,7 @@ Runs inside the engine's own environment (torch, transformers); the harness neve
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,9 @@ class Oracle:
     """The model and its tokenizer."""
 
     def __init__(self, path: str, dtype: str, device: str) -> None:
+        if device == "cpu" and dtype == "float32":
+            # oneDNN builds a kernel for every new shape, and an expert's number of tokens is new each time.
+            torch.backends.mkldnn.enabled = False
         self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
         # On GPUs the grouped expert kernel is bf16 only; the plain loop over experts takes any dtype.
         experts = {"experts_implementation": "eager"} if device != "cpu" else {}
@@ -55,16 +59,34 @@ class Oracle:
         self._scored: tuple[list[int], Any] = ([], None)
 
     @torch.inference_mode()
-    def score(self, ids: Sequence[int], num_best: int) -> list[Top]:
-        """The view of positions 1 .. len(ids)-1, each given the true ids before it."""
+    def score(self, ids: Sequence[int], num_best: int, first: int = 1) -> list[Top]:
+        """The view of positions first .. len(ids)-1, each given the true ids before it; `first` >= 1.
+
+        What stands before them is not read again where it began the last ids, as a prompt that several
+        outputs followed does.
+        """
         found: list[Top] = []
-        past = None
-        for hidden, reached in self._read(ids[:-1]):
-            targets = torch.tensor(ids[len(found) + 1 :][: len(hidden)], device=self.device)
-            found += _tops(self._logprobs(hidden), targets, num_best)
+        num_read, past = self._known(ids[: first - 1])
+        for hidden, reached in self._read(ids[num_read:-1], past):
+            asked = hidden[max(first - 1 - num_read, 0) :]
+            num_read += len(hidden)
             past = reached
+            targets = torch.tensor(ids[num_read + 1 - len(asked) : num_read + 1], device=self.device)
+            found += _tops(self._logprobs(asked), targets, num_best) if len(asked) else []
         self._scored = (list(ids), past)
         return found
+
+    def _known(self, ids: Sequence[int]) -> tuple[int, Any]:
+        """(how many of `ids` the last score() has read, its cache cut to them); the cache is taken."""
+        (scored, past), self._scored = self._scored, ([], None)
+        num = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, scored[:-1], strict=False)))
+        if past is None or not num:
+            return 0, None
+        if past.get_seq_length() > num:
+            if not all(type(layer).__name__ == "DynamicLayer" for layer in past.layers):
+                return 0, None  # a window or a running state cannot be cut back
+            past.crop(num)
+        return num, past
 
     @torch.inference_mode()
     def generate(
@@ -75,11 +97,12 @@ class Oracle:
         Behind score() of the same ids, what that has read is not read again.
         """
         generator = torch.Generator().manual_seed(sampling.seed)
-        (scored, past), self._scored = self._scored, ([], None)
-        if past is not None and scored == list(ids) and not self.routes.on:  # routes are of every position
-            ids = ids[-1:]
+        whole, past = list(ids), None
+        if self._scored[0] == whole and not self.routes.on:  # routes are of every position
+            num_read, past = self._known(whole[:-1])
+            self._scored, ids = (whole, past), whole[num_read:]
         else:
-            past = None
+            self._scored = ([], None)
         number = 0
         while True:
             for hidden, reached in self._read(ids, past):
@@ -92,7 +115,8 @@ class Oracle:
 
     def _read(self, ids: Sequence[int], past: Any = None) -> Iterator[tuple[torch.Tensor, Any]]:
         """(hidden states [positions, width], cache so far) of `ids` behind `past`, piece by piece."""
-        size = max(_SCORES_AT_ONCE // max(len(ids), 1), 1)
+        length = len(ids) + (past.get_seq_length() if past is not None else 0)
+        size = max(_SCORES_AT_ONCE // max(length, 1), 1)
         for first in range(0, len(ids), size):
             batch = self._batch(ids[first : first + size])
             out = self.model.model(input_ids=batch, past_key_values=past, use_cache=True)

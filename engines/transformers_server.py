@@ -46,6 +46,7 @@ class Question(msgspec.Struct, forbid_unknown_fields=True):
     logprobs: int | bool | None = None
     top_logprobs: int = 0
     prompt_logprobs: int | None = None
+    prompt_logprobs_from: int = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
@@ -90,6 +91,8 @@ def check(question: Question) -> None:
     """Raises BadRequest for values no engine should accept."""
     if question.n != 1:
         raise BadRequest("n must be 1")
+    if question.prompt_logprobs_from < 1:
+        raise BadRequest("prompt_logprobs_from must be 1 or more: nothing stands before the first token")
     if question.max_tokens < 0 or question.temperature < 0 or not 0 < question.top_p <= 1:
         raise BadRequest("max_tokens >= 0, temperature >= 0 and 0 < top_p <= 1 are required")
 
@@ -174,11 +177,12 @@ def _chat_logprob(top: Top, text: Callable[[int], str]) -> dict[str, Any]:
     return {"token": text(top.token_id), "logprob": top.logprob, "top_logprobs": best}
 
 
-def prompt_logprobs(service: Service, ids: list[int], num_best: int) -> list[dict[str, Any] | None]:
-    """vLLM's shape: per position {token id: {logprob, rank, decoded_token}}, null for the first."""
-    text = service.oracle.text
-    rows: list[dict[str, Any] | None] = [None]
-    for top in service.oracle.score(ids, num_best):
+def prompt_logprobs(service: Service, ids: list[int], question: Question) -> list[dict[str, Any] | None]:
+    """vLLM's shape: per position {token id: {logprob, rank, decoded_token}}, null before those asked for."""
+    text, num_best = service.oracle.text, question.prompt_logprobs or 0
+    first = min(question.prompt_logprobs_from, len(ids))
+    rows: list[dict[str, Any] | None] = [None] * first
+    for top in service.oracle.score(ids, num_best, first):
         row = {
             str(i): {"logprob": value, "rank": rank, "decoded_token": text(i)}
             for rank, (i, value) in enumerate(top.best[:num_best], start=1)
@@ -259,7 +263,7 @@ class Handler(BaseHTTPRequestHandler):
         question = answer.question
         before = None
         if question.prompt_logprobs is not None:
-            before = prompt_logprobs(self.service, answer.ids, question.prompt_logprobs)
+            before = prompt_logprobs(self.service, answer.ids, question)
         text = "".join(piece for piece, _ in answer.pieces())
         choice = _said(question, text, answer.finish_reason, whole=True)
         choice["logprobs"] = answer.logprobs(answer.tops)

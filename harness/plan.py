@@ -32,6 +32,8 @@ from harness.schema import (
 )
 
 _PLAN_PORT = 8000
+ORACLE = "transformers"
+"""The engine whose variants are references before anything else."""
 
 
 class PlannedTrial(Noun):
@@ -111,10 +113,11 @@ def select(names: str, machine: Machine, model: str = "") -> tuple[str, ...]:
         if variant.in_bench_all and variant.accelerator == machine.accelerator:
             known = models.resolve(model or variant.model)
             if not feasible.feasible(variant, machine, known):
-                chosen.append(variant.name)
+                chosen.append(variant)
     if not chosen:
         raise InputError("No variant can run on this machine; `just doctor` says why for each.")
-    return tuple(chosen)
+    # Last, so that everybody's output is there to be replayed while its server still runs.
+    return tuple(v.name for v in sorted(chosen, key=lambda v: v.engine == ORACLE))
 
 
 def plan(recipe: Recipe, machine: Machine) -> tuple[Planned, ...]:
@@ -153,7 +156,7 @@ def reference(recipe: Recipe, machine: Machine) -> Planned | None:
 
 def _default_reference(recipe: Recipe, machine: Machine) -> str:
     """The fp32 oracle where it can run, else the first variant without expert parallelism."""
-    oracles = [v for v in registry.variants().values() if v.engine == "transformers"]
+    oracles = [v for v in registry.variants().values() if v.engine == ORACLE]
     for variant in oracles:
         known = models.resolve(recipe.model or _model_of(recipe) or variant.model)
         if variant.accelerator == machine.accelerator and not feasible.feasible(variant, machine, known):

@@ -49,7 +49,7 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
             check_client(recipe, run, progress)
             begun = time.monotonic()
             for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
-                visit(Bench(recipe=recipe, run=run, planned=chosen, restart=restart, progress=progress))
+                visit(Bench(recipe, run, chosen, restart, progress, oracle))
             verification.replay_run(run, oracle, progress)
             progress.stage("packing the records")
             store.pack(run)
@@ -183,6 +183,7 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
             layer = bench.recipe.options.moe_log
             with visit_recorder.recording(chosen.launch, running.launch.base_url, layer, folder):
                 left = serve_trials(bench, pending, running)
+            verification.replay_through(bench.run, bench.oracle, running, bench.progress)
             if traced := traces.record(bench, pending[0], running, trace_folder):
                 bench.progress.note(traced)
         if told := routing.told(folder):

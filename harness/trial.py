@@ -50,6 +50,8 @@ class Bench:
     planned: Planned
     restart: int
     progress: Progress
+    oracle: Planned | None = None
+    """The reference that scores everybody's output."""
 
     @property
     def own_server(self) -> bool:

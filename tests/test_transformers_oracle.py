@@ -32,10 +32,21 @@ generated = [tuple(next(fresh)) for _ in range(8)]
 whole, routed = view(), routes()
 oracle._SCORES_AT_ONCE = 37 * len(ids)
 pieces, rerouted = view(), routes()
+oracle._SCORES_AT_ONCE = 2**26
+other = ids[:-40] + ids[-80:-40]
+model.score(ids, 2)
+behind = [tuple(t) for t in model.score(other, 2, len(ids) - 40)]
+num_known = model._known(other[:-50])[0]
+model.score(ids[:3], 2)
+afresh = [tuple(t) for t in model.score(other, 2)][-40:]
+repeats = [next(model.generate(other, oracle.Sampling(), 8, 2)).token_id for _ in range(2)]
 print(json.dumps({"tokens": len(ids), "scored": len(whole) - 8,
     "same": [a[0] == b[0] and a[2] == b[2] for a, b in zip(whole, pieces)],
     "routed": len(routed), "rerouted": routed == rerouted,
     "continued": [t[0] for t in generated] == [t[0] for t in whole[-8:]],
+    "known": num_known == len(other) - 50,
+    "behind": [a[0] == b[0] and a[2] == b[2] for a, b in zip(behind, afresh)],
+    "behind_apart": max(abs(a[1] - b[1]) for a, b in zip(behind, afresh)), "repeats": repeats,
     "apart": max(abs(a[1] - b[1]) for a, b in zip(whole, pieces))}))
 """
 
@@ -54,4 +65,6 @@ def test_a_prompt_read_in_pieces_is_the_same_prompt() -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["tokens"] > 3 * 37 and found["scored"] == found["tokens"] - 1
     assert found["routed"] == found["tokens"] and found["rerouted"]
+    assert found["known"] and len(found["behind"]) == 40 and all(found["behind"])
+    assert found["behind_apart"] < 1e-4 and len(set(found["repeats"])) == 1
     assert found["continued"] and all(found["same"]) and found["apart"] < 1e-4

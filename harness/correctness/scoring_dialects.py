@@ -1,8 +1,8 @@
 """How a reference engine is asked for teacher-forced logprobs: one pair of pure functions per HTTP dialect.
 
-An engine file chooses with a constant, `SCORING = "prompt_logprobs"` (vLLM and our transformers server) or
-`SCORING = "sglang_generate"` (SGLang), or brings its own pair: `scoring(prompt_ids, output_ids, model,
-top_k)` and `scored(response, prompt_ids, output_ids)`. An engine with neither cannot be a reference.
+An engine file chooses with a constant, `SCORING = "prompt_logprobs"` (vLLM), "prompt_logprobs_from" (our
+transformers server) or "sglang_generate" (SGLang), or brings its own pair: `scoring(prompt_ids, output_ids,
+model, top_k)` and `scored(response, prompt_ids, output_ids)`. An engine with neither cannot be a reference.
 """
 
 from __future__ import annotations
@@ -72,6 +72,14 @@ def _ask_prompt_logprobs(
     return "/v1/completions", body
 
 
+def _ask_prompt_logprobs_from(
+    prompt_ids: Ids, output_ids: Ids, model: str, top_k: int
+) -> tuple[str, dict[str, Any]]:
+    """The same, but only the output's positions are answered: a long prompt's own are most of the work."""
+    path, body = _ask_prompt_logprobs(prompt_ids, output_ids, model, top_k)
+    return path, {**body, "prompt_logprobs_from": max(len(prompt_ids), 1)}
+
+
 def _read_prompt_logprobs(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> Forced:
     """Reads choices[0].prompt_logprobs: per position {token id: {logprob, rank}}, null for the first one.
 
@@ -132,6 +140,7 @@ def _read_sglang(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> 
 
 DIALECTS = {
     "prompt_logprobs": Dialect(_ask_prompt_logprobs, _read_prompt_logprobs),
+    "prompt_logprobs_from": Dialect(_ask_prompt_logprobs_from, _read_prompt_logprobs),
     "sglang_generate": Dialect(_ask_sglang, _read_sglang),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 from harness import client, models, plan, registry, server, store
@@ -29,13 +31,8 @@ ENOUGH_OUTPUT = 300
 
 def replay_run(run: Path, oracle: Planned | None, progress: Progress) -> None:
     """Score every finished trial that has no scores yet. A reference that fails is recorded as the reason."""
-    waiting = [f for f in trial_folders(run) if not store.present(f / "scores.jsonl")]
-    if oracle is None:
-        return
-    affordable = cheap if oracle.variant.accelerator == "cpu" else list
-    samples = {f: affordable(samples_of(run, f)) for f in waiting}
-    samples = {f: s for f, s in samples.items() if s}
-    if not samples:
+    samples = _waiting(run, oracle)
+    if oracle is None or not samples:
         return
     name = oracle.variant.name
     if oracle.skip:
@@ -50,21 +47,68 @@ def replay_run(run: Path, oracle: Planned | None, progress: Progress) -> None:
         _keep_unscored(left, f"the reference {name} failed: {error.message}", name)
 
 
+def replay_through(run: Path, oracle: Planned | None, running: server.Running, progress: Progress) -> None:
+    """The same through a server of the run's own that was launched just as the reference would be.
+
+    After its timed parts: it need not be started again. Nothing where it is another or has ended; what it
+    cannot score is left to replay_run().
+    """
+    if oracle is None or running.dead() or running.launch.launcher == "attach":
+        return
+    if plan.at_port(oracle, running.launch.port).launch != running.launch:
+        return
+    samples = _same_tokenizer(_waiting(run, oracle), oracle, progress)
+    try:
+        _score_all(samples, oracle, running.launch, progress)
+    except HarnessError as error:
+        progress.note(f"reference {oracle.variant.name}: {error.message}")
+
+
+def _waiting(run: Path, oracle: Planned | None) -> dict[Path, list[Sample]]:
+    """The samples of trials without scores, as far as this reference can afford to read them."""
+    affordable = cheap if oracle and oracle.variant.accelerator == "cpu" else list
+    folders = [f for f in trial_folders(run) if not store.present(f / "scores.jsonl")]
+    return {f: affordable(s) for f in folders if (s := samples_of(run, f))}
+
+
 def _replay(run: Path, oracle: Planned, samples: dict[Path, list[Sample]], progress: Progress) -> None:
     chosen = plan.at_port(oracle, server.free_port()) if oracle.launch.launcher != "attach" else oracle
     folder = run / "reference"
     folder.mkdir(exist_ok=True)
-    launch = chosen.launch
-    engine = registry.engine(chosen.variant.engine)
-    options = ReplayOptions(reference=chosen.variant.name)
     samples = _same_tokenizer(samples, chosen, progress)
     if not samples:
         return
-    with server.serving(launch, folder / "server.log", run.name, progress.stage):
-        for number, (trial, chosen_samples) in enumerate(samples.items(), start=1):
-            progress.stage(f"replay {number}/{len(samples)}: {trial.parent.parent.name} {trial.name}")
-            scores = replay.score(launch.base_url, engine, launch.served_model_name, chosen_samples, options)
-            keep(trial, scores)
+    with server.serving(chosen.launch, folder / "server.log", run.name, progress.stage):
+        _score_all(samples, chosen, chosen.launch, progress)
+
+
+def _score_all(
+    samples: dict[Path, list[Sample]], oracle: Planned, launch: Launch, progress: Progress
+) -> None:
+    """scores.jsonl of each trial, from the reference that answers at `launch`."""
+    engine = registry.engine(oracle.variant.engine)
+    at_once = getattr(engine, "SCORES_AT_ONCE", replay.CONCURRENCY)
+    options = ReplayOptions(
+        reference=oracle.variant.name, concurrency=at_once, api_key_env=launch.api_key_env
+    )
+    rounds = _by_scenario(samples) if at_once == 1 else [[trial] for trial in samples]
+    for number, trials in enumerate(rounds, start=1):
+        variants = ", ".join(dict.fromkeys(t.parent.parent.name for t in trials))
+        progress.stage(f"replay {number}/{len(rounds)}: {variants} {trials[0].name}")
+        pairs = [(trial, sample) for trial in trials for sample in samples[trial]]
+        # Outputs that followed the same prompt come one after the other: it is read once.
+        pairs.sort(key=lambda pair: pair[1].prompt_token_ids)
+        asked = [sample for _, sample in pairs]
+        scores = replay.score(launch.base_url, engine, launch.served_model_name, asked, options)
+        found = {(trial, s.request_id): s for (trial, _), s in zip(pairs, scores, strict=True)}
+        for trial in trials:
+            keep(trial, [found[trial, s.request_id] for s in samples[trial]])
+
+
+def _by_scenario(trials: Iterable[Path]) -> list[list[Path]]:
+    """Trials of one scenario together: their prompts are the same."""
+    ordered = sorted(trials, key=lambda t: t.name)
+    return [list(group) for _, group in groupby(ordered, key=lambda t: t.name)]
 
 
 def cheap(samples: list[Sample]) -> list[Sample]:
