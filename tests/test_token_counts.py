@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.client.token_counts import token_counts
+from harness.client.token_counts import Tally, TokenCounts
 from harness.schema import RequestRecord
 
 
@@ -13,26 +13,30 @@ def record(usage: int | None, ids: int | None, error: str = "") -> RequestRecord
     return RequestRecord(request_id="r", output_len=usage or 0, usage=usage is not None, error=error, **kept)
 
 
+def counted(records: list[RequestRecord], counters: dict[str, float]) -> TokenCounts:
+    tally = Tally()
+    for one in records:
+        tally.add(one)
+    return tally.counts(counters)
+
+
 def test_agreement_within_one_percent() -> None:
-    counts = token_counts([record(1000, 1000)] * 3, {"generation_tokens": 3020.0}, None)
-    assert (counts.usage, counts.counters, counts.retokenised, counts.invalid) == (3000, 3020.0, 3000, "")
+    counts = counted([record(1000, 1000)] * 3, {"generation_tokens": 3020.0})
+    assert (counts.usage, counts.counters, counts.received, counts.invalid) == (3000, 3020.0, 3000, "")
 
 
 def test_each_disagreement_is_named() -> None:
-    assert (
-        "counters grew by 3100"
-        in token_counts([record(1000, 1000)] * 3, {"generation_tokens": 3100.0}, None).invalid
-    )
-    said = token_counts([record(1000, 900)] * 3, {}, None).invalid
+    assert "counters grew by 3100" in counted([record(1000, 1000)] * 3, {"generation_tokens": 3100.0}).invalid
+    said = counted([record(1000, 900)] * 3, {}).invalid
     assert "usage says 3000" in said and "ids received are 2700" in said
 
 
 def test_a_failed_request_takes_the_counter_out() -> None:
-    counts = token_counts([record(10, 10), record(None, 4, "died")], {"generation_tokens": 14.0}, None)
-    assert (counts.usage, counts.counters, counts.retokenised, counts.invalid) == (10, None, 10, "")
+    counts = counted([record(10, 10), record(None, 4, "died")], {"generation_tokens": 14.0})
+    assert (counts.usage, counts.counters, counts.received, counts.invalid) == (10, None, 10, "")
 
 
 def test_without_usage_the_rest_is_compared() -> None:
-    counts = token_counts([record(None, 10), record(10, 10)], {"generation_tokens": 40.0}, None)
+    counts = counted([record(None, 10), record(10, 10)], {"generation_tokens": 40.0})
     assert counts.usage is None and counts.num_without_usage == 1 and "ids received are 20" in counts.invalid
-    assert token_counts([], {}, None).invalid == ""
+    assert counted([], {}).invalid == ""

@@ -1,11 +1,11 @@
-"""Three independent counts of a trial's output tokens: usage, the engine's counters, the text again.
+"""Three independent counts of a trial's output tokens: usage, the engine's counters, the ids received.
 
 They agree on an honest engine; where two differ by more than 1 % the row is invalid, and it is said which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -22,24 +22,24 @@ class TokenCounts(Noun):
     """Sum of usage.completion_tokens."""
     counters: float | None = None
     """Growth of the engine's own generation counter over the timed part."""
-    retokenised: int | None = None
-    """Token ids received, or the text encoded again where no ids came."""
+    received: int | None = None
+    """Token ids received."""
     num_without_usage: int = 0
     """Requests whose output_len is our own count."""
-    exact_ids: bool = False
-    """`retokenised` counts ids the engine sent, for every request."""
     invalid: str = ""
     """Which counts disagree; "" when all that exist agree within 1 %."""
 
 
 class Tally:
-    """Adds up what token_counts() needs, record by record: memory does not grow with their number."""
+    """Counts over the successful requests, record by record: memory does not grow with their number.
 
-    def __init__(self, vocabulary: Vocabulary | None = None) -> None:
-        self._vocabulary = vocabulary
+    Text is not encoded again where ids did not come: encoding is not the inverse of decoding.
+    """
+
+    def __init__(self) -> None:
         self.num = self.num_ok = 0
         self._num_with_usage = self._usage = 0
-        self._num_with_ids = self._retokenised = 0
+        self._num_with_ids = self._received = 0
 
     def add(self, record: RequestRecord) -> None:
         """Take one record; of a failed one only that it failed."""
@@ -52,39 +52,21 @@ class Tally:
             self._usage += record.output_len
         if record.output_token_ids is not None:
             self._num_with_ids += 1
-            self._retokenised += len(record.output_token_ids)
-        elif self._vocabulary is not None:
-            self._retokenised += self._vocabulary.count(record.text)
+            self._received += len(record.output_token_ids)
 
     def counts(self, counters_delta: Mapping[str, float]) -> TokenCounts:
-        """The counts so far; the engine's counter is left out when a request failed."""
+        """The counts so far; one that not every request has is left out.
+
+        So is the engine's counter when a request failed: it holds tokens that no record does.
+        """
         counter = counters_delta.get("generation_tokens") if self.num_ok == self.num else None
-        exact = bool(self.num_ok) and self._num_with_ids == self.num_ok
         counts = TokenCounts(
             usage=self._usage if self.num_ok and self._num_with_usage == self.num_ok else None,
             counters=counter or None,
-            retokenised=self._retokenised
-            if self._vocabulary is not None or self._num_with_ids == self.num_ok
-            else None,
+            received=self._received if self.num_ok and self._num_with_ids == self.num_ok else None,
             num_without_usage=self.num_ok - self._num_with_usage,
-            exact_ids=exact,
         )
         return msgspec.structs.replace(counts, invalid=_disagreement(counts))
-
-
-def token_counts(
-    records: Iterable[RequestRecord], counters_delta: Mapping[str, float], vocabulary: Vocabulary | None
-) -> TokenCounts:
-    """Counts over the successful requests. The engine's counter is left out when a request failed.
-
-    A failed or cancelled request generated tokens that the counter holds and no record does. Text is only
-    encoded again where the ids did not come: encoding is not the inverse of decoding, so that count is
-    rough, and it is compared only when it is ids.
-    """
-    tally = Tally(vocabulary)
-    for record in records:
-        tally.add(record)
-    return tally.counts(counters_delta)
 
 
 def uncounted(record: RequestRecord) -> bool:
@@ -100,9 +82,11 @@ def filled(record: RequestRecord, vocabulary: Vocabulary) -> RequestRecord:
 
 
 def _disagreement(counts: TokenCounts) -> str:
-    named = {"usage says": counts.usage, "the engine's counters grew by": counts.counters}
-    if counts.exact_ids:
-        named["the ids received are"] = counts.retokenised
+    named = {
+        "usage says": counts.usage,
+        "the engine's counters grew by": counts.counters,
+        "the ids received are": counts.received,
+    }
     known = [(name, float(value)) for name, value in named.items() if value is not None]
     for i, (name, value) in enumerate(known):
         for other, rival in known[i + 1 :]:

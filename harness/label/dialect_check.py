@@ -45,20 +45,13 @@ class Parsed(Noun):
     errors: tuple[str, ...]
 
 
-def check(variant: Variant, launch: Launch, images: Sequence[str] = ()) -> ParseResult:
-    """Parse one command. `images` are those the Docker Engine holds.
-
-    Raises MachineError when no parser of that engine is on this machine.
-    """
-    return check_all(((variant, launch),), images)[0]
-
-
 def check_all(
     commands: Sequence[tuple[Variant, Launch]], images: Sequence[str] = ()
 ) -> tuple[ParseResult, ...]:
-    """Parse many commands, those that share a parser in one process. Order is kept.
+    """Parse commands, those that share a parser in one process; order is kept.
 
-    Raises MachineError when an engine's parser is neither in an image nor in an environment here.
+    `images` are those the Docker Engine holds. Raises MachineError when an engine's parser is neither in an
+    image nor in an environment here.
     """
     groups: dict[Place, list[int]] = {}
     for index, (variant, _) in enumerate(commands):

@@ -20,7 +20,6 @@ class Seen:
 
     def __init__(self, requests: Iterable[Request] = ()) -> None:
         self._expected: Mapping[str, int] = {r.request_id: r.max_tokens for r in requests if r.ignore_eos}
-        # Text is not counted again: without ids that count is never compared with the others.
         self._tally = token_counts.Tally()
         self._cached = self._read = self._missing = self._due = 0
         self._num_short = self._num_misread = 0
