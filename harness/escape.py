@@ -27,14 +27,6 @@ def markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", html_module.escape(plain(text), quote=False))
 
 
-def fenced(text: str, language: str = "") -> str:
-    """A Markdown code block that `text` cannot close."""
-    body = block(text)
-    longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{body}\n{fence}"
-
-
 def html(text: str, limit: int = _MAX_CELL) -> str:
     """One line as HTML text or attribute value."""
     return html_module.escape(plain(text, limit), quote=True)

@@ -7,7 +7,7 @@ import re
 
 from rich.console import Console
 
-from harness.escape import fenced, markdown, plain
+from harness.escape import markdown, plain
 from harness.reporting import report
 from harness.reporting.cells import DEFINITIONS, HEADERS, ranked
 from harness.schema import Comparison
@@ -83,7 +83,6 @@ def test_engine_text_is_inert_in_the_terminal() -> None:
 def test_escapes() -> None:
     assert plain("a\x00b\n c") == "a\\x00b c"
     assert len(plain("x" * 10_000)) == 300
-    assert fenced("```\nx").startswith("````\n") and fenced("```\nx").endswith("\n````")
     assert markdown("<b>&amp;") == "&lt;b&gt;&amp;amp;"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.errors import InputError
 from harness.escape import plain
+from harness.moe.reference_tables import expected_ranks
 from harness.schema import TraceFinding
 
 STEPS = 11
@@ -56,12 +57,8 @@ class Setting:
 
     @property
     def touch(self) -> float:
-        """Chance that a token has an expert on a given rank, uniform routing: 1 - C(E - E/W, K) / C(E, K)."""
-        others = self.num_experts - self.num_experts // self.ranks
-        missed = 1.0
-        for k in range(self.top_k):
-            missed *= max(0, others - k) / (self.num_experts - k)
-        return 1.0 - missed
+        """Chance that a token has an expert on a given rank, under uniform routing."""
+        return expected_ranks(self.num_experts, self.top_k, self.ranks) / self.ranks
 
 
 Steps = Mapping[int, Step]
