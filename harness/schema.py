@@ -1052,6 +1052,13 @@ class LoggedRow(Noun):
     ttft_p50_s: float | None = None
     tpot_p50_s: float | None = None
 
+    @property
+    def rankable(self) -> bool:
+        """As Row's: done, valid, with a throughput, and not known to answer wrongly."""
+        rate = self.output_throughput
+        counts = self.status == "done" and not self.invalid and self.verdict != "FAIL"
+        return counts and rate is not None and rate.mean > 0
+
 
 class LogFacts(Noun):
     """The machine-readable part of an EXPERIMENT_LOG.md entry: enough to replay it and to compare with it."""

@@ -37,11 +37,7 @@ def curves(past: Past, scenario: str) -> list[Curve]:
     points: dict[str, list[tuple[int, Interval]]] = {}
     for index, facts in enumerate(past.facts):
         for row in facts.rows:
-            if (
-                row.scenario == scenario
-                and row.output_throughput
-                and not _bad(row.status, row.invalid, row.verdict)
-            ):
+            if row.scenario == scenario and row.output_throughput and row.rankable:
                 points.setdefault(row.variant, []).append((index, row.output_throughput))
     return [
         Curve(
@@ -93,14 +89,7 @@ def _before(past: Past, newest: LogFacts, variant: str, scenario: str) -> tuple[
         if facts.host != newest.host:
             continue
         for row in facts.rows:
-            if (row.variant, row.scenario, row.status) == (
-                variant,
-                scenario,
-                "done",
-            ) and row.output_throughput:
+            same = (row.variant, row.scenario) == (variant, scenario)
+            if same and row.status == "done" and row.output_throughput:
                 return facts.run_id, row.output_throughput, row.verdict
     return None
-
-
-def _bad(status: str, invalid: str, verdict: str) -> bool:
-    return status != "done" or bool(invalid) or verdict == "FAIL"
