@@ -56,7 +56,9 @@ def main(base_url: str, name: str, folder: Path) -> None:
     kept = sorted(made, key=lambda a: len(a.output_token_ids), reverse=True)[:NUM_KEPT]
     path = folder / known_answers.FILE
     lines = [{k: v for k, v in msgspec.to_builtins(answer).items() if v} for answer in kept]
-    path.write_text("[\n" + ",\n".join(msgspec.json.encode(line).decode() for line in lines) + "\n]\n")
+    path.write_text(
+        "[\n" + ",\n".join(msgspec.json.encode(line).decode() for line in lines) + "\n]\n", encoding="utf-8"
+    )
     print(f"{path}: {len(kept)} answers of {[len(a.output_token_ids) for a in kept]} tokens")
 
 

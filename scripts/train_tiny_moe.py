@@ -90,7 +90,7 @@ def make_checkpoint(arguments: argparse.Namespace, preset: Preset) -> dict[str, 
     rows = {
         name: cut_rows(s, row_len, MOST_ROWS) for name, s in (("train", stream), ("heldout", held_stream))
     }
-    (out / "heldout.json").write_text(json.dumps(rows["heldout"].tolist()) + "\n")
+    (out / "heldout.json").write_text(json.dumps(rows["heldout"].tolist()) + "\n", encoding="utf-8")
     return facts | evaluate(out, rows, device)
 
 
@@ -112,8 +112,8 @@ def main() -> None:
         path for path in out.iterdir() if path.is_file() and path.name not in ("README.md", "train.json")
     ]
     facts["sha256"] = {path.name: sha256_of(path) for path in sorted(files)}
-    (out / "train.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (out / "README.md").write_text(card(facts, preset.shape))
+    (out / "train.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(card(facts, preset.shape), encoding="utf-8")
     print(json.dumps(facts, indent=1))
 
 

@@ -125,7 +125,7 @@ def _told(dispatch: Dispatch) -> Pulse:
 
 
 def percentile(ordered: Sequence[float], p: float) -> float:
-    """Nearest-rank percentile of sorted values; 0 for none."""
+    """The sorted value that p % of all lie below (index floor(n p / 100), at most the last); 0 for none."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))] if ordered else 0.0
 
 

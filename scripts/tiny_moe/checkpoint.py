@@ -12,7 +12,8 @@ from tiny_moe.corpus import END_OF_TURN, stdlib_folder
 
 
 def amend_json(path: Path, **fields: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields, indent=2) + "\n")
+    amended = json.loads(path.read_text(encoding="utf-8")) | fields
+    path.write_text(json.dumps(amended, indent=2) + "\n", encoding="utf-8")
 
 
 def save(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
