@@ -198,7 +198,7 @@ def test_outputs_that_end_too_early_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "nats"), [("float16", 0.0017), ("tensorfloat32", 0.0017), ("float32", 1e-6)]
+    ("dtype", "nats"), [("float16", 0.0017), ("tensorfloat32", 0.0004), ("float32", 1e-6)]
 )
 def test_each_dtype_passes_at_its_measured_noise_and_fails_at_that_of_bfloat16(
     dtype: str, nats: float
