@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from harness.errors import InputError
-from harness.label.dialect import Spellings, longest, offline, pinned, since, spell, start_timeout_s
+from harness.label.dialect import (
+    Spellings,
+    longest,
+    offline,
+    pinned,
+    refuse_unknown_options,
+    since,
+    spell,
+    start_timeout_s,
+)
 from harness.label.findings import Findings, canonical_dtype, dig, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
@@ -96,11 +104,7 @@ def _parallel(variant: Variant) -> tuple[str, ...]:
 
 def _options(variant: Variant) -> tuple[str, ...]:
     options = variant.options
-    if unknown := sorted(set(options) - set(OPTIONS)):
-        raise InputError(
-            f"Variant {variant.name} has options {', '.join(unknown)} that engines/sglang.py does not render;"
-            f" known are {', '.join(OPTIONS)}; write anything else as args."
-        )
+    refuse_unknown_options(variant, OPTIONS)
     flags: list[str] = []
     if "all2all" in options:
         flags += ["--moe-a2a-backend", str(options["all2all"])]

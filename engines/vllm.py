@@ -5,8 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from harness.errors import InputError
-from harness.label.dialect import Spellings, longest, offline, pinned, spell, start_timeout_s
+from harness.label.dialect import (
+    Spellings,
+    longest,
+    offline,
+    pinned,
+    refuse_unknown_options,
+    spell,
+    start_timeout_s,
+)
 from harness.label.findings import Findings, canonical_dtype, dig, samples, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
@@ -99,11 +106,7 @@ def _parallel(variant: Variant) -> tuple[str, ...]:
 
 
 def _all2all(variant: Variant) -> tuple[str, ...]:
-    if unknown := sorted(set(variant.options) - set(OPTIONS)):
-        raise InputError(
-            f"Variant {variant.name} has options {', '.join(unknown)} that engines/vllm.py does not render; "
-            f"known are {', '.join(OPTIONS)}; write anything else as args."
-        )
+    refuse_unknown_options(variant, OPTIONS)
     meaning = str(variant.options.get("all2all", ""))
     spelling = spell(variant.version, ALL2ALL[meaning]) if meaning in ALL2ALL else meaning
     return ("--all2all-backend", spelling) if spelling else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from harness.errors import InputError
 from harness.schema import Deployment, Model, Variant
 
 Spellings = tuple[tuple[str, str], ...]
@@ -57,6 +58,15 @@ def pinned(deployment: Deployment) -> tuple[str, ...]:
     model = deployment.model
     fetched = not model.path and deployment.model_path == model.hf_id
     return ("--revision", model.revision) if fetched and model.revision else ()
+
+
+def refuse_unknown_options(variant: Variant, known: tuple[str, ...]) -> None:
+    """Raises InputError for an option that the engine's file does not render."""
+    if unknown := sorted(set(variant.options) - set(known)):
+        raise InputError(
+            f"Variant {variant.name} has options {', '.join(unknown)} that engines/{variant.engine}.py does "
+            f"not render; known are {', '.join(known)}; write anything else as args."
+        )
 
 
 def offline(deployment: Deployment) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from harness.schema import Effective
 
@@ -51,15 +52,7 @@ def search(pattern: str, lines: Iterable[str]) -> re.Match[str] | None:
 
 def samples(metrics: str, name: str) -> list[tuple[dict[str, str], float]]:
     """(labels, value) of every Prometheus sample called `name`; [] when the text is none or has none."""
-    try:
-        return [
-            (dict(sample.labels), float(sample.value))
-            for family in text_string_to_metric_families(metrics)
-            for sample in family.samples
-            if sample.name == name
-        ]
-    except ValueError:
-        return []
+    return [(dict(s.labels), float(s.value)) for s in _samples(metrics) if s.name == name]
 
 
 def counters(metrics: str, names: Mapping[str, Sequence[str]]) -> dict[str, float]:
@@ -70,19 +63,23 @@ def counters(metrics: str, names: Mapping[str, Sequence[str]]) -> dict[str, floa
     """
     wanted = {name for spellings in names.values() for name in spellings}
     values: dict[str, list[float]] = {}
-    try:
-        for family in text_string_to_metric_families(metrics):
-            for sample in family.samples:
-                if sample.name in wanted:
-                    values.setdefault(sample.name, []).append(float(sample.value))
-    except ValueError:
-        return {}
+    for sample in _samples(metrics):
+        if sample.name in wanted:
+            values.setdefault(sample.name, []).append(float(sample.value))
     found: dict[str, float] = {}
     for canonical, spellings in names.items():
         known = next((values[s] for s in spellings if s in values), None)
         if known:
             found[canonical] = max(known) if canonical == "kv_usage" else sum(known)
     return found
+
+
+def _samples(metrics: str) -> list[Sample]:
+    """All samples of Prometheus text; [] for any other text."""
+    try:
+        return [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
+    except ValueError:
+        return []
 
 
 def canonical_dtype(dtype: Any) -> str | None:
