@@ -209,7 +209,7 @@ def _agreement(
 
 def _intended_dtype(variant: str) -> str:
     """What a variant claims to compute in; "" when it does not say."""
-    known = registry.variants().get(variant)
+    known = registry.known_variant(variant)
     dtype = str((known and known.expect.get("dtype")) or "")
     return "tensorfloat32" if known and known.accelerator != "cpu" and dtype == "float32" else dtype
 
@@ -259,7 +259,7 @@ def _differences(groups: dict[tuple[str, str], list[Measured]]) -> tuple[Differe
         attested = next((t.attestation for t in trials if t.attestation), None)
         if attested:
             effectives[variant] = attested.effective
-            known = registry.variants().get(variant)
+            known = registry.known_variant(variant)
             reasons[variant] = known.reasons if known else {}
     return fairness.differences(effectives, reasons)
 

@@ -74,10 +74,17 @@ def variants() -> dict[str, Variant]:
 
 def variant(name: str) -> Variant:
     """One variant; NAME-x2 is NAME's layout on two GPUs. Raises InputError that lists what exists."""
+    return known_variant(name) or lookup(name, variants(), "variant")
+
+
+def known_variant(name: str) -> Variant | None:
+    """The same, None where this checkout has no such variant: a stored run may be of another."""
+    if name in variants():
+        return variants()[name]
     parsed = scale.parse(name)
-    if parsed and name not in variants() and parsed[0] in variants():
+    if parsed and parsed[0] in variants():
         return scale.scaled(variants()[parsed[0]], parsed[1])
-    return lookup(name, variants(), "variant")
+    return None
 
 
 def lookup(name: str, table: dict[str, N], what: str) -> N:

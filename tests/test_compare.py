@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from harness import compare, store
-from harness.schema import Recipe, TrialResult
+from harness.schema import Attestation, Effective, Recipe, TrialResult
 from tests import runs
 
 
@@ -47,3 +47,20 @@ def test_a_baseline_that_the_recipe_names_stays_the_baseline(tmp_path: Path) -> 
     run = with_a_third(tmp_path / "run", recipe)
     mark_invalid(run, "slow")
     assert compare.compare(run).contrasts == ()
+
+
+def test_a_scaled_variant_has_the_reasons_of_its_layout(tmp_path: Path) -> None:
+    run = runs.write_run(tmp_path / "run")
+    name = "sglang-tp-x2"
+    shutil.move(run / "slow", run / name)
+    for path in run.glob(f"{name}/r*/*/trial.json"):
+        result = store.read(path, TrialResult)
+        trial = msgspec.structs.replace(result.trial, variant=name)
+        store.write(path, msgspec.structs.replace(result, trial=trial))
+    for variant, compiles in ((name, True), ("fast", False)):
+        for visit in run.glob(f"{variant}/r*"):
+            shown = Attestation(effective=Effective(torch_compile=compiles))
+            store.write(visit / "attestation.json", shown)
+    (difference,) = compare.compare(run).differences
+    assert difference.field == "torch_compile"
+    assert "as in the documents" in difference.reason, difference.reason
