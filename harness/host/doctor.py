@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import isinf
-from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from harness import models, registry
-from harness.host import engine_env
+from harness.host import engine_env, node
+from harness.host.check import Check, State
 from harness.host.environment import AMD_DRIVER
 from harness.host.inspection import PORTS, Inspection, inspect
 from harness.label.feasible import feasible
 from harness.launchers.docker_engine import how_to_get
-from harness.schema import Model, Noun, Variant
+from harness.schema import Model, Variant
 
 _GPU_IMAGE_GB, _CPU_IMAGE_GB = 60.0, 6.0
 _IDLE_GPU_GB = 1.5
@@ -26,17 +26,6 @@ _STACK_MB = 64.0
 _OPEN_FILES = 65536
 _DIGEST_LEN = 12
 
-State = Literal["ok", "warn", "missing", "info"]
-
-
-class Check(Noun):
-    """One thing looked at. `advice` is what to do when it is not ok."""
-
-    name: str
-    state: State
-    detail: str
-    advice: str = ""
-
 
 def checks(found: Inspection) -> tuple[Check, ...]:
     """Everything but the variants, in the order a person would look."""
@@ -44,6 +33,7 @@ def checks(found: Inspection) -> tuple[Check, ...]:
         *_accelerators(found),
         *_devices(found),
         *_gpu_use(found),
+        *node.checks(found.node, found.machine.accelerator, _images(found)),
         *_leftovers(found),
         *_docker(found),
         *_disks(found),

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import psutil
@@ -20,6 +20,7 @@ from harness.errors import MachineError, ModelError
 from harness.host import clean, hub
 from harness.host.hub import Access
 from harness.host.machine import probe
+from harness.host.node import Node, look
 from harness.launchers import docker_engine
 from harness.schema import Machine, Model, Noun
 
@@ -69,6 +70,7 @@ class Inspection(Noun):
     """Free where Docker keeps its images; None without a Docker Engine."""
     busy_ports: dict[int, str] = msgspec.field(default_factory=dict)
     """Port -> "pid name" of the listener, "" when it is not ours to see."""
+    node: Node = Node()
     hub: Access = Access()
     leftovers: tuple[str, ...] = ()
     """Containers and processes whose harness is gone."""
@@ -79,7 +81,7 @@ class Inspection(Noun):
 def inspect() -> Inspection:
     """Read the machine. Takes a few seconds where a daemon or the network does not answer."""
     machine = probe()
-    digests, images_root, docker_problem = _docker()
+    digests, image_cuda, images_root, docker_problem = _docker()
     known = _known()
     return Inspection(
         machine=machine,
@@ -98,6 +100,7 @@ def inspect() -> Inspection:
         weights_disk_gb=_free_gb(models.hub_cache()),
         images_disk_gb=_free_gb(Path(images_root)) if images_root else None,
         busy_ports={port: owner for port in PORTS if (owner := _listener(port)) is not None},
+        node=look(machine.accelerator, image_cuda),
         hub=hub.look(model for model in known if not model.path),
         leftovers=clean.leftovers(),
         weights_here={model.alias: model.loaded_revision for model in known if model.path},
@@ -139,15 +142,23 @@ def _kfd() -> Literal["absent", "present", "present, but closed to this user"]:
     return "present" if os.access(device, os.R_OK | os.W_OK) else "present, but closed to this user"
 
 
-def _docker() -> tuple[dict[str, str], str, str]:
-    """Digest of each image and Docker's root folder, or why no Docker Engine can be used."""
+def _docker() -> tuple[dict[str, str], dict[str, str], str, str]:
+    """Digest and CUDA version of each image, Docker's root folder, or why no Docker Engine can be used."""
     try:
         with contextlib.closing(docker_engine.connect()) as engine, docker_engine.answering("listing images"):
             images = engine.images.list()
             root = str(engine.info().get("DockerRootDir", ""))
     except MachineError as error:
-        return {}, "", error.message
-    return {tag: docker_engine.digest(image) for image in images for tag in image.tags}, root, ""
+        return {}, {}, "", error.message
+    tagged = {tag: image for image in images for tag in image.tags}
+    digests = {tag: docker_engine.digest(image) for tag, image in tagged.items()}
+    return digests, {tag: _cuda_of(image) for tag, image in tagged.items()}, root, ""
+
+
+def _cuda_of(image: Any) -> str:
+    """CUDA_VERSION of an image's environment, which NVIDIA's bases set; "" without."""
+    variables = (image.attrs.get("Config") or {}).get("Env") or []
+    return next((v.partition("=")[2] for v in variables if v.startswith("CUDA_VERSION=")), "")
 
 
 def _nvidia_use() -> Iterator[GpuUse]:
