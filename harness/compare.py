@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -28,6 +29,7 @@ from harness.schema import (
     GoodputLimit,
     Interval,
     Launch,
+    Noun,
     Opinion,
     Recipe,
     Request,
@@ -35,6 +37,8 @@ from harness.schema import (
     SecondOpinion,
     TrialResult,
 )
+
+N = TypeVar("N", bound=Noun)
 
 
 def compare(run: Path) -> Comparison:
@@ -51,6 +55,7 @@ def compare(run: Path) -> Comparison:
         trial = measured.result.trial
         groups[(trial.variant, trial.scenario)].append(measured)
     rows = tuple(_row(key, groups, recipe) for key in _ordered(groups, recipe))
+    said, limits = _opinions(groups, notes), _limits(groups, recipe, notes)
     contrasts = intervals.contrasts(_throughputs(groups, rows), recipe.baseline or _baseline(recipe, rows))
     return Comparison(
         run_id=run.name,
@@ -58,8 +63,8 @@ def compare(run: Path) -> Comparison:
         rows=rows,
         contrasts=contrasts,
         differences=_differences(groups),
-        opinions=_opinions(groups),
-        limits=_limits(groups, recipe),
+        opinions=said,
+        limits=limits,
         notes=(
             *notes,
             *calibration.drift(calibrations(run)),
@@ -76,27 +81,40 @@ def _host_bound(rows: Iterable[Row], groups: dict[tuple[str, str], list[Measured
             yield f"{row.variant} at {row.scenario}: {said}"
 
 
-def _limits(groups: dict[tuple[str, str], list[Measured]], recipe: Recipe) -> tuple[GoodputLimit, ...]:
+def _limits(
+    groups: dict[tuple[str, str], list[Measured]], recipe: Recipe, notes: list[str]
+) -> tuple[GoodputLimit, ...]:
     """What searches for the largest rate within the SLO found."""
     found = {
         key: [
-            store.read(t.folder / "search.json", SearchResult)
-            for t in trials
-            if (t.folder / "search.json").exists()
+            result
+            for trial in trials
+            if (trial.folder / "search.json").exists()
+            for result in _stored(trial.folder / "search.json", SearchResult, notes)
         ]
         for key, trials in groups.items()
     }
     return tuple(load_search.limit(key, results, recipe) for key, results in found.items() if results)
 
 
-def _opinions(groups: dict[tuple[str, str], list[Measured]]) -> tuple[SecondOpinion, ...]:
+def _opinions(groups: dict[tuple[str, str], list[Measured]], notes: list[str]) -> tuple[SecondOpinion, ...]:
     """What other tools said after our trials."""
     return tuple(
-        opinions.beside(store.read(path, Opinion), trial.metrics, trial.result.trial)
+        opinions.beside(opinion, trial.metrics, trial.result.trial)
         for trials in groups.values()
         for trial in trials
         for path in sorted((trial.folder / "opinions").glob("*.json"))
+        for opinion in _stored(path, Opinion, notes)
     )
+
+
+def _stored(path: Path, kind: type[N], notes: list[str]) -> tuple[N, ...]:
+    """The noun of a file; () and a note where it cannot be read."""
+    try:
+        return (store.read(path, kind),)
+    except StoreError as error:
+        notes.append(error.message)
+        return ()
 
 
 def without_records(run: Path) -> Comparison | None:

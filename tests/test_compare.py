@@ -64,3 +64,14 @@ def test_a_scaled_variant_has_the_reasons_of_its_layout(tmp_path: Path) -> None:
     (difference,) = compare.compare(run).differences
     assert difference.field == "torch_compile"
     assert "as in the documents" in difference.reason, difference.reason
+
+
+def test_a_damaged_extra_file_costs_a_note_only(tmp_path: Path) -> None:
+    run = runs.write_run(tmp_path / "run")
+    folder = next(iter(sorted(run.glob("fast/r1/*/trial.json")))).parent
+    store.write_text(folder / "search.json", "{cut off")
+    store.write_text(folder / "opinions" / "aiperf.json", "{cut off")
+    found = compare.compare(run)
+    assert len([row for row in found.rows if row.status == "done"]) == 4
+    for name in ("search.json", "aiperf.json"):
+        assert any(name in note for note in found.notes), name
