@@ -69,7 +69,7 @@ export *words: setup
 moe *words: setup
     @{{ python }} -m harness moe "$@"
 
-# Check and time expert-parallel dispatch/combine: ep-check backend=torch-gloo|torch-nccl|mori|deep_ep [ranks=N]
+# Check and time expert-parallel dispatch/combine: ep-check backend=torch-gloo|torch-nccl|mori|deep_ep|uccl [ranks=N]
 [no-exit-message]
 ep-check *words: setup
     @{{ python }} -m harness ep-check "$@"
