@@ -6,7 +6,8 @@ rate and concurrency of the coming run, for about a second. What it gets wrong t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from harness import client
 from harness.client import known_server, pacing
@@ -91,22 +92,29 @@ def run(
 
 def from_words(words: Sequence[str]) -> list[ErrorBudget]:
     """`rate=20 concurrency=64 workers=2`; without rate and concurrency a small tour. Raises InputError."""
-    given: dict[str, float] = {"workers": 1.0}
+    given: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if name not in ("rate", "concurrency", "workers") or not equals:
             raise InputError(f"selfcheck does not know {word!r}: it takes rate=, concurrency=, workers=")
-        try:
-            given[name] = float(value)
-        except ValueError as error:
-            raise InputError(f"selfcheck: {word!r} is not a number") from error
-        if given[name] <= 0:
-            raise InputError(f"selfcheck: {word!r} must be above 0")
-    rate, workers = given.get("rate"), int(given["workers"])
-    concurrency = int(given["concurrency"]) if "concurrency" in given else None
+        given[name] = value
+    rate = _above_0(given, "rate", float) if "rate" in given else None
+    concurrency = _above_0(given, "concurrency", int) if "concurrency" in given else None
+    workers = _above_0(given, "workers", int) if "workers" in given else 1
     if rate is not None or concurrency is not None:
         return [run(rate, concurrency, workers)]
     return [run(20.0, None, workers), run(None, 64, workers)]
+
+
+def _above_0(given: Mapping[str, str], name: str, kind: type[F]) -> F:
+    told = f"selfcheck: {name}={given[name]}"
+    try:
+        value = kind(given[name])
+    except ValueError as error:
+        raise InputError(f"{told} is not a {'whole ' * (kind is int)}number") from error
+    if value <= 0:
+        raise InputError(f"{told} must be above 0")
+    return value
 
 
 def judge(load: Load, records: Sequence[RequestRecord], stats: ClientStats) -> ErrorBudget:
