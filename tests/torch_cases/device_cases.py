@@ -82,7 +82,7 @@ def test_more_rows_than_the_buffers_hold_are_cut() -> None:
 
 
 def recorder(tmp_path: Path, environment: Alone, limits: Limits) -> Recorder:
-    found = Recorder(Flags(tmp_path / "log.jsonl", None, None, 64), environment)
+    found = Recorder(Flags(tmp_path / "log.jsonl", None, None, 4096), environment)
     found.add_layer(0, Router(), limits)
     return found
 
