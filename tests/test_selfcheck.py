@@ -33,7 +33,9 @@ def test_client_bound_says_why() -> None:
     assert "50 ms late" in selfcheck.client_bound(stats(1, 0.05))
 
 
-@pytest.mark.parametrize("word", ["rate", "speed=3", "rate=fast", "workers=0"])
+@pytest.mark.parametrize(
+    "word", ["rate", "speed=3", "rate=fast", "workers=0", "workers=1.5", "concurrency=0.5"]
+)
 def test_bad_words(word: str) -> None:
     with pytest.raises(InputError, match="selfcheck"):
         selfcheck.from_words([word])

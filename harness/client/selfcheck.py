@@ -16,6 +16,7 @@ from harness.client.window import ClientStats, percentile
 from harness.errors import InputError
 from harness.schema import Load, Noun, Request, RequestRecord
 
+F = TypeVar("F", int, float)
 _NUM_TOKENS = 25
 _TARGET_S = 1.0
 _SATURATED = 0.8
