@@ -104,18 +104,21 @@ def _kind(variants: tuple[str, ...], machine: Machine) -> Accelerator:
 def select(names: str, machine: Machine, model: str = "") -> tuple[str, ...]:
     """Variant names of "all" (those this machine can run, the reference last) or of a comma list.
 
+    Without `model`, "all" is the variants of one model: the largest of their defaults that fits this machine.
     Raises InputError for an unknown name, or when "all" finds nothing.
     """
     if names != "all":
         return tuple(registry.variant(n).name for n in names.split(",") if n)
-    chosen = []
+    able: list[tuple[Variant, Model]] = []
     for variant in registry.variants().values():
         if variant.in_bench_all and variant.accelerator == machine.accelerator:
             known = models.resolve(model or variant.model)
             if not feasible.feasible(variant, machine, known):
-                chosen.append(variant)
-    if not chosen:
+                able.append((variant, known))
+    if not able:
         raise InputError("No variant can run on this machine; `just doctor` says why for each.")
+    largest = max((known for _, known in able), key=lambda known: known.weights_gb)
+    chosen = [variant for variant, known in able if known.alias == largest.alias]
     # Last, so that everybody's output is there to be replayed while its server still runs.
     return tuple(v.name for v in sorted(chosen, key=lambda v: v.engine == ORACLE))
 

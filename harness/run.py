@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from harness import compare, goodput, models, plan, second_opinion, server, store, traces
 from harness.client import selfcheck
 from harness.correctness import tasks, verification
-from harness.errors import HarnessError, MachineError, StoreError
+from harness.errors import HarnessError, InputError, MachineError, StoreError
 from harness.host import calibration, engines_ready, environment
 from harness.label import attestation, dialect_check
 from harness.launchers import attach
@@ -77,6 +77,11 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     goodput.check(recipe)
     tasks.named(recipe)
     used = {p.model.alias: p.model for p in planned if not p.skip and p.launch.launcher != "attach"}
+    if len(used) > 1:
+        raise InputError(
+            f"The variants would run different models ({', '.join(used)}), whose speeds do not compare; give "
+            "model=ALIAS, or a run to each."
+        )
     for model in used.values():
         models.check_weights(model)
     for trial in (t for p in planned if not p.skip for t in p.trials if not t.skip):
