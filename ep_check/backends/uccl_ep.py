@@ -150,6 +150,10 @@ class UcclEp:
 class _NoProxy:
     """Stands where uccl expects the thread that drives a network card: it has no queue."""
 
+    def use_normal_mode(self) -> bool:
+        """For the high-throughput kernels, not the low-latency ones."""
+        return True
+
     def get_d2h_channel_addrs(self) -> list[int]:
         """Addresses of its queues."""
         return []
