@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from harness import store
 from harness.moe import command, plugin, routing_log, timed
 from harness.reporting import report_routing
-from harness.schema import RequestRecord
-from tests import moe_logs
+from harness.schema import Load, RequestRecord, Trial, TrialResult
+from tests import moe_logs, runs
 
 
 def visit(run: Path, variant: str, seed: int) -> Path:
@@ -70,3 +71,18 @@ def test_only_timed_requests_count(tmp_path: Path) -> None:
     kept = timed.only(log, folder)
     assert kept.experts.tolist() == [[4, 5], [6, 7], [1, 0]]
     assert "2 requests of the harness's own" in kept.notes[0]
+
+
+def test_a_discarded_measurement_does_not_count(tmp_path: Path) -> None:
+    """The engine compiled during it and all was fired again: same ids, same lengths, earlier."""
+    folder = tmp_path / "v" / "r1"
+    (folder / "text@c1").mkdir(parents=True)
+    cold = moe_logs.block(2, 0, [("cmpl-text-0-0-0a1b2c3d", 0, 3, 3)], [[0, 1]] * 3)
+    again = moe_logs.block(12, 0, [("cmpl-text-0-0-ffffffff", 0, 3, 3)], [[4, 5]] * 3)
+    path = moe_logs.write(folder / plugin.LOG, [cold, again])  # at 1002 and 1012 s of the epoch
+    record = RequestRecord(request_id="text-0", prompt_len=3, output_len=1)
+    (folder / "text@c1" / "requests.jsonl").write_bytes(msgspec.json.encode(record) + b"\n")
+    trial = Trial(variant="v", workload=runs.WORKLOAD, load=Load(max_concurrency=1))
+    result = TrialResult(trial=trial, status="done", started_at="1970-01-01T00:16:50Z", duration_s=5.0)
+    store.write(folder / "text@c1" / "trial.json", result)
+    assert timed.only(routing_log.read([str(path)]), folder).experts.tolist() == [[4, 5]] * 3
