@@ -274,11 +274,13 @@ def selfcheck(words: Words = None) -> None:
 
 
 @app.command()
-def probe(url: str, model: Annotated[str, typer.Argument()] = "", harsh: bool = False) -> None:
+def probe(
+    url: str, model: Annotated[str, typer.Argument()] = "", harsh: bool = False, api_key_env: str = ""
+) -> None:
     """Which promises a running endpoint keeps, how stable its output is: probe http://host:port [model]"""
     from harness.correctness import probe as probing
 
-    found = probing.run(url, model, harsh=harsh)
+    found = probing.run(url, model, harsh=harsh, api_key_env=api_key_env)
     for line in probing.lines(found):
         _say(line)
     sys.exit(0 if all(p.held for p in found.points) and all(k.held is not False for k in found.known) else 3)

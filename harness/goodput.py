@@ -14,7 +14,7 @@ from harness import client, registry, store
 from harness.client import load_search
 from harness.client.load_search import SearchResult
 from harness.correctness import verification
-from harness.errors import InputError, MachineError
+from harness.errors import HarnessError, InputError, MachineError
 from harness.host import environment
 from harness.numbers import collector, metrics
 from harness.numbers.columns import columns
@@ -160,7 +160,9 @@ def measure(bench: Bench, trial: Trial, running: Running) -> None:
             result = msgspec.structs.replace(result, reason=why)
         store.write(found.folder / "search.json", result)
         outcome = found.conclude(result)
-    except MachineError as error:
+    except HarnessError as error:
         outcome = TrialResult(trial=trial, status="failed", reason=error.message, evidence=error.details)
+        if not isinstance(error, MachineError):
+            raise
     finally:
         bench.finish(trial, outcome)

@@ -35,6 +35,9 @@ _ENGINE_VARIABLE = re.compile(
 """Variables of an engine's environment that say how it runs."""
 
 
+_LOCKED = (401, 403)
+
+
 class Running:
     """A server that answered a real completion."""
 
@@ -190,11 +193,14 @@ def _completes(launch: Launch) -> bool:
     base = launch.base_url
     try:
         key = authorization(launch.api_key_env)
-        if requests.get(base + launch.ready_path, headers=key, timeout=5).status_code != 200:
+        alive = requests.get(base + launch.ready_path, headers=key, timeout=5)
+        if alive.status_code in _LOCKED:
+            raise _locked(launch, alive.status_code)
+        if alive.status_code != 200:
             return False
         body = {"model": launch.served_model_name, "prompt": "1 + 1 =", "max_tokens": 2, "temperature": 0}
         answer = requests.post(base + "/v1/completions", json=body, headers=key, timeout=600)
-        if answer.status_code in (401, 403):
+        if answer.status_code in _LOCKED:
             raise _locked(launch, answer.status_code)
         said = answer.json() if answer.status_code == 200 else None
     except requests.RequestException:

@@ -12,7 +12,9 @@ import requests as http
 
 from harness import client, registry, store, workload
 from harness.client import token_counts
+from harness.client.body import authorization
 from harness.correctness import verification
+from harness.errors import HarnessError
 from harness.host import environment, telemetry
 from harness.numbers import collector, validity, warmup
 from harness.plan import Planned
@@ -110,6 +112,9 @@ def measure(bench: Bench, trial: Trial, running: Running) -> None:
             bench.progress.note(f"{trial.variant} {trial.scenario}: {cold}; measured once more")
             outcome = interrupted
             outcome = again(bench, trial, running, (target, timed), cold)
+    except HarnessError as error:
+        outcome = TrialResult(trial=trial, status="failed", reason=error.message, evidence=error.details)
+        raise
     finally:
         bench.finish(trial, outcome)
 
@@ -148,7 +153,10 @@ def timed_part(
     before = counters(bench, running)
     running.new_log_lines()
     sampler = telemetry.sampling(
-        folder / "telemetry.jsonl", bench.planned.variant.engine, running.launch.metrics_url
+        folder / "telemetry.jsonl",
+        bench.planned.variant.engine,
+        running.launch.metrics_url,
+        running.launch.api_key_env,
     )
     with store.RecordWriter(folder / "requests.jsonl") as write, sampler:
         started = environment.now()
@@ -261,14 +269,16 @@ def flush(bench: Bench, running: Running) -> None:
     if call:
         method, path = call
         try:
-            http.request(method, running.launch.base_url + path, timeout=_ASK_S).raise_for_status()
+            key, url = authorization(running.launch.api_key_env), running.launch.base_url + path
+            http.request(method, url, headers=key, timeout=_ASK_S).raise_for_status()
         except http.RequestException as error:
             bench.progress.note(f"{running.launch.variant}: prefix cache could not be flushed ({error})")
 
 
 def counters(bench: Bench, running: Running) -> dict[str, float]:
     """The engine's own counters now, canonical names; {} where it has none."""
-    return telemetry.counters(bench.planned.variant.engine, running.launch.metrics_url, _ASK_S)
+    launch = running.launch
+    return telemetry.counters(bench.planned.variant.engine, launch.metrics_url, _ASK_S, launch.api_key_env)
 
 
 def judged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -24,12 +25,14 @@ H200 = list(store.read_lines(Path(__file__).parent / "golden" / "telemetry-h200.
 class _Metrics(http.server.BaseHTTPRequestHandler):
     scrapes = 0
     drained = 0
+    key = ""
 
     def do_GET(self) -> None:
         """A metrics page whose counter grows with each scrape; anything else is a queue it empties."""
         if self.path != "/prometheus/metrics":
             _Metrics.drained += 1
         _Metrics.scrapes += 1
+        _Metrics.key = self.headers.get("Authorization", "")
         page = (
             "# TYPE vllm:generation_tokens_total counter\n"
             f'vllm:generation_tokens_total{{engine="0"}} {10 * _Metrics.scrapes}\n'
@@ -65,6 +68,12 @@ def test_samples_arrive_once_a_second_and_cover_the_body(tmp_path: Path, metrics
     tokens = [s.engine["generation_tokens"] for s in samples]
     assert tokens == sorted(tokens) and tokens[-1] > tokens[0]
     assert _Metrics.drained == 0, "only the launch's own metrics page may be read"
+
+
+def test_counters_are_asked_with_the_api_key(metrics_url: str) -> None:
+    os.environ["TELEMETRY_TEST_KEY"] = "sesame"
+    telemetry.counters("vllm", metrics_url, 5.0, "TELEMETRY_TEST_KEY")
+    assert _Metrics.key == "Bearer sesame"
 
 
 def test_an_engine_without_metrics_costs_nothing(tmp_path: Path) -> None:

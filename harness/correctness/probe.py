@@ -8,7 +8,7 @@ import msgspec
 import requests
 
 from harness import models
-from harness.client.body import Target
+from harness.client.body import Target, authorization
 from harness.correctness import conformance, determinism, known_answers
 from harness.errors import HarnessError, InputError
 from harness.escape import plain
@@ -26,13 +26,14 @@ class Probed(Noun):
     passes: tuple[determinism.Pass, ...]
 
 
-def run(url: str, model: str = "", *, harsh: bool = False) -> Probed:
+def run(url: str, model: str = "", *, harsh: bool = False, api_key_env: str = "") -> Probed:
     """Probe the endpoint at base `url`; `model` = its served name, "" = the first it lists.
 
-    `harsh` sends also a token id beyond the vocabulary. Raises InputError when nothing answers there.
+    `harsh` sends also a token id beyond the vocabulary; `api_key_env` names the variable with its API key.
+    Raises InputError when nothing answers there.
     """
-    name = model or _first_model(url)
-    target = Target(base_url=url, model=name)
+    name = model or _first_model(url, api_key_env)
+    target = Target(base_url=url, model=name, api_key_env=api_key_env)
     known = _known(target, name)
     passes = determinism.passes(target, determinism.prompts(NUM_PROMPTS, OUTPUT_LEN, logprobs=True))
     # Last, because an engine may die of it.
@@ -63,10 +64,11 @@ def lines(found: Probed) -> list[str]:
     return [*told, determinism.words(found.passes)]
 
 
-def _first_model(url: str) -> str:
+def _first_model(url: str, api_key_env: str) -> str:
     base = url.rstrip("/").removesuffix("/v1")
     try:
-        listed: Any = requests.get(f"{base}/v1/models", timeout=10).json()
+        key = authorization(api_key_env)
+        listed: Any = requests.get(f"{base}/v1/models", headers=key, timeout=10).json()
         return str(listed["data"][0]["id"])
     except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(

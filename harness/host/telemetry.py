@@ -18,6 +18,7 @@ from typing import IO
 import requests
 
 from harness import registry, store
+from harness.client.body import authorization
 from harness.errors import HarnessError
 from harness.host import gpus
 from harness.schema import Sample
@@ -28,14 +29,14 @@ _START_S = 30.0
 
 
 @contextlib.contextmanager
-def sampling(path: Path, engine: str, metrics_url: str) -> Iterator[None]:
+def sampling(path: Path, engine: str, metrics_url: str, api_key_env: str = "") -> Iterator[None]:
     """Samples to `path` while the body runs; its first sample is taken before the body begins.
 
     `metrics_url` is the launch's own: not every engine's /metrics may be read (TensorRT-LLM's is a queue
     that whoever reads it empties); "" = no counters. A sampler that cannot run costs the telemetry, not the
     trial.
     """
-    words = [sys.executable, "-m", "harness.host.telemetry", str(path), engine, metrics_url]
+    words = [sys.executable, "-m", "harness.host.telemetry", str(path), engine, metrics_url, api_key_env]
     child = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=registry.ROOT
     )
@@ -62,28 +63,31 @@ def read(folder: Path) -> list[Sample]:
     return []
 
 
-def sample(engine: str, metrics_url: str, read_gpus: gpus.Reader | None, at_s: float) -> Sample:
+def sample(
+    engine: str, metrics_url: str, read_gpus: gpus.Reader | None, at_s: float, api_key_env: str = ""
+) -> Sample:
     """One sample now; whatever does not answer is empty in it."""
-    shown = counters(engine, metrics_url, PERIOD_S)
+    shown = counters(engine, metrics_url, PERIOD_S, api_key_env)
     return Sample(at_s=at_s, engine=shown, gpus=read_gpus() if read_gpus else ())
 
 
-def counters(engine: str, metrics_url: str, timeout_s: float) -> dict[str, float]:
+def counters(engine: str, metrics_url: str, timeout_s: float, api_key_env: str = "") -> dict[str, float]:
     """The engine's own counters and gauges now, canonical names; {} where it has none or does not answer."""
     parse = getattr(registry.engine(engine), "counters", None)
     if parse is None or not metrics_url:
         return {}
     try:
-        return dict(parse(requests.get(metrics_url, timeout=timeout_s).text))
+        key = authorization(api_key_env)
+        return dict(parse(requests.get(metrics_url, headers=key, timeout=timeout_s).text))
     except requests.RequestException:
         return {}
 
 
-def main(path: Path, engine: str, metrics_url: str) -> None:
+def main(path: Path, engine: str, metrics_url: str, api_key_env: str) -> None:
     """The sampler: says it is ready, waits for the trial's start, samples until its input is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes our input
     read_gpus = gpus.reader()
-    sample(engine, metrics_url, read_gpus, 0.0)
+    sample(engine, metrics_url, read_gpus, 0.0, api_key_env)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
@@ -91,9 +95,9 @@ def main(path: Path, engine: str, metrics_url: str) -> None:
     number = 0
     with store.RecordWriter(path) as write:
         while not _closed(sys.stdin, max(0.0, started + number * PERIOD_S - time.monotonic())):
-            write(sample(engine, metrics_url, read_gpus, time.monotonic() - started))
+            write(sample(engine, metrics_url, read_gpus, time.monotonic() - started, api_key_env))
             number = max(number + 1, int((time.monotonic() - started) / PERIOD_S))
-        write(sample(engine, metrics_url, read_gpus, time.monotonic() - started))
+        write(sample(engine, metrics_url, read_gpus, time.monotonic() - started, api_key_env))
 
 
 def _tell(stdin: IO[bytes]) -> None:
@@ -109,4 +113,4 @@ def _closed(stdin: IO[str], wait_s: float) -> bool:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(Path(sys.argv[1]), *sys.argv[2:5])

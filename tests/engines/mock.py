@@ -26,7 +26,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         variant=variant.name,
         engine="mock",
         launcher=deployment.launcher,
-        argv=(sys.executable, __file__, str(deployment.port), *variant.args),
+        argv=(sys.executable, __file__, str(deployment.port), *deployment.extra_args, *variant.args),
         env={**variant.env, **deployment.extra_env, "PYTHONPATH": deployment.root},
         port=deployment.port,
         url=deployment.url,
