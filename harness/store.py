@@ -32,7 +32,12 @@ from harness.schema import SCHEMA_VERSION, Noun, Recipe, RequestRecord, Trial
 N = TypeVar("N", bound=Noun)
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 PACKED = ".xz"
-PACKED_FILES = ("*/r*/*/scores*.jsonl", "*/r*/*/requests*.jsonl", "workloads/*.jsonl")
+PACKED_FILES = (
+    "*/r*/*/scores*.jsonl",
+    "*/r*/*/requests*.jsonl",
+    "*/r*/*/probes/*/requests.jsonl",
+    "workloads/*.jsonl",
+)
 """In this order: packing scores looks at the records and prompts they repeat."""
 _FIXED = ("model", "args", "env", "seed", "launcher", "url", "python", "warmup", "request_timeout_s")
 """Settings that all trials of a run share: a resumed run may not change them."""

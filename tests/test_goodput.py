@@ -38,7 +38,11 @@ def test_the_interval_holds_the_known_capacity(desk: Desk) -> None:
     assert row.metrics.request_throughput == pytest.approx(limit.rate, rel=0.1)
     folder = desk.runs[0] / "attach" / "r1" / "text-32-5@goodput-constant"
     result = store.read(folder / "search.json", SearchResult)
-    assert len(list((folder / "probes").iterdir())) == len(result.probes)
+    probes = sorted((folder / "probes").iterdir())
+    assert len(probes) == len(result.probes)
+    packed = [probe for probe in probes if (probe / "requests.jsonl.xz").exists()]
+    assert len(packed) == len(probes) - 1, "the one at the found rate is the trial's own"
+    assert all(len(list(store.records(probe))) == 48 for probe in packed)
     trial = store.read(folder / "trial.json", TrialResult).trial
     assert trial.load.request_rate == result.rate
     assert "requests/s, the limit lies in" in done.stdout
