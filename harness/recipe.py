@@ -143,7 +143,20 @@ def workload_specs(
             continue
         registry.workload(name)
         specs.append(WorkloadSpec(name=name, num_prompts=num_prompts, seed=seed, params=params))
+    _refuse_made_equal(specs, params)
     return tuple(specs)
+
+
+def _refuse_made_equal(specs: Sequence[WorkloadSpec], params: dict[str, Scalar]) -> None:
+    """w.input_len= and w.output_len= over several shapes leave one, which would be measured several times."""
+    equal = [spec for number, spec in enumerate(specs) if spec in specs[:number]]
+    if equal and params:
+        given = " and ".join(f"w.{name}=" for name in params)
+        one = equal[0].params
+        raise InputError(
+            f"{given} hold for every workload and make {specs.count(equal[0])} of them the same "
+            f"({equal[0].label}); name the one that is meant instead: {one['input_len']}/{one['output_len']}."
+        )
 
 
 def loads(pairs: dict[str, str], small: bool) -> tuple[Load, ...]:

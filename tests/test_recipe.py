@@ -126,6 +126,10 @@ def test_keys_reach_their_fields() -> None:
         (["stream=no"], "options.stream"),
         (["prompts=words"], "options.prompts"),
         (["price=cheap"], "options.price"),
+        (
+            ["w.input_len=64", "w.output_len=8"],
+            "w.input_len= and w.output_len= hold for every workload and make 4 of them the same",
+        ),
     ],
 )
 def test_bad_words_get_a_sentence(words: list[str], told: str) -> None:
