@@ -41,6 +41,25 @@ def test_differences_are_percent_of_ours() -> None:
     }
 
 
+def test_restarts_are_told_with_their_spread() -> None:
+    heard = Opinion(client="guidellm", imported=importers.read(GOLDEN)[0])
+    theirs = heard.imported.metrics.output_throughput if heard.imported else 0.0
+    restarts = (msgspec.structs.replace(TRIAL, restart=n) for n in (1, 2, 3))
+    found = [
+        opinions.beside(heard, metrics(theirs * off), trial)
+        for off, trial in zip((0.8, 1.0, 2.0), restarts, strict=True)
+    ]
+    rows = [dict(zip(opinions.HEADERS, row, strict=True)) for row in opinions.rows(found)]
+    assert [(row["restart"], row["client"].split()[0]) for row in rows] == [
+        *((number, who) for number in "123" for who in ("ours", "guidellm")),
+        ("all 3", "guidellm"),
+    ]
+    assert rows[-1]["output tok/s"] == "+0.0 % (-50.0 .. +25.0)"
+    (line,) = opinions.lines(found)
+    assert "guidellm 0.8.1, 3 restarts, against ours: output tok/s +0.0 % (-50.0 .. +25.0)" in line
+    assert "restarts" not in opinions.lines(found[:1])[0]
+
+
 def test_it_stands_beside_the_table_and_not_in_it() -> None:
     comparison = told()
     page = report.markdown(comparison, ENVIRONMENT)
