@@ -19,7 +19,7 @@ from harness.schema import Load, Noun, Request, RequestRecord
 
 PROMPT_IDS = tuple(range(100, 117))
 """17 ids that every vocabulary has."""
-NUM_TOKENS = 24
+NUM_TOKENS = 16
 TIMEOUT_S = 120.0
 
 

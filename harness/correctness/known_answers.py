@@ -61,6 +61,10 @@ def load(model_path: str | Path) -> tuple[KnownAnswer, ...]:
         raise ModelError(f"{path} is damaged ({error}); restore it or remove it") from error
 
 
+AT_ONCE = 4
+"""Questions in flight: the answers are sure enough to be the same in a batch."""
+
+
 def of(model: Model) -> tuple[KnownAnswer, ...]:
     """The model's fingerprints; the smoke test for a published model that is large enough; else ()."""
     found = load(model.path) if model.path else ()
@@ -70,10 +74,12 @@ def of(model: Model) -> tuple[KnownAnswer, ...]:
 def ask(
     target: Target, answers: Sequence[KnownAnswer], num_tokens: int = NUM_TOKENS
 ) -> tuple[KnownResult, ...]:
-    """Put all questions to the endpoint, one after the other, greedily."""
+    """Put all questions to the endpoint, a few at a time, greedily."""
     requests = [_request(i, a, num_tokens) for i, a in enumerate(answers)]
     records: dict[str, RequestRecord] = {}
-    client.fire(target, requests, Load(max_concurrency=1), lambda r: records.__setitem__(r.request_id, r))
+    client.fire(
+        target, requests, Load(max_concurrency=AT_ONCE), lambda r: records.__setitem__(r.request_id, r)
+    )
     return tuple(judged(a, records[q.request_id]) for a, q in zip(answers, requests, strict=True))
 
 
