@@ -52,7 +52,8 @@ def only(log: RoutingLog, folder: Path) -> RoutingLog:
     np.minimum.at(first, log.request, log.at)
     known = [expected.get(client_id(name), []) for name in log.request_ids]
     timed = [
-        any(one.is_it(end, at) for one in ones) for ones, end, at in zip(known, reached, first, strict=True)
+        any(one.is_it(end, at) for one in ones)
+        for ones, end, at in zip(known, reached.tolist(), first.tolist(), strict=True)
     ]
     if not any(known) or all(timed):
         return log
