@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness import models, registry
+from harness.errors import HarnessError
 from harness.host import engine_env, node
 from harness.host.check import Check, State
 from harness.host.environment import AMD_DRIVER
@@ -49,7 +50,10 @@ def verdicts(found: Inspection) -> tuple[Check, ...]:
     for name, variant in registry.variants().items():
         if not variant.model:
             continue
-        reason = feasible(variant, found.machine, models.resolve(variant.model))
+        try:
+            reason = feasible(variant, found.machine, models.resolve(variant.model))
+        except HarnessError as error:
+            reason = error.message
         lines.append(Check(name=name, state="info" if reason else "ok", detail=reason or _how(variant)))
     return tuple(sorted(lines, key=lambda line: line.state != "ok"))
 
@@ -171,7 +175,9 @@ def _wanted(found: Inspection) -> list[Model]:
     kind = found.machine.accelerator
     aliases = {v.model for v in registry.variants().values() if v.model and v.accelerator == kind}
     known = models.models()
-    return [known[a] for a in sorted(aliases) if known[a].hf_id and a not in found.weights_here]
+    return [
+        known[a] for a in sorted(aliases & known.keys()) if known[a].hf_id and a not in found.weights_here
+    ]
 
 
 def _space(name: str, free_gb: float, needed_gb: float, for_what: str) -> Check:
