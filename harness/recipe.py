@@ -115,8 +115,14 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
             {*_RECIPE_KEYS, *_LOAD_KEYS, *_OWN_KEYS, *_OPTION_KEYS, "env.NAME", "slo.ttft_s", "w.PARAM"}
         )
         raise InputError(f"There is no key {next(iter(pairs))!r}. There are: {', '.join(known)}.")
-    fields.setdefault("question", f"How do {', '.join(variants)} compare on this machine?")
+    fields.setdefault("question", _question(variants))
     return registry.convert(fields, Recipe, "command line")
+
+
+def _question(variants: tuple[str, ...]) -> str:
+    if len(variants) == 1:
+        return f"How fast is {variants[0]} on this machine, and is it right?"
+    return f"How do {', '.join(variants)} compare on this machine?"
 
 
 def _num_prompts(made: tuple[Load, ...], small: bool) -> int:

@@ -40,6 +40,11 @@ class AttachedServer:
         self._answered_at = time.monotonic()
         return None
 
+    @property
+    def silence(self) -> str:
+        """What happened instead of an answer; "" while there is one."""
+        return self._silence
+
     def stop(self, grace_s: float) -> None:
         """Nothing: it is not ours."""
 
@@ -64,8 +69,7 @@ def answering(launch: Launch) -> AttachedServer:
     server = AttachedServer(launch.base_url + launch.ready_path)
     if server.poll() is not None:
         raise LaunchError(
-            f"Nothing answers at {launch.base_url} ({server.describe_exit()}); start the server there, "
-            "or correct url=."
+            f"Nothing answers at {launch.base_url} ({server.silence}); start the server there, or correct url=."
         )
     return server
 
