@@ -69,7 +69,8 @@ def answering(launch: Launch) -> AttachedServer:
     server = AttachedServer(launch.base_url + launch.ready_path)
     if server.poll() is not None:
         raise LaunchError(
-            f"Nothing answers at {launch.base_url} ({server.silence}); start the server there, or correct url=."
+            f"Nothing answers at {launch.base_url} ({server.silence}); start the server there, or correct "
+            "url=."
         )
     return server
 
