@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from harness.command import fetch_weights
-from harness.errors import ModelError
+from harness.errors import InputError, ModelError
 from harness.registry import ROOT, convert, lookup, read_toml
 from harness.schema import Model, MoeFacts
 
@@ -29,8 +29,12 @@ def models() -> dict[str, Model]:
 def resolve(alias: str) -> Model:
     """An alias, or a folder with weights. `path` is absolute when the weights are on this machine.
 
-    Raises InputError for an unknown alias, ModelError for a folder without config.json.
+    Raises InputError for an unknown alias or folder, ModelError for a folder without config.json.
     """
+    if alias.startswith((".", "~", os.sep)) and not Path(alias).is_dir():
+        raise InputError(
+            f"There is no folder {alias}; name the folder of a checkpoint, or an alias of models/models.toml."
+        )
     if os.sep in alias and Path(alias).is_dir():
         given = Path(alias).absolute()
         model = Model(alias=_name(given), path=str(given))

@@ -66,14 +66,21 @@ def run_folder(run_id: str) -> Path:
 def find_run(name: str) -> Path:
     """An existing run by id or path; "" or "last" is the newest. Raises InputError when there is none."""
     if name in ("", "last"):
-        runs = sorted(p for p in results_root().glob("*") if (p / "recipe.toml").exists())
+        runs = [p for p in results_root().glob("*") if (p / "recipe.toml").exists()]
         if not runs:
             raise InputError(f"{results_root()} holds no run yet; make one with `just bench all`.")
-        return runs[-1]
+        return max(runs, key=lambda run: (_started(run), run.name))
     for folder in (Path(name), results_root() / name):
         if (folder / "recipe.toml").exists():
             return folder
     raise InputError(f"There is no run {name!r} in {results_root()}; `just log` lists the runs.")
+
+
+def _started(run: Path) -> str:
+    """When a run began, as its environment says: ids given by hand do not sort by time."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError, KeyError, TypeError):
+        return str(msgspec.json.decode((run / "environment.json").read_bytes())["started_at"])
+    return ""
 
 
 @contextlib.contextmanager
