@@ -61,3 +61,9 @@ def test_request_names_cannot_drive_the_terminal(tmp_path: Path) -> None:
 def test_mistakes(words: list[str], says: str) -> None:
     with pytest.raises(InputError, match=says):
         verbs.moe(words)
+
+
+def test_experts_that_do_not_split_over_the_ranks_asked_for(tmp_path: Path) -> None:
+    path = moe_logs.random_log(tmp_path / "a.jsonl", 2, seed=1)
+    with pytest.raises(InputError, match="8 experts do not split evenly"):
+        verbs.moe([str(path), "ep=2,6"])

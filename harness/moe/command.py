@@ -27,6 +27,10 @@ def run(files: Sequence[str], against: Sequence[str] = (), out: str = "", ep_siz
         )
     sizes = _sizes(ep_sizes)
     log = routing_log.read(files)
+    if ep_sizes and any(log.num_experts % size for size in sizes):
+        raise InputError(
+            f"ep={ep_sizes}: {log.num_experts} experts do not split evenly over these ranks; give divisors of it."
+        )
     other = routing_log.read(against) if against else None
     distances = distance.compare(log, other) if other else ()
     report = build(log, distances, sizes)
@@ -79,7 +83,7 @@ def publish(report: RoutingReport, log: RoutingLog, other: RoutingLog | None, ou
     ).layer
     figures = {
         "experts.png": plots.histograms(log, "Expert usage"),
-        "ranks.png": plots.rank_balance(log, "Expert-parallel rank balance"),
+        "ranks.png": plots.rank_balance(log, "Expert-parallel rank balance", _shown_sizes(report)),
         "pairs.png": plots.cooccurrence(log, busiest, "Experts chosen together"),
         "drift.png": plots.drift(log, busiest, "Expert shares over the run"),
     }
@@ -87,6 +91,10 @@ def publish(report: RoutingReport, log: RoutingLog, other: RoutingLog | None, ou
         names = (Path(log.source).stem, Path(other.source).stem)
         figures["comparison.png"] = plots.comparison(log, other, report.distances, names)
     return (path, *(plots.save(figure, out / name) for name, figure in figures.items()))
+
+
+def _shown_sizes(report: RoutingReport) -> list[int]:
+    return [int(size) for size in report.layers[0].rank_max_over_mean]
 
 
 def as_text(report: RoutingReport) -> str:

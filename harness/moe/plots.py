@@ -35,7 +35,7 @@ def histograms(log: RoutingLog, title: str) -> Figure:
                 axis.bar(experts + shift, counts / counts.mean(), width=0.4, color=colour, label=label)
         axis.axhline(1.0, color=_EVEN, linewidth=0.8, linestyle="--")
         axis.set_ylabel(f"layer {layer}\nshare / even")
-        axis.legend(fontsize=7, loc="upper right")
+    axes[0, 0].legend(fontsize=7, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False)
     axes[-1, 0].set_xlabel("expert")
     return _titled(figure, title)
 
