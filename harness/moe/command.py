@@ -29,7 +29,7 @@ def run(files: Sequence[str], against: Sequence[str] = (), out: str = "", ep_siz
     log = routing_log.read(files)
     if ep_sizes and any(log.num_experts % size for size in sizes):
         raise InputError(
-            f"ep={ep_sizes}: {log.num_experts} experts do not split evenly over these ranks; give divisors of it."
+            f"ep={ep_sizes}: {log.num_experts} experts do not split evenly over these ranks; give divisors."
         )
     other = routing_log.read(against) if against else None
     distances = distance.compare(log, other) if other else ()
