@@ -207,8 +207,9 @@ def _agreement(
 ) -> Agreement | None:
     """The verdict over all restarts. The floor is the reference's own timed output at the same load."""
     scores = [s for t in done for s in t.scores]
+    records = [r for t in done for r in t.records]
     if not scores:
-        return None
+        return agreement.judge((), records) if records else None
     trial = done[0].result.trial
     # Held against itself, the reference could not fail: it gets its dtype's default floor.
     floor_name = scores[0].reference if scores[0].reference != trial.variant else ""
@@ -219,7 +220,6 @@ def _agreement(
         seed=recipe.seed,
         expected_len=_expected_len(done[0]),
     )
-    records = [r for t in done for r in t.records]
     own = [s for t in floor for s in t.scores] or None
     healthy = [r for t in floor for r in t.records]
     return agreement.judge(scores, records, own, settings, healthy)

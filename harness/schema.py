@@ -600,7 +600,8 @@ class Score(Noun):
     error: str = ""
 
 
-Verdict = Literal["PASS", "FAIL", "CANNOT TELL"]
+Verdict = Literal["PASS", "FAIL", "CANNOT TELL", ""]
+""""" = nothing was replayed: only the text was looked at."""
 
 
 class Interval(Noun):

@@ -155,7 +155,16 @@ def test_an_unscored_trial_cannot_tell_and_says_why() -> None:
     ]
     agreement = judge(lost, ())
     assert (agreement.verdict, agreement.reason) == ("CANNOT TELL", "1 of 1 requests not scored: gone")
-    assert judge([], ()).reason == "nothing was replayed through a reference"
+
+
+def test_text_that_nobody_replayed_can_fail_and_cannot_pass() -> None:
+    def said(text: str) -> list[RequestRecord]:
+        return [RequestRecord(request_id=str(i), text=text * 64, output_len=64) for i in range(9)]
+
+    looked_at = judge((), said("\ufffd\ue000"))
+    assert looked_at.verdict == "" and "unreadable" in looked_at.alarms[0]
+    nan = [RequestRecord(request_id="n", error="a logprob is NaN", error_kind="engine")]
+    assert judge((), [*said("plain words"), *nan]).verdict == "FAIL"
 
 
 def test_a_reference_lost_half_way_cannot_tell_but_a_fault_seen_before_fails() -> None:
@@ -172,7 +181,7 @@ def test_text_that_collapses_more_often_than_the_references_own_fails_without_an
     agreement = judge([], loop, floor_records=fine)
     assert agreement.verdict == "FAIL"
     assert agreement.reason == "repetition in 16 of 16 outputs, in 0 of 16 healthy ones"
-    assert judge([], loop, floor_records=loop).verdict == "CANNOT TELL"
+    assert judge([], loop, floor_records=loop).verdict == ""
     assert judge([], loop).alarms[0].startswith("repetition in 16 of 16 outputs")
 
 

@@ -78,7 +78,7 @@ def test_words() -> None:
         scenario="s", baseline="B", variant="A", ratio=Interval(mean=1.18, low=1.12, high=1.25, num=3)
     )
     assert words(contrast) == "A is 1.18x B (1.12-1.25)"
-    assert words(Contrast(scenario="s", baseline="B", variant="A")).startswith("no ratio")
+    assert words(Contrast(scenario="s", baseline="B", variant="A")).startswith("A and B: no ratio")
 
 
 def test_contrasts_pair_by_restart_and_correct_together() -> None:
@@ -92,8 +92,8 @@ def test_contrasts_pair_by_restart_and_correct_together() -> None:
     }
     got = {(c.scenario, c.variant): c.words for c in contrasts(samples, "B")}
     assert got[("s", "A")].startswith("A is 1.20x B (1.1")
-    assert got[("s", "C")].startswith("too close to call")
-    assert got[("t", "A")] == "one run: no interval (observed 1.20x)"
+    assert got[("s", "C")].startswith("C and B are too close to call (")
+    assert got[("t", "A")] == "A was seen at 1.20x B: one run, no interval"
     assert ("u", "A") not in got
 
 

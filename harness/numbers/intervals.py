@@ -100,17 +100,21 @@ def contrasts(samples: Mapping[tuple[str, str], Restarts], baseline: str) -> tup
 
 
 def words(contrast: Contrast, num_comparisons: int = 1) -> str:
-    """The contrast as a sentence: "A is 1.18x B (1.12-1.25)", "too close to call ...", "one run: ..."."""
+    """The contrast as a sentence: "A is 1.18x B (1.12-1.25)", "A and B are too close to call ...", ..."""
     estimate = contrast.ratio
+    pair = f"{contrast.variant} and {contrast.baseline}"
     if estimate is None:
-        return "no ratio: a side has no throughput"
+        return f"{pair}: no ratio, a side has no throughput"
     if estimate.num < 2:
-        return f"one run: no interval (observed {estimate.mean:.2f}x)"
+        return (
+            f"{contrast.variant} was seen at {estimate.mean:.2f}x {contrast.baseline}: one run, no interval"
+        )
     span = f"{estimate.low:.2f}-{estimate.high:.2f}"
+    close = f"{pair} are too close to call ({span}"
     if estimate.low <= 1.0 <= estimate.high:
-        return f"too close to call ({span})"
+        return f"{close})"
     if contrast.p_value is not None and contrast.p_value >= 1.0 - CONFIDENCE:
-        return f"too close to call ({span} alone, not after correcting for {num_comparisons} comparisons)"
+        return f"{close} alone, not after correcting for {num_comparisons} comparisons)"
     return f"{contrast.variant} is {estimate.mean:.2f}x {contrast.baseline} ({span})"
 
 

@@ -91,7 +91,7 @@ def agreement(found: Agreement | None) -> str:
     """Verdict with the figures behind it."""
     if found is None:
         return "not verified"
-    parts: list[str] = [found.verdict]
+    parts: list[str] = [found.verdict or "not verified"]
     if found.token_match is not None:
         parts.append(f"match {found.token_match:.1%}")
     if found.mean_abs_dlogprob is not None:
