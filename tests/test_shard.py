@@ -184,6 +184,8 @@ def test_placed_processes_are_seen_while_they_fire(url: str, tmp_path: Path) -> 
     client.fire(target, requests, load, lambda record: came.append(time.monotonic() - began), watch)
     assert len(came) == 50 and came[-1] - came[0] > 1, "records come while others are still due"
     assert len(flying) > 4 and all(0 <= pulse.num_in_flight <= 50 for pulse in flying)
+    ended = [pulse.num_ended for pulse in flying]
+    assert ended == sorted(ended) and 20 < ended[-1] <= 50
 
 
 def test_placed_processes_can_be_stopped_and_keep_what_they_have(url: str, tmp_path: Path) -> None:

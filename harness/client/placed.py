@@ -173,7 +173,8 @@ def _all_ended(
         if len(ended) == intake.count:
             return [msgspec.msgpack.decode(path.read_bytes(), type=Result) for path in ended]
         if watch.on_pulse:
-            watch.on_pulse(Pulse(num_in_flight=folder.in_flight(), num_ended=0))
+            num_in_flight, num_ended = folder.counts()
+            watch.on_pulse(Pulse(num_in_flight=num_in_flight, num_ended=num_ended))
         if watch.stop and watch.stop.is_set() and not stopped:
             folder.tell(STOP)
             stopped = True

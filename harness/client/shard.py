@@ -163,7 +163,7 @@ def _watch(beat: Beat | None) -> Watch:
         return Watch()
 
     def on_pulse(pulse: Pulse) -> None:
-        beat.num_in_flight = pulse.num_in_flight
+        beat.num_in_flight, beat.num_ended = pulse.num_in_flight, pulse.num_ended
 
     return Watch(beat.stop, on_pulse)
 

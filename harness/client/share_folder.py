@@ -54,9 +54,11 @@ class ShareFolder:
         """Records of process `index`, one JSON a line."""
         return self.path / f"share-{index}.jsonl"
 
-    def in_flight(self) -> int:
-        """Requests in flight now, of all processes together."""
-        return sum(int(path.read_bytes() or b"0") for path in self.published("pulse"))
+    def counts(self) -> tuple[int, int]:
+        """Requests in flight now and requests ended, of all processes together."""
+        told = [path.read_bytes().split() for path in self.published("pulse")]
+        whole = [(int(pair[0]), int(pair[1])) for pair in told if len(pair) == 2]
+        return sum(pair[0] for pair in whole), sum(pair[1] for pair in whole)
 
 
 class Beat:
@@ -66,7 +68,7 @@ class Beat:
 
     def __init__(self, folder: ShareFolder, index: int) -> None:
         self.stop = threading.Event()
-        self.num_in_flight = 0
+        self.num_in_flight = self.num_ended = 0
         self._folder, self._index = folder, index
         self._over = threading.Event()
 
@@ -87,7 +89,7 @@ class Beat:
                 while not self._over.wait(_BEAT_S):
                     records.flush()
                     pulse.seek(0)
-                    pulse.write(b"%9d" % self.num_in_flight)
+                    pulse.write(b"%9d %9d" % (self.num_in_flight, self.num_ended))
                     if STOP in self._folder.told():
                         self.stop.set()
         except OSError:  # the folder is gone, and with it whoever waits for records
