@@ -11,7 +11,6 @@ import pytest
 from harness import store, workload
 from harness.client import known_server
 from harness.client.known_server import Script
-from harness.errors import InputError
 from harness.registry import ROOT
 from harness.schema import Load, Request, RequestRecord, Workload
 from harness.tokens import Vocabulary
@@ -237,5 +236,3 @@ def test_ids_become_text_or_a_message_and_nothing_else_changes() -> None:
     (chat,) = workload.worded((request,), "chat", vocabulary)
     assert chat.messages == ({"role": "user", "content": "def bench(words):"},) and chat.prompt_len == 0
     assert workload.worded((request,), "ids", vocabulary) == (request,)
-    with pytest.raises(InputError, match="give ids, text or chat"):
-        workload.worded((), "audio", vocabulary)
