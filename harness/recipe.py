@@ -98,11 +98,12 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
         "variants": variants,
         "workloads": workload_specs(names, small, num_prompts, seed, params),
         "loads": made,
-        "args": tuple(shlex.split(pairs.pop("args", ""))),
+        "args": _shell_words("args", pairs.pop("args", "")),
         "env": {k[4:]: pairs.pop(k) for k in list(pairs) if k.startswith("env.")},
         "slo": {k[4:]: _number(k, pairs.pop(k), float) for k in list(pairs) if k.startswith("slo.")},
         "options": {k: _scalar(pairs.pop(k)) for k in list(pairs) if k in _OPTION_KEYS},
     }
+    _shell_words("clients", str(fields["options"].get("clients", "")))
     if pairs.get("repeats") == "auto":
         pairs.pop("repeats")
         fields["repeats"] = 0
@@ -123,6 +124,15 @@ def _question(variants: tuple[str, ...]) -> str:
     if len(variants) == 1:
         return f"How fast is {variants[0]} on this machine, and is it right?"
     return f"How do {', '.join(variants)} compare on this machine?"
+
+
+def _shell_words(key: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise InputError(
+            f"{key}={text} is no command line: {error}. Close it, with the whole in quotes."
+        ) from error
 
 
 def _num_prompts(made: tuple[Load, ...], small: bool) -> int:

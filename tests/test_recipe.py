@@ -126,6 +126,8 @@ def test_keys_reach_their_fields() -> None:
         (["stream=no"], "options.stream"),
         (["prompts=words"], "options.prompts"),
         (["price=cheap"], "options.price"),
+        (["args=--seed '1"], "args=--seed '1 is no command line: No closing quotation"),
+        (["clients=srun 'x"], "clients=srun 'x is no command line"),
         (
             ["w.input_len=64", "w.output_len=8"],
             "w.input_len= and w.output_len= hold for every workload and make 4 of them the same",

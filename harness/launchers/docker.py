@@ -135,7 +135,7 @@ def describe(state: dict[str, Any], stopped_by_us: bool = False) -> str:
 def start(launch: Launch, log_path: Path, run_id: str) -> DockerServer:
     """Create and start the container; its output goes to log_path.
 
-    Raises LaunchError when the image is missing or the Docker Engine refuses, MachineError without an engine.
+    Raises LaunchError when the image is missing or the Docker Engine refuses, MachineError when none answers.
     """
     client = connect()
     files = Path(tempfile.mkdtemp(prefix=f"{LABEL}-"))
@@ -159,7 +159,8 @@ def start(launch: Launch, log_path: Path, run_id: str) -> DockerServer:
         client.close()
         if isinstance(error, APIError):
             raise refused(launch, error) from error
-        raise
+        with answering(f"starting {launch.variant}"):
+            raise
     hide = tuple(value.encode() for value in values.values() if value)
     return DockerServer(client, container, _follow(container.id, log_path, hide), files)
 
