@@ -16,8 +16,7 @@ def feasible(variant: Variant, machine: Machine, model: Model, launcher: str = "
         _accelerator(variant, machine)
         or _experts(variant, model)
         or _memory(variant, machine, model)
-        or _software(variant, machine, launcher)
-        or _weights(model)
+        or "; ".join(filter(None, (_software(variant, machine, launcher), _weights(model))))
     )
 
 
