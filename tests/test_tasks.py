@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,7 @@ JOB = TaskJob(
     limit=9,
 )
 installed = pytest.mark.skipif(
-    not engine_env.exists(tasks.ENVIRONMENT, ROOT),
+    not engine_env.exists(tasks.ENVIRONMENT, ROOT) and not os.environ.get("CI"),
     reason="the environment lm-eval is not installed; a bench with tasks=NAME installs it",
 )
 
@@ -97,6 +98,7 @@ def test_a_tool_that_fails_is_one_sentence_with_its_last_words(tmp_path: Path) -
         tasks.run(JOB, fails, tmp_path / "out")
 
 
+@pytest.mark.engine
 @installed
 def test_the_tool_itself_asks_a_server_and_two_servers_are_paired(tmp_path: Path) -> None:
     python = engine_env.ensure(tasks.ENVIRONMENT, ROOT, lambda line: None)
@@ -114,6 +116,7 @@ def test_the_tool_itself_asks_a_server_and_two_servers_are_paired(tmp_path: Path
     )
 
 
+@pytest.mark.engine
 @installed
 def test_a_bench_asks_its_tasks_once_and_tells_them(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
