@@ -37,8 +37,6 @@ from harness.schema import Distribution, Noun
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 NATIVE = ("limit", "floor", "aiohttp", "ours")
-FIRST_TOKEN_S = 0.05
-GAP_S = 0.01
 
 
 class Setting(Noun):
@@ -145,7 +143,7 @@ class Bench:
         cost = self._run(client, setting, setting.num_requests)
         tokens = (setting.num_requests - SMALL) * setting.num_tokens
         assert cost.file is not None
-        ttft, itl = errors(cost.file)
+        ttft, itl = errors(cost.file, setting)
         return self._sample(client, setting, number, cost).merge(
             cpu_per_1000=(cost.cpu_s - small.cpu_s) * 1000 / tokens, ttft_error_ms=ttft, itl_error_ms=itl
         )
@@ -235,24 +233,28 @@ def arrival_jitter(arrivals: list[int], rate: float) -> tuple[tuple[float, float
     return (percentile(off, 50), percentile(off, 99)), median(errors_ms[-tenth:]) - median(errors_ms[:tenth])
 
 
-def errors(file: Path) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+def errors(file: Path, setting: Setting) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
     """TTFT and gap errors (ms; p50, p99) of a foreign client's result file.
 
-    Exact where the file holds text and times of each request; else its percentiles less the nominal time.
+    Exact where the file holds text and times of each request; else its percentiles less the nominal time,
+    which there is none of with no delay.
     """
     data = json.loads(file.read_text().splitlines()[-1] if file.suffix == ".jsonl" else file.read_text())
     if "generated_texts" in data:
         return _exact(data)
+    if not setting.gap_us:
+        return None, None
     found = importers.read(file)[0].metrics
     ttft, gaps = found.ttft_s, found.icl_s
-    return _beyond(ttft, FIRST_TOKEN_S), _beyond(gaps, GAP_S)
+    return _beyond(ttft, setting.first_us), _beyond(gaps, setting.gap_us)
 
 
-def _beyond(seen: Distribution | None, nominal_s: float) -> tuple[float, float] | None:
+def _beyond(seen: Distribution | None, nominal_us: int) -> tuple[float, float] | None:
     """How far p50 and p99 lie off the nominal time, ms."""
     if seen is None or seen.p50 is None or seen.p99 is None:
         return None
-    return (seen.p50 - nominal_s) * 1e3, abs(seen.p99 - nominal_s) * 1e3
+    nominal_ms = nominal_us / 1e3
+    return seen.p50 * 1e3 - nominal_ms, abs(seen.p99 * 1e3 - nominal_ms)
 
 
 def _exact(data: dict[str, Any]) -> tuple[tuple[float, float], tuple[float, float]]:
