@@ -62,6 +62,8 @@ class Search:
         self.bench, self.trial, self.running = bench, trial, running
         self.folder = store.trial_folder(bench.run, trial)
         self.target = target_of(bench, running)
+        self.here = msgspec.structs.replace(self.target, place=())
+        """Without processes elsewhere: one request at a time would not feed them."""
         self.outcomes: dict[float, TrialResult] = {}
         self.keeps_prompts = bench.own_server and registry.keeps_prompts(bench.planned.variant.engine)
 
@@ -74,7 +76,7 @@ class Search:
             return trial.load.request_rate
         load = Load(max_concurrency=trial.load.max_concurrency or _FLOOD)
         requests, _ = built(self._reseeded(1), load, bench.planned.model.path, 0)
-        stats = client.fire(self.target, spoken(bench, requests), load, lambda record: None)
+        stats = client.fire(self.here, spoken(bench, requests), load, lambda record: None)
         return _START_SHARE * len(requests) / stats.duration_s
 
     def hopeless(self) -> str:
@@ -83,7 +85,7 @@ class Search:
         load = Load(max_concurrency=1)
         alone, _ = built(spec, load, self.bench.planned.model.path, 0)
         records: list[RequestRecord] = []
-        client.fire(self.target, spoken(self.bench, alone), load, records.append)
+        client.fire(self.here, spoken(self.bench, alone), load, records.append)
         share = metrics.attained(columns(records), self.bench.recipe.slo)
         return "" if share >= 0.5 else "even one request at a time does not meet it"
 

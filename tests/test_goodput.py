@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -15,6 +18,7 @@ from harness.goodput import check
 from harness.reporting import goodput, report
 from harness.schema import Load, Options, Recipe, TrialResult
 from tests.test_run import Desk, desk
+from tests.test_shard import SRUN
 
 __all__ = ["desk"]
 
@@ -49,6 +53,26 @@ def test_the_interval_holds_the_known_capacity(desk: Desk) -> None:
     ((*_, rate, between, tried),) = goodput.rows(desk.comparison())
     assert (rate, tried) == (f"{limit.rate:.1f}", f"{limit.num_trials} in 1 restart") and ".." in between
     assert "## Goodput" in report.markdown(desk.comparison(), None)
+
+
+def test_placed_clients_search_too(desk: Desk, tmp_path: Path) -> None:
+    """One request at a time, with which a search begins, is no work for two processes."""
+    srun = tmp_path / "srun.py"
+    srun.write_text(SRUN)
+    words = ("32/5", "search=goodput", "arrival=constant", "rate=20", "num_prompts=24", "slo.ttft_s=0.16")
+    with known_server.running(SERVED) as url:
+        done = desk.run(
+            "load",
+            f"url={url}",
+            *words,
+            "slo_share=0.9",
+            "reference=none",
+            "warmup=0",
+            f"clients={sys.executable} {srun} 2",
+        )
+    assert done.returncode == 0, done.stderr
+    (limit,) = desk.comparison().limits
+    assert limit.rate >= 20 and limit.num_trials > 1
 
 
 def test_an_slo_that_no_rate_can_meet_is_said() -> None:
