@@ -62,6 +62,15 @@ def test_verdicts_are_recomputed_from_stored_records(finished: Desk) -> None:
     assert verdicts(finished) == {"mock": "PASS", "mock-wrong": "FAIL"}
 
 
+def test_the_references_own_visit_scores_what_was_measured_before_it(desk: Desk) -> None:
+    words = ("32/40", "concurrency=2", "num_prompts=8", "reference=mock", f"run_id={RUN}")
+    done = desk.run("bench", "mock-wrong,mock", *words)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("starting mock\n") == 1
+    assert not (desk.results / RUN / "reference").exists()
+    assert verdicts(desk) == {"mock": "PASS", "mock-wrong": "FAIL"}
+
+
 def test_another_reference_is_asked_and_the_old_scores_are_kept(finished: Desk) -> None:
     again = finished.run("verify", RUN, "--reference", "mock-slow")
     assert again.returncode == 3, again.stderr
