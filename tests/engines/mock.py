@@ -19,6 +19,9 @@ SCORING = "prompt_logprobs"
 KEEPS_NOTHING = True
 VOCABULARY = 1000
 
+KIND = {"object": "text_completion"}
+"""Other tools choose their parser by it."""
+
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
     """This very file, served."""
@@ -79,7 +82,7 @@ class Mock:
         choice: dict[str, Any] = {"index": 0, "text": "x", "finish_reason": "length", "token_ids": [1]}
         if body.get("prompt_logprobs") is not None:
             choice["prompt_logprobs"] = [None, *(scored(prompt, i) for i in range(1, len(prompt)))]
-        return {"choices": [choice], "usage": {"prompt_tokens": len(prompt), "completion_tokens": 1}}
+        return {**KIND, "choices": [choice], "usage": {"prompt_tokens": len(prompt), "completion_tokens": 1}}
 
     async def stream(
         self, request: web.Request, body: dict[str, Any], prompt: list[int]
@@ -100,11 +103,12 @@ class Mock:
                     "top_logprobs": [{f"token_id:{token}": -0.105}],
                 }
             choice["finish_reason"] = "length" if index == body["max_tokens"] - 1 else None
-            await answer.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": body["max_tokens"], **self.cached(prompt)}
-        await answer.write(
-            f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode()
-        )
+            await answer.write(f"data: {json.dumps({**KIND, 'choices': [choice]})}\n\n".encode())
+        if (body.get("stream_options") or {}).get("include_usage"):
+            num = {"prompt_tokens": len(prompt), "completion_tokens": body["max_tokens"]}
+            counted = {**KIND, "choices": [], "usage": {**num, **self.cached(prompt)}}
+            await answer.write(f"data: {json.dumps(counted)}\n\n".encode())
+        await answer.write(b"data: [DONE]\n\n")
         return answer
 
     def cached(self, prompt: list[int]) -> dict[str, Any]:
