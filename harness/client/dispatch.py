@@ -26,7 +26,7 @@ from harness.schema import ErrorKind, Load, Request, RequestRecord
 
 SWEEP_S = 0.1
 SEND_CLEAR_S = 0.005
-"""A sweep and the parsing that goes with it would delay a send that is due sooner: it waits once that long."""
+"""A sweep, with its parsing, would delay a send that is due sooner: it waits once that long."""
 PREBUILT_BYTES = 256 * 1024 * 1024
 LAUNCHED_AT_ONCE = 8
 ANSWER_SIZE = 2500
