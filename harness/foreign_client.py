@@ -24,6 +24,7 @@ import msgspec
 from harness.client.body import authorization
 from harness.errors import HarnessError, InputError, MachineError
 from harness.host import engine_env
+from harness.launchers.blot import blotted
 from harness.reporting import importers
 from harness.schema import Imported, Load, Noun
 
@@ -250,7 +251,7 @@ def call(tool: str, argv: list[str], out: Path, timeout_s: float, api_key_env: s
 
 def _blot(log: Path, api_key_env: str) -> None:
     if key := os.environ.get(api_key_env, ""):
-        log.write_bytes(log.read_bytes().replace(key.encode(), b"***"))
+        log.write_bytes(blotted(log.read_bytes(), [key.encode()]))
 
 
 def environment(tool: str, api_key_env: str = "") -> dict[str, str]:

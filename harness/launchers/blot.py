@@ -53,19 +53,23 @@ def blotting(log_path: Path, secrets: Iterable[str]) -> Iterator[tuple[int, subp
             os.close(writer)
 
 
+def blotted(data: bytes, secrets: Iterable[bytes]) -> bytes:
+    """The same with every secret replaced, longest first: one may be the beginning of another."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        data = data.replace(secret, _BLOTTED)
+    return data
+
+
 class Blotter:
     """Replaces secrets in a stream, however it is cut into pieces."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        # Longest first: one may be the beginning of another.
-        self._secrets = sorted((s.encode() for s in secrets), key=len, reverse=True)
+        self._secrets = tuple(s.encode() for s in secrets)
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
         """What can be told so far; the beginning of what may become a secret is held back."""
-        data = self._held + data
-        for secret in self._secrets:
-            data = data.replace(secret, _BLOTTED)
+        data = blotted(self._held + data, self._secrets)
         held = max((_begun(data, secret) for secret in self._secrets), default=0)
         self._held = data[len(data) - held :]
         return data[: len(data) - held]

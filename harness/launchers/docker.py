@@ -17,6 +17,7 @@ from docker.errors import APIError, NotFound
 
 from harness.command import is_secret
 from harness.errors import MachineError
+from harness.launchers.blot import blotted
 from harness.launchers.container import (
     CACHES,
     LABEL,
@@ -228,6 +229,4 @@ def _copy_log(container_id: str, log_path: Path, hide: tuple[bytes, ...]) -> Non
     quietly = contextlib.suppress(MachineError, APIError, requests.RequestException)
     with quietly, contextlib.closing(connect()) as client, log_path.open("ab", buffering=0) as log:
         for line in client.api.logs(container_id, stream=True, follow=True):
-            for secret in hide:
-                line = line.replace(secret, b"***")
-            log.write(line)
+            log.write(blotted(line, hide))
