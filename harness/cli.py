@@ -130,7 +130,7 @@ def doctor() -> None:
 @app.command("ep-check")
 def ep_check(words: Words = None) -> None:
     """Check and time expert-parallel dispatch/combine: ep-check backend=NAME [ranks=N] [key=value ...]"""
-    from harness.moe import verbs
+    from harness.ep import verbs
 
     text, status = verbs.ep_check(words or [])
     print(text)
@@ -297,7 +297,7 @@ def serve(variant: str, words: Words = None) -> None:
 @app.command()
 def trace(words: Words = None) -> None:
     """Find the first wrong step of a VLLM_MORI_TRACE log, or sum up a MORI-VIZ trace: trace FILE [ranks=8]"""
-    from harness.moe import verbs
+    from harness.ep import verbs
 
     print(verbs.trace_file(words or []))
 

@@ -68,6 +68,11 @@ class Words:
         """Value of a key, removed from the pairs."""
         return self.pairs.pop(key, default)
 
+    def nothing_left(self, verb: str, known: str) -> None:
+        """Raises InputError for a key nobody took."""
+        if self.pairs:
+            raise InputError(f"{verb} has no setting {next(iter(self.pairs))!r}: it knows {known}.")
+
 
 def _is_pair(word: str) -> bool:
     return bool(re.match(r"[A-Za-z_][\w.]*=", word))

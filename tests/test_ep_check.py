@@ -11,9 +11,9 @@ import pytest
 
 from ep_check import bandwidth, table
 from harness import registry
+from harness.ep import command, verbs
 from harness.errors import InputError, MachineError
 from harness.host import engine_env
-from harness.moe import ep_command, verbs
 
 ROWS = [[5, 1, 0, 0], [2, 0, 3, 0], [0, 0, 7, 4], [1, 1, 1, 1]]
 
@@ -77,13 +77,13 @@ def test_published_figures_stand_beside_equal_sizes() -> None:
         "environment": {"world_size": 8},
         "timings": [row],
     }
-    text = ep_command.as_text(result, "")
+    text = command.as_text(result, "")
     assert "307 GB/s" in text and "MI355X" in text and "180 us" in text
     result["environment"] = {"world_size": 2}
-    text = ep_command.as_text(result, "")
+    text = command.as_text(result, "")
     assert "none published for 2 ranks; for 8, FP8" in text and "307 GB/s" in text
     result["environment"] = {"world_size": 16}
-    assert "171 GB/s (RDMA 52)" in ep_command.as_text(result, "")
+    assert "171 GB/s (RDMA 52)" in command.as_text(result, "")
 
 
 def launch(tmp_path: Path, *arguments: str, ranks: int = 8) -> tuple[dict[str, Any], str, int]:
@@ -147,7 +147,7 @@ def test_every_seeded_fault_is_red(tmp_path: Path, fault: str, says: str) -> Non
 
 
 def test_mori_options_reach_its_backend() -> None:
-    argv = ep_command.command("python", "mori", 8, {"zero_copy": "1", "block_num": "64", "hidden": "4096"})
+    argv = command.command("python", "mori", 8, {"zero_copy": "1", "block_num": "64", "hidden": "4096"})
     assert argv[-3:] == ["--option=zero_copy=1", "--option=block_num=64", "--hidden=4096"]
 
 

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ep_check import tokens
+from ep_check import rules, tokens
 from ep_check.routing import Routing
 from ep_check.seam import Received, UnavailableError
 from ep_check.shape import Shape
 from harness.errors import InputError
-from harness.moe import ep_rules
 
 
 class MoriEp:
@@ -31,7 +30,7 @@ class MoriEp:
         self._zero_copy = shape.option("zero_copy") == "1"
         self._split = shape.option("split") == "1"
         self._call_reset = shape.option("call_reset") == "1"
-        self._launch = {name: int(shape.option(name)) for name in ep_rules.OVERRIDES if shape.option(name)}
+        self._launch = {name: int(shape.option(name)) for name in rules.OVERRIDES if shape.option(name)}
         config = self._limits = _checked(shape, self._launch)
         self._mori = _import()
         os.environ.setdefault("MORI_SHMEM_HEAP_SIZE", f"{config.suggested_heap_gib}G")
@@ -42,7 +41,7 @@ class MoriEp:
 
     def dispatch(self, x: torch.Tensor, routing: Routing) -> Received:
         """dispatch(), or dispatch_send() + dispatch_recv(); rows beyond the received count are cut off."""
-        too_many = ep_rules.check_batch(len(x), self._limits)
+        too_many = rules.check_batch(len(x), self._limits)
         if too_many:
             raise ValueError(too_many)
         ids = routing.topk_ids.to(torch.int32)
@@ -103,7 +102,7 @@ class MoriEp:
             return rows.clone()
         return tokens.dequantize(rows.view(torch.float8_e4m3fn), scales[: len(rows)])
 
-    def _config(self, config: ep_rules.EpConfig) -> Any:
+    def _config(self, config: rules.EpConfig) -> Any:
         ops = self._mori.ops
         fp8 = self._shape.dispatch_dtype == "fp8"
         return ops.EpDispatchCombineConfig(
@@ -120,11 +119,11 @@ class MoriEp:
             use_external_inp_buf=not self._zero_copy,
             kernel_type=getattr(ops.EpDispatchCombineKernelType, config.kernel),
             gpu_per_node=config.gpus_per_node,
-            **ep_rules.launch_parameters(config.kernel),
+            **rules.launch_parameters(config.kernel),
         )
 
 
-def _checked(shape: Shape, overrides: dict[str, int]) -> ep_rules.EpConfig:
+def _checked(shape: Shape, overrides: dict[str, int]) -> rules.EpConfig:
     """The configuration, every rule obeyed. Raises ValueError with the first rule that is not."""
     if shape.option("split") == "1" and (overrides or shape.option("call_reset") == "1"):
         raise ValueError(
@@ -132,8 +131,8 @@ def _checked(shape: Shape, overrides: dict[str, int]) -> ep_rules.EpConfig:
         )
     try:
         config = _settings(shape)
-        ep_rules.require(config)
-        ignored = ep_rules.launch_warning(os.environ.get(ep_rules.MODE, "MANUAL"), overrides)
+        rules.require(config)
+        ignored = rules.launch_warning(os.environ.get(rules.MODE, "MANUAL"), overrides)
     except InputError as broken:
         raise ValueError(str(broken)) from None
     if ignored:
@@ -141,19 +140,18 @@ def _checked(shape: Shape, overrides: dict[str, int]) -> ep_rules.EpConfig:
     return config
 
 
-def _settings(shape: Shape) -> ep_rules.EpConfig:
+def _settings(shape: Shape) -> rules.EpConfig:
     nodes = max(1, shape.world_size // shape.gpus_per_node)
-    return ep_rules.EpConfig(
+    return rules.EpConfig(
         world_size=shape.world_size,
         gpus_per_node=min(shape.gpus_per_node, shape.world_size),
         hidden=shape.hidden,
         num_experts=shape.num_experts,
         top_k=shape.top_k,
         max_tokens_per_rank=shape.max_tokens,
-        kernel=shape.option("kernel")
-        or ep_rules.choose_kernel(nodes, shape.option("priority") or "throughput"),
+        kernel=shape.option("kernel") or rules.choose_kernel(nodes, shape.option("priority") or "throughput"),
         scale_dim=shape.hidden // 128 if shape.dispatch_dtype == "fp8" else 0,
-        heap=os.environ.get("MORI_SHMEM_HEAP_SIZE", "") or ep_rules.OURS,
+        heap=os.environ.get("MORI_SHMEM_HEAP_SIZE", "") or rules.OURS,
     )
 
 

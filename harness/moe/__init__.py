@@ -1,1 +1,1 @@
-"""What happens inside mixture-of-experts layers: routing logs, expert-parallel rules, kernel bench output."""
+"""What happens inside mixture-of-experts layers: routing logs, their balance and pictures."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.ep import bench_output, reference_tables, verbs
 from harness.errors import InputError
-from harness.moe import bench_output, reference_tables, verbs
 
 JSONL = {
     "category": "intra_ep",

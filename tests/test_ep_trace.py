@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from harness import registry
+from harness.ep import trace, verbs
 from harness.errors import InputError
 from harness.host import engine_env
-from harness.moe import trace, verbs
 
 GOLDEN = Path(__file__).parent / "golden" / "moe"
 SETTING = trace.Setting(ranks=8, num_experts=32, top_k=4)
@@ -105,7 +105,7 @@ def test_share_of_tokens_that_touch_a_rank() -> None:
         ([], "needs one file"),
         ([str(GOLDEN / "trace-none.log"), "ranks=seven"], "no positive whole number"),
         ([str(GOLDEN / "trace-none.log"), "ranks=7"], "do not fit together"),
-        ([__file__.replace("test_moe_trace", "__init__")], "no line with STEP"),
+        ([__file__.replace("test_ep_trace", "__init__")], "no line with STEP"),
     ],
 )
 def test_mistakes(words: list[str], says: str) -> None:

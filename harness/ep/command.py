@@ -11,13 +11,14 @@ from typing import Any
 
 import msgspec
 
+from ep_check import rules
 from ep_check.__main__ import PRESETS
+from harness.ep import bench_output, reference_tables
 from harness.errors import InputError, MachineError
-from harness.moe import bench_output, ep_rules, reference_tables
 from harness.schema import KernelTiming
 
 BACKENDS = ("torch-gloo", "torch-nccl", "mori", "deep_ep", "uccl")
-MORI_OPTIONS = ("kernel", "priority", "zero_copy", "split", "call_reset", *ep_rules.OVERRIDES)
+MORI_OPTIONS = ("kernel", "priority", "zero_copy", "split", "call_reset", *rules.OVERRIDES)
 """Settings only MORI has; they reach its backend as --option NAME=VALUE."""
 _ROOT = Path(__file__).resolve().parents[2]
 _TIMEOUT_S = 1800.0
@@ -66,14 +67,14 @@ def command(python: str, backend: str, ranks: int, settings: Mapping[str, str]) 
     return argv
 
 
-def mori_config(settings: Mapping[str, str], ranks: int, environ: Mapping[str, str]) -> ep_rules.EpConfig:
+def mori_config(settings: Mapping[str, str], ranks: int, environ: Mapping[str, str]) -> rules.EpConfig:
     """The MORI configuration these settings amount to, for the rules."""
     preset = PRESETS.get(settings.get("preset", "full"), PRESETS["full"])
     sizes = {k: str(settings.get(k, preset[k])) for k in ("tokens", "hidden", "experts", "top_k")}
     tokens = [number(part, "tokens") for part in sizes["tokens"].split(",") if part]
     fp8 = settings.get("dispatch_dtype") == "fp8"
     hidden = number(sizes["hidden"], "hidden")
-    return ep_rules.EpConfig(
+    return rules.EpConfig(
         world_size=ranks,
         gpus_per_node=ranks,
         hidden=hidden,
@@ -81,27 +82,27 @@ def mori_config(settings: Mapping[str, str], ranks: int, environ: Mapping[str, s
         top_k=number(sizes["top_k"], "top_k"),
         max_tokens_per_rank=max(tokens, default=1),
         scale_dim=hidden // 128 if fp8 else 0,
-        kernel=settings.get("kernel") or ep_rules.choose_kernel(1, settings.get("priority", "throughput")),
-        heap=environ.get("MORI_SHMEM_HEAP_SIZE", "") or ep_rules.OURS,
+        kernel=settings.get("kernel") or rules.choose_kernel(1, settings.get("priority", "throughput")),
+        heap=environ.get("MORI_SHMEM_HEAP_SIZE", "") or rules.OURS,
     )
 
 
 def _mori_rules(settings: Mapping[str, str], ranks: int, environ: Mapping[str, str]) -> tuple[str, ...]:
     """What holds of a configuration that obeys every rule, in words. Raises InputError for a broken rule."""
     config = mori_config(settings, ranks, environ)
-    ep_rules.require(config)
-    mode = environ.get(ep_rules.MODE, "MANUAL")
-    ignored = ep_rules.launch_warning(
-        mode, {k: number(settings[k], k) for k in ep_rules.OVERRIDES if k in settings}
+    rules.require(config)
+    mode = environ.get(rules.MODE, "MANUAL")
+    ignored = rules.launch_warning(
+        mode, {k: number(settings[k], k) for k in rules.OVERRIDES if k in settings}
     )
     if ignored:
         raise InputError(f"{ignored}.")
     heap = environ.get("MORI_SHMEM_HEAP_SIZE") or f"{config.suggested_heap_gib}G"
-    launch = ", ".join(f"{k}={v}" for k, v in ep_rules.launch_parameters(config.kernel).items())
+    launch = ", ".join(f"{k}={v}" for k, v in rules.launch_parameters(config.kernel).items())
     return (
         f"mori: {config.kernel}, at most {config.max_tokens_per_rank} tokens sent and "
         f"{config.max_recv_tokens} received per rank; heap {heap} (estimate "
-        f"{ep_rules.heap_bytes(config) / (1 << 30):.1f} GiB); launch parameters {mode}: {launch}",
+        f"{rules.heap_bytes(config) / (1 << 30):.1f} GiB); launch parameters {mode}: {launch}",
     )
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.ep.reference_tables import expected_ranks
 from harness.errors import InputError
 from harness.escape import plain
-from harness.moe.reference_tables import expected_ranks
 from harness.schema import TraceFinding
 
 STEPS = 11

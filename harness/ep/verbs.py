@@ -1,0 +1,32 @@
+"""Words of the command line for ep-check and trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.ep import command, perfetto, trace
+from harness.errors import InputError
+from harness.recipe import Words
+
+
+def ep_check(words: Sequence[str]) -> tuple[str, int]:
+    """ep-check backend=NAME [ranks=N] [key=value ...], or ep-check FILE... to read benches' output."""
+    given = Words(words)
+    if given.plain:
+        given.nothing_left("ep-check FILE", "none")
+        return "\n".join(command.table(name) for name in given.plain), 0
+    return command.run(given.pairs)
+
+
+def trace_file(words: Sequence[str]) -> str:
+    """trace FILE [ranks=8] [experts=256] [top_k=8]; a .json or .json.gz file is a Perfetto trace."""
+    given = Words(words)
+    defaults = {"ranks": "8", "experts": "256", "top_k": "8"}
+    setting = [command.number(given.take(name, value), name) for name, value in defaults.items()]
+    given.nothing_left("trace", "ranks, experts, top_k")
+    if len(given.plain) != 1:
+        raise InputError("trace needs one file: trace FILE [ranks=8] [experts=256] [top_k=8]")
+    name = given.plain[0]
+    if name.endswith((".json", ".json.gz")):
+        return perfetto.run(name)
+    return trace.run(name, *setting)
