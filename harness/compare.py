@@ -10,15 +10,14 @@ from typing import TypeVar
 import msgspec
 
 from harness import registry, store
-from harness.client import load_search
-from harness.client.load_search import SearchResult
 from harness.correctness import agreement, task_accuracy
 from harness.correctness.agreement import JudgeSettings
 from harness.correctness.conformance import broken
 from harness.errors import StoreError
 from harness.host import calibration
 from harness.label import fairness
-from harness.numbers import energy, intervals
+from harness.numbers import energy, intervals, load_search
+from harness.numbers.load_search import SearchResult
 from harness.numbers.measured import Measured, calibrations, load
 from harness.reporting import opinions
 from harness.schema import (

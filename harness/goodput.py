@@ -11,13 +11,12 @@ from pathlib import Path
 import msgspec
 
 from harness import client, registry, store
-from harness.client import load_search
-from harness.client.load_search import SearchResult
 from harness.correctness import verification
 from harness.errors import HarnessError, InputError, MachineError
 from harness.host import environment
-from harness.numbers import collector, metrics
+from harness.numbers import collector, load_search, metrics
 from harness.numbers.columns import columns
+from harness.numbers.load_search import SearchResult
 from harness.schema import Load, Recipe, RequestRecord, Trial, TrialResult, WorkloadSpec
 from harness.server import Running
 from harness.trial import Bench, built, save_sample, spoken, target_of, timed_part, warm_up

@@ -11,12 +11,11 @@ import msgspec
 import requests as http
 
 from harness import client, registry, store, workload
-from harness.client import token_counts
 from harness.client.body import authorization
 from harness.correctness import verification
 from harness.errors import HarnessError
 from harness.host import environment, telemetry
-from harness.numbers import collector, validity, warmup
+from harness.numbers import collector, token_counts, validity, warmup
 from harness.plan import Planned
 from harness.progress import Progress
 from harness.schema import (

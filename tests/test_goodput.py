@@ -11,10 +11,10 @@ import pytest
 from harness import store
 from harness.client import known_server
 from harness.client.known_server import Script
-from harness.client.load_search import Probe, SearchResult, words
-from harness.client.load_search import limit as limit_of
 from harness.errors import InputError
 from harness.goodput import check
+from harness.numbers.load_search import Probe, SearchResult, words
+from harness.numbers.load_search import limit as limit_of
 from harness.reporting import goodput, report
 from harness.schema import Load, Options, Recipe, TrialResult
 from tests.test_run import Desk, desk

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.client.load_search import SearchPlan, search
 from harness.errors import InputError
+from harness.numbers.load_search import SearchPlan, search
 
 
 @settings(deadline=None)

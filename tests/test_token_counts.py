@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.client.token_counts import Tally, TokenCounts
+from harness.numbers.token_counts import Tally, TokenCounts
 from harness.schema import RequestRecord
 
 

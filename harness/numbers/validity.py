@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from harness import registry
-from harness.client import ClientStats, selfcheck, token_counts
+from harness.client import ClientStats, selfcheck
+from harness.numbers import token_counts
 from harness.schema import Request, RequestRecord, TrialResult
 
 SHORT_SHARE = 0.01
