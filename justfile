@@ -14,7 +14,7 @@ _default:
 setup:
     @sh scripts/setup.sh
 
-# Serve a variant in the foreground; Ctrl-C stops it
+# Serve in the foreground, Ctrl-C stops it: serve <variant> [model] [key=value ...]
 [no-exit-message]
 serve variant *model_and_keys: setup
     @{{ python }} -m harness serve "$@"
@@ -24,7 +24,7 @@ serve variant *model_and_keys: setup
 bench *words: setup
     @{{ python }} -m harness bench "$@"
 
-# Print exactly what would be launched, touch nothing: plan <variant|all> [key=value ...] [--json]
+# Print what would be launched, touch nothing: plan <variant|all> [key=value ...] [--json|--check]
 [no-exit-message]
 plan *words: setup
     @{{ python }} -m harness plan "$@"
@@ -34,7 +34,7 @@ plan *words: setup
 load *words: setup
     @{{ python }} -m harness load "$@"
 
-# Recompute from stored records: compare [RUN ...]; other tools' files: compare FOLDER [baseline=VARIANT]
+# Recompute from stored records: compare [RUN ...]; other tools' files: compare FOLDER [baseline=X]
 [no-exit-message]
 compare *words: setup
     @{{ python }} -m harness compare "$@"
@@ -44,12 +44,12 @@ compare *words: setup
 report *words: setup
     @{{ python }} -m harness report "$@"
 
-# The experiment log: log [show ID | note ID TEXT | sign ID WHY | check | TEXT | variant= model= verdict= num=]
+# The experiment log: log [show ID | note ID TEXT | sign ID WHY | check | TEXT | variant= ...]
 [no-exit-message]
 log *words: setup
     @{{ python }} -m harness log "$@"
 
-# Run a log entry again from its own recipe and say how far the result is: replay ID
+# Run a log entry again from its own recipe, and say how far the result is from the old: replay ID
 [no-exit-message]
 replay entry: setup
     @{{ python }} -m harness replay "$@"
@@ -64,27 +64,27 @@ import *files: setup
 export *words: setup
     @{{ python }} -m harness export "$@"
 
-# What a routing log tells (bench ... moe_log=LAYER writes one): moe FILE ... [against=FILE] [out=FOLDER]
+# What a routing log (of bench ... moe_log=LAYER) tells: moe FILE ... [against=FILE] [out=FOLDER]
 [no-exit-message]
 moe *words: setup
     @{{ python }} -m harness moe "$@"
 
-# Check and time expert-parallel dispatch/combine: ep-check backend=torch-gloo|torch-nccl|mori|deep_ep|uccl [ranks=N]
+# Check and time expert-parallel dispatch/combine: ep-check backend=NAME [ranks=N] [key=value ...]
 [no-exit-message]
 ep-check *words: setup
     @{{ python }} -m harness ep-check "$@"
 
-# First wrong step of a VLLM_MORI_TRACE log, or a MORI-VIZ trace per phase and rank: trace FILE
+# First wrong step of a VLLM_MORI_TRACE log, a MORI-VIZ trace by phase and rank: trace FILE [ranks=8]
 [no-exit-message]
 trace *words: setup
     @{{ python }} -m harness trace "$@"
 
-# What this machine has and lacks, and which variants can run here
+# What this machine has, what it lacks, and which variants can run here
 [no-exit-message]
 doctor: setup
     @{{ python }} -m harness doctor
 
-# Build an image of docker/: image NAME [KEY=VALUE ...]
+# Build an image of docker/: image NAME [KEY=VALUE ...]; without a name, list them
 [no-exit-message]
 image *words: setup
     @{{ python }} -m harness image "$@"
@@ -94,20 +94,25 @@ image *words: setup
 clean: setup
     @{{ python }} -m harness clean
 
-# The client's own error on this machine: selfcheck [rate=] [concurrency=] [workers=]
+# The client's own error against a server of known timing: selfcheck [rate=] [concurrency=] [workers=]
 [no-exit-message]
 selfcheck *words: setup
     @{{ python }} -m harness selfcheck "$@"
 
-# Which promises a running endpoint keeps, how stable its output is: probe http://host:port [model] [--harsh]
+# Which promises an endpoint keeps, how stable its output is: probe http://host:port [model] [--harsh]
 [no-exit-message]
 probe *words: setup
     @{{ python }} -m harness probe "$@"
 
-# Verdicts again from stored records: verify [RUN] [--reference VARIANT]
+# Recompute verdicts from stored records: verify [RUN] [--reference VARIANT]
 [no-exit-message]
 verify *words: setup
     @{{ python }} -m harness verify "$@"
+
+# The harness's commit
+[no-exit-message]
+version: setup
+    @{{ python }} -m harness version
 
 # Pass the tests
 [no-exit-message]

@@ -94,7 +94,7 @@ def clean() -> None:
 
 @app.command()
 def compare(runs: Words = None) -> None:
-    """Recompute from stored records: compare [RUN ...], or other tools' files: compare FOLDER [baseline=X]"""
+    """Recompute from stored records: compare [RUN ...]; other tools' files: compare FOLDER [baseline=X]"""
     from harness import compare as comparing
     from harness import store
     from harness.reporting import publish
@@ -121,7 +121,7 @@ def compare(runs: Words = None) -> None:
 
 @app.command()
 def doctor() -> None:
-    """What this machine has, what it lacks, and which variants can run here."""
+    """What this machine has, what it lacks, and which variants can run here"""
     from harness.host import doctor as diagnosis
 
     diagnosis.run(Console())
@@ -145,7 +145,7 @@ def export(
     ] = None,
     form: Annotated[str, typer.Option("--format")] = "vllm-bench",
 ) -> None:
-    """Write a run's trials in another tool's format: export [RUN] [--format vllm-bench] [--out FOLDER]"""
+    """A run's trials in another tool's format: export [RUN] [--format vllm-bench] [--out FOLDER]"""
     from harness import store
     from harness.reporting import exporters
 
@@ -167,7 +167,7 @@ def image(words: Words = None) -> None:
 
 @app.command("import")
 def import_files(files: Annotated[list[Path], typer.Argument()]) -> None:
-    """Read results of vLLM, SGLang, guidellm, aiperf, InferenceX in this harness's terms: import FILE ..."""
+    """Results of vLLM, SGLang, guidellm, aiperf, InferenceX in this harness's terms: import FILE ..."""
     from harness import store
     from harness.reporting.importers import adoption
 
@@ -189,7 +189,7 @@ def load(words: Words = None) -> None:
 
 @app.command()
 def log(words: Words = None) -> None:
-    """The experiment log: log [show ID | note ID TEXT | check | TEXT | variant= model= verdict= num=]"""
+    """The experiment log: log [show ID | note ID TEXT | sign ID WHY | check | TEXT | variant= ...]"""
     from harness import store
     from harness.reporting import logbook, publish
 
@@ -199,7 +199,7 @@ def log(words: Words = None) -> None:
 
 @app.command()
 def moe(words: Words = None) -> None:
-    """What a routing log tells: moe FILE ... [against=FILE] [out=FOLDER] [ep=8,16]"""
+    """What a routing log (of bench ... moe_log=LAYER) tells: moe FILE ... [against=FILE] [out=FOLDER]"""
     from harness.moe import verbs
 
     print(verbs.moe(words or []))
@@ -211,7 +211,7 @@ def plan(
     json: Annotated[bool, typer.Option("--json")] = False,
     check: Annotated[bool, typer.Option("--check", help="Parse it with the engine's own parser.")] = False,
 ) -> None:
-    """Print what would be launched, touch nothing: plan <variant|all> [model=ALIAS] [key=value ...]"""
+    """Print what would be launched, touch nothing: plan <variant|all> [key=value ...] [--json|--check]"""
     from harness import plan as planning
     from harness.host.machine import probe
     from harness.label import dialect_check
@@ -277,7 +277,7 @@ def selfcheck(words: Words = None) -> None:
 def probe(
     url: str, model: Annotated[str, typer.Argument()] = "", harsh: bool = False, api_key_env: str = ""
 ) -> None:
-    """Which promises a running endpoint keeps, how stable its output is: probe http://host:port [model]"""
+    """Which promises an endpoint keeps, how stable its output is: probe http://host:port [model] [--harsh]"""
     from harness.correctness import probe as probing
 
     found = probing.run(url, model, harsh=harsh, api_key_env=api_key_env)
@@ -288,7 +288,7 @@ def probe(
 
 @app.command()
 def serve(variant: str, words: Words = None) -> None:
-    """Serve in the foreground until Ctrl-C: serve <variant> [model] [key=value ...]"""
+    """Serve in the foreground, Ctrl-C stops it: serve <variant> [model] [key=value ...]"""
     from harness import foreground
 
     foreground.serve(variant, words or [])
@@ -296,7 +296,7 @@ def serve(variant: str, words: Words = None) -> None:
 
 @app.command()
 def trace(words: Words = None) -> None:
-    """Find the first wrong step of a VLLM_MORI_TRACE log, or sum up a MORI-VIZ trace: trace FILE [ranks=8]"""
+    """First wrong step of a VLLM_MORI_TRACE log, a MORI-VIZ trace by phase and rank: trace FILE [ranks=8]"""
     from harness.ep import verbs
 
     print(verbs.trace_file(words or []))
@@ -304,7 +304,7 @@ def trace(words: Words = None) -> None:
 
 @app.command()
 def version() -> None:
-    """The harness's commit."""
+    """The harness's commit"""
     from harness.host.environment import git
 
     Console().print(git("rev-parse", "--short", "HEAD") or "unknown")
@@ -314,7 +314,7 @@ def version() -> None:
 def verify(
     run: Annotated[str, typer.Argument()] = "", reference: Annotated[str, typer.Option()] = ""
 ) -> None:
-    """Recompute verdicts from stored records: verify [RUN] [--reference VARIANT to replay through it]
+    """Recompute verdicts from stored records: verify [RUN] [--reference VARIANT]
 
     Exit status 3 when an output is wrong, 4 when one cannot be judged.
     """
