@@ -9,22 +9,17 @@ from typing import Any
 
 import msgspec
 
+from harness.ep import mori_text
 from harness.errors import InputError
 from harness.schema import KernelTiming
 
-_ROUND = re.compile(
-    r"^Round (\d+) duration\(us\) \[([^\]]*)\] bandwidth\(GB/s\) \[([^\]]*)\] "
-    r"avg bytes\(MB\) (\S+) lat ([\d.]+) bw ([\d.]+) / ([\d.]+)"
-)
-_BENCH = re.compile(r"max_tokens_per_rank: (\d+), dispatch_dtype: (\S+)")
-_SECTION = re.compile(r"^\s*(Dispatch|Combine) result", re.IGNORECASE)
-_INTERNODE = re.compile(
-    r"^\s*(dispatch|combine) (duration|(rdma|xgmi|ll) bandwidth) \[[^\]]*\] avg ([\d.]+) (µs|us|GB/s)",
-    re.IGNORECASE,
-)
 _BATCH = re.compile(r"^Batch size: (\d+)")
-_KERNEL = re.compile(r"^Kernel time: ([\d.]+) us")
-_PLAIN = re.compile(r"(?i)^\W*(dispatch|combine)\b[^\d]*([\d.]+)\s*(us|µs|ms)\b(?:\D*([\d.]+)\s*GB/s)?")
+_KERNEL = re.compile(r"(?:^|, )Kernel time: ([\d.]+) us")
+_CONVENTIONS = {
+    "intra_ep": "best round, mean of ranks",
+    "internode_ep": "GB/s of the best rank and round, latency the mean",
+}
+"""What MORI's benches put into their records (_emit_intra_perf, _emit_internode_perf at 624002c)."""
 
 
 def read(path: Path) -> tuple[KernelTiming, ...]:
@@ -47,13 +42,17 @@ def parse(text: str) -> Iterator[KernelTiming]:
     if text.lstrip().startswith("{"):
         yield from _from_json(text)
         return
-    yield from mori_text(text)
+    yield from mori_text.one_node(text)
+    yield from mori_text.several_nodes(text)
     yield from benchmark_moe(text)
 
 
 def mori_jsonl(line: dict[str, Any]) -> Iterator[KernelTiming]:
-    """One line of MORI_PERF_OUT: intra_ep or internode_ep; the zero-copy flag goes into the note."""
+    """One line of MORI_PERF_OUT, intra_ep or internode_ep; its note: what is averaged, how combine ran."""
     params, metrics = line["params"], line["metrics"]
+    settings = [params.get("kernel_type", ""), _CONVENTIONS.get(line.get("category", ""), "")]
+    of_combine = ["zero-copy"] if params.get("zero_copy") else []
+    of_combine += [params["quant_type"]] if params.get("quant_type", "none") != "none" else []
     for kernel, dtype in (("dispatch", params.get("dtype")), ("combine", params.get("combine_dtype"))):
         total = metrics.get(f"{kernel}_bw_gbps", metrics.get(f"{kernel}_xgmi_bw_gbps"))
         yield KernelTiming(
@@ -66,51 +65,19 @@ def mori_jsonl(line: dict[str, Any]) -> Iterator[KernelTiming]:
             latency_us=metrics.get(f"{kernel}_lat_us"),
             gbps=total,
             rdma_gbps=metrics.get(f"{kernel}_rdma_bw_gbps"),
-            note="zero-copy" if params.get("zero_copy") else "",
+            note="; ".join(filter(None, settings + (of_combine if kernel == "combine" else []))),
         )
 
 
-def mori_text(text: str) -> Iterator[KernelTiming]:
-    """MORI's printed rounds (mean over ranks; the first of "bw A / B") and internode averages."""
-    tokens, dtype, kernel = 0, "", ""
-    for line in text.splitlines():
-        if match := _BENCH.search(line):
-            tokens, dtype = int(match[1]), match[2]
-        elif match := _SECTION.match(line):
-            kernel = match[1].lower()
-        elif line.lstrip().startswith("End-to-end"):
-            kernel = ""
-        elif kernel and (match := _ROUND.match(line.strip())):
-            ranks = len(match[2].replace(",", " ").split())
-            yield KernelTiming(
-                source="mori-text",
-                kernel=kernel,
-                tokens=tokens,
-                world_size=ranks,
-                dtype=dtype,
-                latency_us=float(match[5]),
-                gbps=float(match[6]),
-                note=f"round {match[1]}",
-            )
-    yield from _internode(text)
-
-
 def benchmark_moe(text: str) -> Iterator[KernelTiming]:
-    """vLLM's benchmark_moe.py, and the plain "Dispatch: X us, Y GB/s" lines of EP kernel tests."""
+    """vLLM's benchmarks/kernels/benchmark_moe.py: one batch size and one kernel time after the other."""
     batch = 0
     for line in text.splitlines():
         if match := _BATCH.match(line):
             batch = int(match[1])
-        elif match := _KERNEL.match(line):
-            yield KernelTiming(
-                source="vllm-benchmark-moe", kernel="moe", tokens=batch, latency_us=float(match[1])
-            )
-        elif (match := _PLAIN.match(line)) and "result" not in line.lower() and not _INTERNODE.match(line):
-            latency_us = float(match[2]) * (1000 if match[3].lower() == "ms" else 1)
-            gbps = float(match[4]) if match[4] else None
-            yield KernelTiming(
-                source="ep-kernel-test", kernel=match[1].lower(), latency_us=latency_us, gbps=gbps
-            )
+        if match := _KERNEL.search(line):
+            latency_us = float(match[1])
+            yield KernelTiming(source="vllm-benchmark-moe", kernel="moe", tokens=batch, latency_us=latency_us)
 
 
 def ep_check(result: dict[str, Any]) -> Iterator[KernelTiming]:
@@ -151,19 +118,3 @@ def _line(line: str) -> dict[str, Any]:
     except msgspec.DecodeError:
         return {}  # a line cut short by a killed bench
     return record if isinstance(record, dict) else {}
-
-
-def _internode(text: str) -> Iterator[KernelTiming]:
-    found: dict[str, dict[str, float]] = {}
-    for line in text.splitlines():
-        if match := _INTERNODE.match(line):
-            what = (match[3] or "duration").lower()
-            found.setdefault(match[1].lower(), {})[what] = float(match[4])
-    for kernel, values in found.items():
-        yield KernelTiming(
-            source="mori-text internode",
-            kernel=kernel,
-            latency_us=values.get("duration"),
-            gbps=values.get("xgmi", values.get("ll")),
-            rdma_gbps=values.get("rdma"),
-        )

@@ -156,7 +156,7 @@ def _reference(row: KernelTiming) -> str:
     rdma = f" (RDMA {row.rdma_gbps:.0f})" if row.rdma_gbps else ""
     return (
         f"  EP{row.world_size:<3}{row.tokens:>6} tokens {row.kernel:<9}{latency:>8}{row.gbps:>7.0f} GB/s"
-        f"{rdma}  {row.note}"
+        f"{rdma}  {row.dtype}; {row.note}"
     )
 
 
