@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.client.sse import EventParser
+from harness.client.wire import EventParser
 from tests import streams
 from tests.streams import DONE, SPOKEN, chunked, event, http_chunk, outcome, parse, token, usage
 

@@ -1,4 +1,7 @@
-"""The bytes of a request: portable fields, an engine's own on top, HTTP head in front."""
+"""The bytes of a request: portable fields, an engine's own on top, HTTP head in front.
+
+Requests of one session are a conversation: they go out in order, each carrying what was said before it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from harness.client.answer import Answer
 from harness.errors import InputError
 from harness.schema import Noun, Request
 
@@ -123,3 +127,38 @@ def authorization(api_key_env: str) -> dict[str, str]:
 
 def _header_safe(text: str) -> str:
     return "".join(c if c.isascii() and c.isprintable() else "_" for c in text)
+
+
+def chains(requests: Sequence[Request]) -> tuple[dict[int, int], list[int]]:
+    """(turn -> following turn of its session, first turns and single requests), as indexes."""
+    following: dict[int, int] = {}
+    last: dict[str, int] = {}
+    first: list[int] = []
+    for index, request in enumerate(requests):
+        if request.session and request.session in last:
+            following[last[request.session]] = index
+        else:
+            first.append(index)
+        if request.session:
+            last[request.session] = index
+    return following, first
+
+
+def addition(request: Request, answer: Answer) -> list[Any]:
+    """What this turn adds to its conversation: messages, token ids, or text pieces."""
+    text = "".join(answer.texts)
+    if request.messages is not None:
+        return [*request.messages, {"role": "assistant", "content": text}]
+    if request.prompt_token_ids is not None:
+        return [*request.prompt_token_ids, *answer.ids]
+    return [request.prompt or "", text]
+
+
+def check_prompt(request: Request) -> None:
+    """Raises InputError unless the request holds exactly one kind of prompt."""
+    kinds = (request.prompt_token_ids, request.prompt, request.messages)
+    if sum(kind is not None for kind in kinds) != 1:
+        raise InputError(
+            f"request {request.request_id} must hold exactly one of prompt_token_ids, prompt, messages: "
+            "correct the workload that made it"
+        )

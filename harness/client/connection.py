@@ -14,8 +14,8 @@ from contextlib import suppress
 from time import monotonic_ns
 from typing import cast
 
-from harness.client.http1 import FramingError, read_head
 from harness.client.response import Response
+from harness.client.wire import FramingError, read_head
 from harness.schema import ErrorKind
 
 BATCH = 128

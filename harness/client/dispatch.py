@@ -16,12 +16,10 @@ import msgspec
 from harness.client import pacing
 from harness.client.alarm import Alarm
 from harness.client.backlog import Backlog
-from harness.client.body import Target, payload
+from harness.client.body import Target, addition, chains, check_prompt, payload
 from harness.client.connection import Connection
-from harness.client.conversation import chains, check, spoken
 from harness.client.pool import Pool, connect_later
-from harness.client.request_record import Times, build_record
-from harness.client.response import Response
+from harness.client.response import Response, Times, build_record
 from harness.schema import ErrorKind, Load, Request, RequestRecord
 
 SWEEP_S = 0.1
@@ -106,7 +104,7 @@ class Dispatch:
         self._pool = Pool(self._loop, self._target, self._on_batch)
         self._alarm = Alarm(self._loop, self._on_alarm)
         for request in self._requests:
-            check(request)
+            check_prompt(request)
         size = 0
         while self._prebuild_order and size < PREBUILT_BYTES:
             size += len(self._prebuild_one())
@@ -324,7 +322,7 @@ class Dispatch:
         if self._requests[following].prompt_token_ids is not None and not response.answer.ids:
             self._drop_turns(following, "the engine gave no token ids of the answer that it should carry")
             return
-        self._history[following] = before + spoken(self._requests[turn.index], response.answer)
+        self._history[following] = before + addition(self._requests[turn.index], response.answer)
         now = monotonic_ns() - self._start_ns
         due = int(self._requests[following].due_at_s * 1e9)
         if due > now:

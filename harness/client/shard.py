@@ -22,8 +22,7 @@ from typing import NamedTuple
 import msgspec
 import uvloop
 
-from harness.client.body import Target
-from harness.client.conversation import chains
+from harness.client.body import Target, chains
 from harness.client.dispatch import Dispatch
 from harness.client.share_folder import Beat, ShareFolder
 from harness.client.window import ClientStats, Gate, Pulse, Watch, measured
