@@ -49,9 +49,8 @@ def judged(records: list[RequestRecord]) -> dict[str, object]:
         words = record.text.split()
         received, first = map(int, words[0].split(":"))
         sends = [first * 1e-9, *(int(word) * 1e-9 for word in words[1:])]
-        assert record.ttft_s is not None
-        ttft.append((record.ttft_s - (first - received) * 1e-9) * 1e3)
         seen = record.content_at_s
+        ttft.append((seen[0] - record.sent_at_s - (first - received) * 1e-9) * 1e3)
         gaps += [abs((seen[i] - seen[i - 1]) - (sends[i] - sends[i - 1])) * 1e3 for i in range(1, len(seen))]
     ttft.sort()
     gaps.sort()

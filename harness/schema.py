@@ -344,7 +344,10 @@ ErrorKind = Literal[
 
 
 class RequestRecord(Noun):
-    """What one request did. Times are seconds on the client's monotonic clock since the trial's start."""
+    """What one request did. Times are seconds on the client's monotonic clock since the trial's start.
+
+    Its latencies are defined once, in harness.numbers.columns.
+    """
 
     request_id: str
     due_at_s: float = 0.0
@@ -372,28 +375,6 @@ class RequestRecord(Noun):
     error_kind: ErrorKind = ""
     error: str = ""
     """"" means it succeeded."""
-
-    @property
-    def ttft_s(self) -> float | None:
-        """First chunk that carries generated content - sent; None without content."""
-        return self.content_at_s[0] - self.sent_at_s if self.content_at_s else None
-
-    @property
-    def e2el_s(self) -> float | None:
-        """Last content - sent."""
-        return self.content_at_s[-1] - self.sent_at_s if self.content_at_s else None
-
-    @property
-    def tpot_s(self) -> float | None:
-        """(last content - first content) / (output_len - 1); undefined for one token."""
-        if not self.content_at_s or self.output_len < 2:
-            return None
-        return (self.content_at_s[-1] - self.content_at_s[0]) / (self.output_len - 1)
-
-    @property
-    def schedule_delay_s(self) -> float:
-        """sent - due: in open loop, part of what the user waits for."""
-        return self.sent_at_s - self.due_at_s
 
 
 # --- a run -------------------------------------------------------------------------------------

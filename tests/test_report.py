@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 from rich.console import Console
 
 from harness.escape import markdown, plain
-from harness.reporting import report
-from harness.reporting.cells import DEFINITIONS, HEADERS, ranked
+from harness.reporting import report, report_html
+from harness.reporting.cells import COLUMNS, DEFINITIONS, ranked
 from harness.schema import Comparison
 from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE
 
@@ -23,7 +24,7 @@ def rendered(width: int) -> str:
 
 
 def test_wrong_and_mislabelled_rows_have_no_rank() -> None:
-    assert [(rank, row.variant) for rank, row in ranked(COMPARISON.rows)] == [
+    assert [(standing.rank, standing.row.variant) for standing in ranked(COMPARISON.rows)] == [
         (1, "engine-a"),
         (2, "engine-b"),
         (None, "engine-wrong"),
@@ -35,7 +36,7 @@ def test_wrong_and_mislabelled_rows_have_no_rank() -> None:
 
 def test_markdown_rows() -> None:
     lines = [line for line in MARKDOWN.splitlines() if line.startswith("| ")]
-    assert lines[0].count("|") == len(HEADERS) + 1
+    assert lines[0].count("|") == len(COLUMNS) + 1
     assert lines[2] == (
         "| 1 | engine-a | 1000-2000@c8 | 1180 (1121-1239, n=3) | 148 | 123/247 | 12.3/24.6 | 0/50 "
         "| PASS, match 98.5%, Δlogprob 0.012, margin 0.004 | proven |"
@@ -45,6 +46,22 @@ def test_markdown_rows() -> None:
     assert "| failed |" in lines[6]
     assert "| 1 | engine-a | 30000-100@c8 | 200 | - |" in lines[7]
     assert lines[7].endswith("| 3/50 | not verified | unproven, dummy-weights |")
+
+
+def test_every_column_is_on_every_surface_and_no_surface_knows_one_by_name() -> None:
+    """What makes a new column one value in cells.py."""
+    page = report_html.document(COMPARISON, ENVIRONMENT, [])
+    wide = rendered(200)
+    for column in COLUMNS:
+        assert column.title in MARKDOWN.splitlines()[4]
+        assert f"<th>{column.title}</th>" in page or column.header == "scenario"
+        assert not column.short or column.short in wide
+    for place in ("report.py", "report_html.py", "report.html.j2", "log.py"):
+        text = (Path(report.__file__).parent / place).read_text()
+        known = [
+            column.header for column in COLUMNS if re.search(rf"[\"']{re.escape(column.header)}[\"']", text)
+        ]
+        assert known in ([], ["scenario"], ["variant", "scenario"]), place
 
 
 def test_everything_that_must_stand_beside_the_numbers() -> None:

@@ -1,4 +1,7 @@
-"""A trial's requests as numpy columns: what every statistic is computed from, at any size."""
+"""A trial's requests as numpy columns: what every statistic is computed from, at any size.
+
+The only place that says what TTFT, TPOT, E2EL and schedule delay are.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.numbers.decoding import Part, tabulate
 from harness.schema import RequestRecord
 
 Floats = NDArray[np.float64]
@@ -48,34 +52,10 @@ class Columns:
 
     @property
     def schedule_delay_s(self) -> Floats:
-        """Sent - due."""
+        """Sent - due: in open loop it is part of what the user waits for."""
         return self.sent_at_s - self.due_at_s
 
 
 def columns(records: Iterable[RequestRecord]) -> Columns:
-    """Columns of records already in memory."""
-    rows = []
-    gaps = []
-    for record in records:
-        rows.append(_row(record))
-        if not record.error and len(record.content_at_s) > 1:
-            gaps.append(np.diff(np.asarray(record.content_at_s)))
-    table = np.array(rows, dtype=np.float64).reshape(len(rows), 7)
-    return Columns(
-        ok=table[:, 0] == 1.0,
-        due_at_s=table[:, 1],
-        sent_at_s=table[:, 2],
-        first_at_s=table[:, 3],
-        last_at_s=table[:, 4],
-        input_len=table[:, 5].astype(np.int64),
-        output_len=table[:, 6].astype(np.int64),
-        icl_s=np.concatenate(gaps) if gaps else np.empty(0),
-    )
-
-
-def _row(record: RequestRecord) -> tuple[float, ...]:
-    times = record.content_at_s
-    first, last = (times[0], times[-1]) if times else (np.nan, np.nan)
-    input_len = record.input_len or record.prompt_len
-    ok = float(not record.error)
-    return (ok, record.due_at_s, record.sent_at_s, first, last, input_len, record.output_len)
+    """Columns of records already in memory, made as those of a file are: times that run backwards fail."""
+    return Columns(**tabulate(records, Part()))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.escape import plain
+from harness.schema import RequestRecord
 
 FIELDS = {
     "ok": "|b1",
@@ -71,10 +72,15 @@ class Part:
 def decode(lines: Iterable[bytes]) -> Part:
     """Columns of the lines, in memory."""
     part = Part()
-    batches = list(_batches(_records(lines, part), part))
-    empty = {name: np.empty(0, dtype=kind) for name, kind in FIELDS.items()}
-    part.arrays = {name: np.concatenate([empty[name], *(b[name] for b in batches)]) for name in FIELDS}
+    part.arrays = tabulate(_records(lines, part), part)
     return part
+
+
+def tabulate(records: Iterable[_Line | RequestRecord], part: Part) -> dict[str, NDArray[Any]]:
+    """FIELDS -> one array each, requests in order; what is odd about them is counted in `part`."""
+    batches = list(_batches(records, part))
+    empty = {name: np.empty(0, dtype=kind) for name, kind in FIELDS.items()}
+    return {name: np.concatenate([empty[name], *(b[name] for b in batches)]) for name in FIELDS}
 
 
 def decode_to_files(path: Path, span: tuple[int, int], target: tuple[Path, int], one_in: int) -> Part:
@@ -94,8 +100,8 @@ def decode_to_files(path: Path, span: tuple[int, int], target: tuple[Path, int],
     return part
 
 
-def _batches(lines: Iterable[_Line], part: Part) -> Iterator[dict[str, NDArray[Any]]]:
-    batch: list[_Line] = []
+def _batches(lines: Iterable[_Line | RequestRecord], part: Part) -> Iterator[dict[str, NDArray[Any]]]:
+    batch: list[_Line | RequestRecord] = []
     times = array("d")
     for line in lines:
         times.extend(line.content_at_s)
@@ -138,7 +144,7 @@ def _records(lines: Iterable[bytes], part: Part, sample: Sample | None = None) -
         yield line
 
 
-def _columns(batch: list[_Line], times: array[float], part: Part) -> dict[str, NDArray[Any]]:
+def _columns(batch: list[_Line | RequestRecord], times: array[float], part: Part) -> dict[str, NDArray[Any]]:
     """Arrays of one batch; `times` are its chunk times, request after request."""
     flat = np.frombuffer(times, dtype=np.float64) if times else np.empty(0)
     counts = np.array([len(line.content_at_s) for line in batch], dtype=np.int64)

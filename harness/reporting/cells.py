@@ -1,77 +1,88 @@
-"""A comparison's rows as text: the same cells in the terminal, in report.md, the HTML and the log. Pure."""
+"""The columns of the comparison's table, each a value that terminal, report.md, report.html and log read.
+
+A new figure touches three places: a field of schema.Metrics, a line of numbers/metrics.py, a Column here.
+Pure; nothing is escaped yet.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
-from harness.schema import Agreement, Distribution, Interval, Row
-
-HEADERS = (
-    "#",
-    "variant",
-    "scenario",
-    "output tok/s",
-    "per GPU",
-    "TTFT p50/p99 ms",
-    "TPOT p50/p99 ms",
-    "failed",
-    "agreement",
-    "label",
-)
-DEFINITIONS = (
-    ("#", "rank by output tok/s within the scenario; - = not ranked (FAIL, INVALID, or not done)"),
-    (
-        "output tok/s",
-        "output tokens (the server's usage, else re-tokenized) of successful requests / (first sent -> "
-        "last content); in brackets the 95 % t-interval over server restarts",
-    ),
-    ("per GPU", "output tok/s / accelerators the variant uses; - on CPU"),
-    ("TTFT", "first chunk that carries generated content - sent; an empty role chunk is not a token"),
-    ("TPOT", "(last content - first content) / (output tokens - 1); undefined for one token"),
-    ("failed", "requests that failed / all; they enter no latency and no throughput"),
-    (
-        "agreement",
-        "the timed output, teacher-forced through the reference: share of tokens that are its own greedy "
-        "choice, mean |difference of logprob| of emitted tokens, mean margin (reference's best logprob - "
-        "emitted token's), median position where an output first forks; CANNOT TELL = not enough evidence",
-    ),
-    ("label", "proven = the running engine shows every setting that the variant's name claims"),
-)
+from harness.schema import Agreement, Distribution, Row
 
 
-def ranked(rows: Iterable[Row]) -> list[tuple[int | None, Row]]:
-    """Rows by scenario in order of appearance, best first, each with its rank; None = not ranked."""
+class Standing(NamedTuple):
+    """A row within its scenario: what a cell may look at."""
+
+    row: Row
+    rank: int | None
+    """None = not ranked."""
+    best: float = 0.0
+    """Output tokens/s of the first of its scenario; 0 when none is ranked."""
+
+
+class Cell(NamedTuple):
+    """What one column shows of one row."""
+
+    text: str
+    details: tuple[str, ...] = ()
+    """What belongs to it: the figures behind a verdict, the marks of a label."""
+    span: str = ""
+    """Its interval and number of restarts."""
+    brief: str = ""
+    """What a terminal shows of it; "" = the text."""
+    badge: str = ""
+    """A verdict: the page colours it."""
+    share: float | None = None
+    """Of the best in its scenario, 0..1: the page draws it as a bar."""
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        whole = ", ".join((self.text, *self.details))
+        return f"{whole} ({self.span})" if self.span else whole
+
+
+class Column(NamedTuple):
+    """One column of the table."""
+
+    header: str
+    cell: Callable[[Standing], Cell]
+    meaning: str = ""
+    """Its definition, printed in every report; "" where the header says it all."""
+    term: str = ""
+    """What `meaning` defines; "" = the header."""
+    short: str = ""
+    """Its header on 80 columns; "" = not shown there."""
+    unit: str = ""
+    numeric: bool = False
+    measured: bool = False
+    """It is struck out where the output is wrong."""
+    on_accelerators: bool = False
+    """A terminal shows it only where some variant uses an accelerator."""
+
+    @property
+    def title(self) -> str:
+        """Header and unit."""
+        return f"{self.header} {self.unit}".rstrip()
+
+
+def standings(rows: Iterable[Row]) -> Iterator[tuple[str, list[Standing]]]:
+    """Each scenario in order of appearance with its rows, best first, those that are not ranked last."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.scenario, []).append(row)
-    result: list[tuple[int | None, Row]] = []
-    for group in groups.values():
+    for scenario, group in groups.items():
         good = sorted((row for row in group if row.rankable), key=_throughput, reverse=True)
-        result += [(rank, row) for rank, row in enumerate(good, start=1)]
-        result += [(None, row) for row in group if not row.rankable]
-    return result
+        best = _throughput(good[0]) if good else 0.0
+        ranked = [Standing(row, rank, best) for rank, row in enumerate(good, start=1)]
+        yield scenario, ranked + [Standing(row, None, best) for row in group if not row.rankable]
 
 
-def cells(row: Row, rank: int | None) -> tuple[str, ...]:
-    """One line of the table, a cell per entry of HEADERS; nothing is escaped yet."""
-    m = row.metrics
-    return (
-        str(rank) if rank else "-",
-        row.variant,
-        row.scenario,
-        _rate(row.output_throughput) if row.output_throughput else row.status,
-        _per_gpu(row),
-        latency(m.ttft_s if m else None),
-        latency(m.tpot_s if m else None),
-        f"{m.failed}/{m.completed + m.failed}" if m else "-",
-        agreement(row.agreement),
-        label(row),
-    )
-
-
-def latency(values: Distribution | None) -> str:
-    """p50/p99 in milliseconds."""
-    return f"{milliseconds(values.p50)}/{milliseconds(values.p99)}" if values else "-"
+def ranked(rows: Iterable[Row]) -> list[Standing]:
+    """The same in one list."""
+    return [standing for _, group in standings(rows) for standing in group]
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -87,48 +98,157 @@ def number(value: float) -> str:
     return f"{value:.1f}" if magnitude >= 10 else f"{value:.2f}"
 
 
-def agreement(found: Agreement | None) -> str:
-    """Verdict with the figures behind it."""
-    if found is None:
-        return "not verified"
-    parts: list[str] = [found.verdict or "not verified"]
-    if found.token_match is not None:
-        parts.append(f"match {found.token_match:.1%}")
-    if found.mean_abs_dlogprob is not None:
-        parts.append(f"Δlogprob {found.mean_abs_dlogprob:.3f}")
-    if found.mean_margin is not None:
-        parts.append(f"margin {found.mean_margin:.3f}")
-    if found.first_divergence is not None:
-        parts.append(f"forks at {found.first_divergence}")
-    if found.alarms:
-        parts.append(f"{len(found.alarms)} alarm" + "s" * (len(found.alarms) > 1))
-    return ", ".join(parts)
-
-
-def label(row: Row) -> str:
-    """Whether the variant's name is proven, and the marks that travel with its numbers."""
-    return ", ".join((_standing(row), *row.labels))
-
-
-def _standing(row: Row) -> str:
-    if row.status != "done":
-        return row.status
-    if row.invalid:
-        return f"INVALID: {row.invalid}"
-    return "proven" if row.attested else "unproven"
-
-
 def _throughput(row: Row) -> float:
     return row.output_throughput.mean if row.output_throughput else 0.0
 
 
-def _rate(rate: Interval) -> str:
+def _latency(values: Distribution | None) -> Cell:
+    """p50/p99 in milliseconds."""
+    if values is None:
+        return Cell("-")
+    p50, p99 = milliseconds(values.p50), milliseconds(values.p99)
+    return Cell(f"{p50}/{p99}", brief=p50)
+
+
+def _rank(standing: Standing) -> Cell:
+    return Cell(str(standing.rank) if standing.rank else "-")
+
+
+def _rate(standing: Standing) -> Cell:
+    rate = standing.row.output_throughput
+    if rate is None:
+        return Cell(standing.row.status, share=0.0)
+    share = rate.mean / standing.best if standing.rank and standing.best else 0.0
     if rate.num < 2:
-        return number(rate.mean)
-    return f"{number(rate.mean)} ({number(rate.low)}-{number(rate.high)}, n={rate.num})"
+        return Cell(number(rate.mean), share=share)
+    span = f"{number(rate.low)}-{number(rate.high)}, n={rate.num}"
+    half = (rate.high - rate.mean) / rate.mean if rate.mean else 0.0
+    return Cell(number(rate.mean), span=span, brief=f"{number(rate.mean)} ±{half:.0%}", share=share)
 
 
-def _per_gpu(row: Row) -> str:
+def _per_gpu(standing: Standing) -> Cell:
+    row = standing.row
     if not row.output_throughput or row.num_gpus < 1:
-        return "-"
-    return number(row.output_throughput.mean / row.num_gpus)
+        return Cell("-")
+    return Cell(number(row.output_throughput.mean / row.num_gpus))
+
+
+def _ttft(standing: Standing) -> Cell:
+    m = standing.row.metrics
+    return _latency(m.ttft_s if m else None)
+
+
+def _tpot(standing: Standing) -> Cell:
+    m = standing.row.metrics
+    return _latency(m.tpot_s if m else None)
+
+
+def _failed(standing: Standing) -> Cell:
+    m = standing.row.metrics
+    return Cell(f"{m.failed}/{m.completed + m.failed}" if m else "-")
+
+
+def _agreement(standing: Standing) -> Cell:
+    found = standing.row.agreement
+    if found is None:
+        return Cell("not verified", badge="not verified")
+    verdict = found.verdict or "not verified"
+    return Cell(verdict, tuple(_figures(found)), badge=verdict)
+
+
+def _figures(found: Agreement) -> Iterator[str]:
+    """What the verdict rests on."""
+    if found.token_match is not None:
+        yield f"match {found.token_match:.1%}"
+    if found.mean_abs_dlogprob is not None:
+        yield f"Δlogprob {found.mean_abs_dlogprob:.3f}"
+    if found.mean_margin is not None:
+        yield f"margin {found.mean_margin:.3f}"
+    if found.first_divergence is not None:
+        yield f"forks at {found.first_divergence}"
+    if found.alarms:
+        yield f"{len(found.alarms)} alarm" + "s" * (len(found.alarms) > 1)
+
+
+def _label(standing: Standing) -> Cell:
+    """Whether the variant's name is proven, and the marks that travel with its numbers."""
+    row = standing.row
+    word: str = row.status
+    if row.status == "done":
+        word = "INVALID" if row.invalid else "proven" if row.attested else "unproven"
+    reason = f": {row.invalid}" if word == "INVALID" else ""
+    return Cell(word + reason, row.labels, brief=", ".join((word, *row.labels)))
+
+
+COLUMNS = (
+    Column(
+        "#",
+        _rank,
+        "rank by output tok/s within the scenario; - = not ranked (FAIL, INVALID, or not done)",
+        short="#",
+        numeric=True,
+    ),
+    Column("variant", lambda s: Cell(s.row.variant), short="variant"),
+    Column("scenario", lambda s: Cell(s.row.scenario)),
+    Column(
+        "output tok/s",
+        _rate,
+        "output tokens (the server's usage, else re-tokenized) of successful requests / (first sent -> "
+        "last content); in brackets the 95 % t-interval over server restarts",
+        short="tok/s",
+        numeric=True,
+        measured=True,
+    ),
+    Column(
+        "per GPU",
+        _per_gpu,
+        "output tok/s / accelerators the variant uses; - on CPU",
+        short="/GPU",
+        numeric=True,
+        measured=True,
+        on_accelerators=True,
+    ),
+    Column(
+        "TTFT p50/p99",
+        _ttft,
+        "first chunk that carries generated content - sent; an empty role chunk is not a token",
+        term="TTFT",
+        short="TTFT",
+        unit="ms",
+        numeric=True,
+        measured=True,
+    ),
+    Column(
+        "TPOT p50/p99",
+        _tpot,
+        "(last content - first content) / (output tokens - 1); undefined for one token",
+        term="TPOT",
+        short="TPOT",
+        unit="ms",
+        numeric=True,
+        measured=True,
+    ),
+    Column(
+        "failed",
+        _failed,
+        "requests that failed / all; they enter no latency and no throughput",
+        short="failed",
+        numeric=True,
+        measured=True,
+    ),
+    Column(
+        "agreement",
+        _agreement,
+        "the timed output, teacher-forced through the reference: share of tokens that are its own greedy "
+        "choice, mean |difference of logprob| of emitted tokens, mean margin (reference's best logprob - "
+        "emitted token's), median position where an output first forks; CANNOT TELL = not enough evidence",
+        short="agreement",
+    ),
+    Column(
+        "label",
+        _label,
+        "proven = the running engine shows every setting that the variant's name claims",
+        short="label",
+    ),
+)
+DEFINITIONS = tuple((column.term or column.header, column.meaning) for column in COLUMNS if column.meaning)

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from harness import store
 from harness.errors import InputError
+from harness.numbers.columns import columns
 from harness.numbers.metrics import metrics
 from harness.schema import Distribution, Launch, Metrics, RequestRecord, TrialResult
 
@@ -104,7 +106,7 @@ def _details(records: list[RequestRecord]) -> dict[str, Any]:
     return {
         "input_lens": [r.input_len or r.prompt_len for r in records],
         "output_lens": [0 if r.error else r.output_len for r in records],
-        "ttfts": [r.ttft_s or 0.0 for r in records],
+        "ttfts": np.nan_to_num(columns(records).ttft_s).tolist(),
         "itls": [[b - a for a, b in zip(r.content_at_s, r.content_at_s[1:], strict=False)] for r in records],
         "start_times": [r.sent_at_s for r in records],
         "generated_texts": [r.text for r in records],

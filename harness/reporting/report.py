@@ -9,24 +9,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.escape import block, plain
 from harness.escape import markdown as md
+from harness.escape import plain
 from harness.reporting import goodput, opinions
-from harness.reporting.cells import DEFINITIONS, HEADERS, cells, ranked
+from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Environment, Recipe, Row, Scalar
-
-_NUMERIC = (0, 3, 4, 5, 6, 7)
-_TERMINAL_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("#", "right"),
-    ("variant", "left"),
-    ("output\ntok/s", "right"),
-    ("/GPU", "right"),
-    ("TTFT ms\np50/p99", "right"),
-    ("TPOT ms\np50/p99", "right"),
-    ("failed", "right"),
-    ("agreement", "left"),
-    ("label", "left"),
-)
 
 
 def table(comparison: Comparison) -> Table:
@@ -34,16 +21,15 @@ def table(comparison: Comparison) -> Table:
     title = Text(plain(comparison.question))
     view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     on_gpu = any(row.num_gpus for row in comparison.rows)
-    for header, justify in _TERMINAL_COLUMNS:
-        if header != "/GPU" or on_gpu:
-            view.add_column(header, justify=justify, overflow="fold", no_wrap=justify == "right")
-    scenario = ""
-    for rank, row in ranked(comparison.rows):
-        if row.scenario != scenario:
-            view.add_section()
-            view.add_row("", Text(plain(row.scenario), style="bold"))
-            scenario = row.scenario
-        view.add_row(*_terminal_cells(row, rank, on_gpu))
+    shown = [column for column in COLUMNS if column.short and (on_gpu or not column.on_accelerators)]
+    for column in shown:
+        justify: Literal["left", "right"] = "right" if column.numeric else "left"
+        view.add_column(column.short, justify=justify, overflow="fold", no_wrap=column.numeric)
+    for scenario, group in standings(comparison.rows):
+        view.add_section()
+        view.add_row("", Text(plain(scenario), style="bold"))
+        for standing in group:
+            view.add_row(*(_terminal_cell(column, standing) for column in shown))
     return view
 
 
@@ -77,10 +63,12 @@ def markdown(comparison: Comparison, environment: Environment | None, recipe: Re
 
 def markdown_table(comparison: Comparison) -> str:
     """The table alone, as the experiment log carries it."""
-    lines = [_line(HEADERS), _line("--:" if i in _NUMERIC else ":--" for i in range(len(HEADERS)))]
-    for rank, row in ranked(comparison.rows):
-        safe = [md(cell) for cell in cells(row, rank)]
-        lines.append(_line(f"~~{cell}~~" if row.wrong and 2 < i < 8 else cell for i, cell in enumerate(safe)))
+    lines = [
+        _line(column.title for column in COLUMNS),
+        _line("--:" if column.numeric else ":--" for column in COLUMNS),
+    ]
+    for _, group in standings(comparison.rows):
+        lines += [_line(_markdown_cell(column, standing) for column in COLUMNS) for standing in group]
     return "\n".join(lines)
 
 
@@ -105,21 +93,17 @@ def failures(rows: Iterable[Row]) -> list[str]:
     return lines
 
 
-def _terminal_cells(row: Row, rank: int | None, on_gpu: bool) -> list[Text]:
-    """Cells short enough for 80 columns; reasons of INVALID rows stand in the footnotes."""
-    full = cells(row, rank)
-    numbers = [
-        full[3].replace(" (", "\n").replace(", ", "\n").rstrip(")"),
-        *([full[4]] if on_gpu else []),
-        *full[5:8],
-    ]
-    style, around = ("strike red", "red") if row.wrong else ("", "") if row.rankable else ("dim", "dim")
-    standing = "INVALID" if row.invalid and row.status == "done" else full[9]
-    return [
-        *(Text(plain(cell), style=around) for cell in (full[0], full[1])),
-        *(Text(block(cell), style=style) for cell in numbers),
-        *(Text(block(cell), style=around) for cell in (full[8].replace(", ", "\n"), standing)),
-    ]
+def _markdown_cell(column: Column, standing: Standing) -> str:
+    safe = md(column.cell(standing).line)
+    return f"~~{safe}~~" if standing.row.wrong and column.measured else safe
+
+
+def _terminal_cell(column: Column, standing: Standing) -> Text:
+    """Short enough for 80 columns; reasons and figures stand in the report."""
+    row, cell = standing.row, column.cell(standing)
+    around = "red" if row.wrong else "" if row.rankable else "dim"
+    style = "strike red" if row.wrong and column.measured else around
+    return Text(plain(cell.brief or cell.text), style=style)
 
 
 def _line(cells_: Iterable[str]) -> str:

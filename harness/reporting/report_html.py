@@ -12,7 +12,7 @@ from markupsafe import Markup
 from harness.escape import block, plain
 from harness.numbers.intervals import decided
 from harness.reporting import goodput, opinions, report
-from harness.reporting.cells import DEFINITIONS, HEADERS, cells, ranked
+from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Contrast, Environment, Row
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -68,7 +68,7 @@ def document(comparison: Comparison, environment: Environment | None, sections: 
         verdicts=[_verdict(contrast) for contrast in comparison.contrasts],
         forest=Markup(_forest(comparison)),
         baselines=plain(", ".join(dict.fromkeys(c.baseline for c in comparison.contrasts))),
-        headers=_COLUMNS,
+        headers=[column.title for column in _COLUMNS],
         scenarios=_scenarios(comparison.rows),
         definitions=DEFINITIONS,
         sections=[_inert(section) for section in shown if not section.empty],
@@ -91,35 +91,34 @@ def _forest(comparison: Comparison) -> str:
     return plots.forest("Output tok/s, ratios", "times the baseline", known, order)
 
 
-_COLUMNS = tuple(header for header in HEADERS if header != "scenario")
-_SCENARIO = HEADERS.index("scenario")
+_COLUMNS = tuple(column for column in COLUMNS if column.header != "scenario")
+"""The scenario is the heading of its rows."""
 
 
 def _scenarios(rows: Sequence[Row]) -> list[dict[str, object]]:
     """Rows under their scenario, best first."""
-    found: dict[str, list[dict[str, object]]] = {}
-    best: dict[str, float] = {}
-    for rank, row in ranked(rows):
-        best.setdefault(row.scenario, row.output_throughput.mean if rank and row.output_throughput else 0.0)
-        found.setdefault(row.scenario, []).append(_row(row, rank, best[row.scenario]))
-    return [{"name": plain(name), "rows": lines} for name, lines in found.items()]
+    return [
+        {"name": plain(name), "rows": [_row(standing) for standing in group]}
+        for name, group in standings(rows)
+    ]
 
 
-def _row(row: Row, rank: int | None, best: float) -> dict[str, object]:
-    """Cells without the scenario; `share` of the best output tok/s in percent, for the bar below it."""
+def _row(standing: Standing) -> dict[str, object]:
+    row = standing.row
     style = "struck" if row.wrong else "" if row.rankable else "unranked"
-    texts = [plain(cell) for cell in cells(row, rank)]
-    verdict, _, figures = texts[HEADERS.index("agreement")].partition(", ")
-    rate, opened, span = texts[HEADERS.index("output tok/s")].partition(" (")
-    share = row.output_throughput.mean / best if rank and best and row.output_throughput else 0.0
+    return {"style": style, "cells": [_cell(column, standing) for column in _COLUMNS]}
+
+
+def _cell(column: Column, standing: Standing) -> dict[str, object]:
+    """One cell as the template reads it."""
+    cell = column.cell(standing)
     return {
-        "style": style,
-        "cells": texts[:_SCENARIO] + texts[_SCENARIO + 1 :],
-        "rate": rate,
-        "span": opened.strip() + span,
-        "verdict": verdict,
-        "figures": figures,
-        "share": round(100 * share),
+        "header": column.title,
+        "measured": column.measured,
+        "text": plain(cell.text),
+        "aside": plain(f"({cell.span})" if cell.span else ", ".join(cell.details)),
+        "verdict": cell.badge,
+        "share": None if cell.share is None else round(100 * cell.share),
     }
 
 
