@@ -260,7 +260,8 @@ def report(run: Annotated[str, typer.Argument()] = "") -> None:
     from harness.reporting import publish
 
     folder = store.find_run(run)
-    publish.publish(folder, comparing.compare(folder), to_log=False)
+    comparison = comparing.without_records(folder) or comparing.compare(folder)
+    publish.publish(folder, comparison, to_log=False)
     _say(str(folder / "report.html"))
 
 

@@ -15,7 +15,7 @@ from harness.correctness.agreement import JudgeSettings
 from harness.correctness.conformance import broken
 from harness.errors import StoreError
 from harness.host import calibration
-from harness.label import fairness
+from harness.label import fairness, provenance
 from harness.numbers import energy, intervals, load_search
 from harness.numbers.load_search import SearchResult
 from harness.numbers.measured import Measured, calibrations, load
@@ -64,6 +64,7 @@ def compare(run: Path) -> Comparison:
         differences=_differences(groups),
         opinions=said,
         limits=limits,
+        ran=provenance.ran(run),
         notes=(
             *notes,
             *calibration.drift(calibrations(run)),
@@ -128,7 +129,7 @@ def without_records(run: Path) -> Comparison | None:
     note = (
         f"{run.name} is kept without requests.jsonl: this is the comparison as it was stored, not recomputed"
     )
-    return msgspec.structs.replace(stored, notes=(*stored.notes, note))
+    return msgspec.structs.replace(stored, ran=provenance.ran(run), notes=(*stored.notes, note))
 
 
 def _ordered(groups: Iterable[tuple[str, str]], recipe: Recipe) -> list[tuple[str, str]]:
@@ -320,5 +321,6 @@ def merged(comparisons: list[Comparison]) -> Comparison:
         rows=rows,
         opinions=tuple(o for c in comparisons for o in c.opinions),
         limits=tuple(one for c in comparisons for one in c.limits),
+        ran=tuple(dict.fromkeys(one for c in comparisons for one in c.ran)),
         notes=tuple(n for c in comparisons for n in c.notes),
     )

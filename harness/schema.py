@@ -680,6 +680,22 @@ class Contrast(Noun):
     words: str = ""
 
 
+class Ran(Noun):
+    """What stood behind a variant's name in one run."""
+
+    variant: str
+    engine: str
+    engine_version: str = ""
+    """As the running engine showed it; "" when it never did."""
+    image: str = ""
+    image_digest: str = ""
+    weights: str = ""
+    """Name, revision and sha256 of what was loaded, in words; "" when not known."""
+    commands: tuple[str, ...] = ()
+    """Exactly what was launched, as a person would type it in the repository's root, secrets left out."""
+    num_launches: int = 1
+
+
 class Difference(Noun):
     """One line of the fairness ledger: a setting on which compared engines differ."""
 
@@ -698,6 +714,7 @@ class Comparison(Noun):
     differences: tuple[Difference, ...] = ()
     opinions: tuple[SecondOpinion, ...] = ()
     limits: tuple[GoodputLimit, ...] = ()
+    ran: tuple[Ran, ...] = ()
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 

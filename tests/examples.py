@@ -11,6 +11,7 @@ from harness.schema import (
     Environment,
     Interval,
     Metrics,
+    Ran,
     Recipe,
     Row,
 )
@@ -95,6 +96,18 @@ COMPARISON = Comparison(
             field="kv_cache_dtype",
             values={"engine-a": "fp8", "engine-b": None},
             reason="only engine-a has it",
+        ),
+    ),
+    ran=(
+        Ran(
+            variant="engine-a",
+            engine="vllm",
+            engine_version="0.32.0",
+            image="example/image:1",
+            image_digest="sha256:" + "cd" * 32,
+            weights="tiny-moe, revision 976055f8, model.safetensors sha256 abababababababab",
+            commands=(f"docker run example/image:1 serve \\\n  --note '{HOSTILE}'\n```\n## 2030 x",),
+            num_launches=3,
         ),
     ),
     notes=("host drift 0.4 %",),

@@ -26,7 +26,7 @@ FEATURES = ("goodput", "second_opinion", "foreign_client", "traces", "correctnes
 EFFECTS = {"subprocess", "requests", "socket", "docker", "aiohttp", "urllib", "http"}
 JUDGING = "agreement determinism divergence known_answers scoring_dialects self_noise task_accuracy textcheck"
 PARSING = "attestation dialect fairness feasible findings guards scale signatures"
-TELLING = "cells curves goodput opinions plots report report_agreement report_html report_pareto"
+TELLING = "cells curves goodput opinions plots report report_agreement report_html report_pareto what_ran"
 PURE = (
     "harness.numbers.",
     "harness.reporting.importers.",

@@ -31,10 +31,14 @@ def test_an_entry_carries_what_a_reader_needs() -> None:
         "~~5000",
         "- engine-c at 1000-2000@c8 failed: out of memory",
         "engine-a is 1.18x engine-b",
+        "| engine-a | vllm | 0.32.0 | example/image:1 sha256:cdcd",
+        "    docker run example/image:1 serve",
     ):
         assert expected in text, expected
     assert text.endswith("### Notes\n\n")
-    assert "verysecret" not in text and "<script" not in text.split("```json")[0]
+    assert "verysecret" not in text
+    readable = [line for line in text.split("\n```json")[0].splitlines() if not line.startswith("    ")]
+    assert not any("<script" in line for line in readable)
 
 
 def test_round_trip(tmp_path: Path) -> None:

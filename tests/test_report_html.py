@@ -91,6 +91,8 @@ def test_it_says_what_it_must(run: Path) -> None:
         '<tr class="clear"><td class="where">100-20@c8</td>',
         '<span class="badge">PASS</span>',
         "a triangle marks a loss of over 5%",
+        "What ran",
+        "# nothing is launched; http://127.0.0.1:8000 is used as it is",
     ):
         assert expected in text, expected
     assert "preemptions" not in text, "what stayed at zero is not drawn"

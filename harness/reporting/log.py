@@ -21,7 +21,7 @@ from harness.command import redacted_recipe
 from harness.errors import InputError, StoreError
 from harness.escape import block, markdown, plain
 from harness.reporting.cells import DEFINITIONS
-from harness.reporting.report import failures, markdown_table
+from harness.reporting.report import failures, launched, markdown_table
 from harness.schema import Comparison, Environment, LogFacts, LoggedRow, Recipe, Row
 
 _HEADING = re.compile(r"^## (?P<date>\S+Z) (?:note(?: on (?P<about>\S+))? by (?P<author>.+)|(?P<run>\S+))$")
@@ -75,6 +75,7 @@ def entry(comparison: Comparison, environment: Environment, recipe: Recipe, *, b
         *_part("Verdicts", [f"{c.scenario}: {c.words}" for c in comparison.contrasts]),
         *_part("Failures", failures(comparison.rows)),
         *_part("Remarks", list(comparison.notes)),
+        *(["What ran:", "", launched(comparison), ""] if comparison.ran else []),
         "<details><summary>For replay and history</summary>",
         "",
         f"```json\n{msgspec.json.encode(facts).decode()}\n```",

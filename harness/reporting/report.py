@@ -9,9 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from harness.escape import block, plain
 from harness.escape import markdown as md
-from harness.escape import plain
-from harness.reporting import goodput, opinions
+from harness.reporting import goodput, opinions, what_ran
 from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Environment, Recipe, Row, Scalar
 
@@ -52,6 +52,7 @@ def markdown(comparison: Comparison, environment: Environment | None, recipe: Re
         ("Notes", _bullets((*comparison.notes, *_row_notes(comparison.rows)))),
         ("Goodput", _tabled(goodput.ABOUT, goodput.HEADERS, goodput.rows(comparison))),
         ("Second opinions", _tabled(opinions.ABOUT, opinions.HEADERS, opinions.rows(comparison.opinions))),
+        ("What ran", launched(comparison)),
         ("Where the compared engines differ", _ledger(comparison)),
         ("Machine", _machine(environment) if environment else ""),
         ("Reproduce", _reproduction(comparison, environment, recipe)),
@@ -70,6 +71,18 @@ def markdown_table(comparison: Comparison) -> str:
     for _, group in standings(comparison.rows):
         lines += [_line(_markdown_cell(column, standing) for column in COLUMNS) for standing in group]
     return "\n".join(lines)
+
+
+def launched(comparison: Comparison) -> str:
+    """Version, image, weights and the launch command of each variant; "" when nothing was launched.
+
+    Commands are indented, not fenced: no line of theirs can end the block or pass for a heading.
+    """
+    parts = [_tabled(what_ran.ABOUT, what_ran.HEADERS, what_ran.rows(comparison.ran))]
+    for variant, command in what_ran.commands(comparison.ran):
+        lines = "\n".join(f"    {line}" for line in block(command).splitlines())
+        parts.append(f"{md(variant)}:\n\n{lines}")
+    return "\n\n".join(filter(None, parts))
 
 
 def failures(rows: Iterable[Row]) -> list[str]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from harness.escape import block, plain
 from harness.numbers.intervals import decided
-from harness.reporting import goodput, opinions, report
+from harness.reporting import goodput, opinions, report, what_ran
 from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Contrast, Environment, Row
 
@@ -164,6 +164,13 @@ def _closing(comparison: Comparison, environment: Environment | None) -> list[Se
             rows=opinions.rows(comparison.opinions),
         ),
         Section("Energy and cost", headers=_ENERGY_HEADERS, rows=_energy(comparison.rows)),
+        Section(
+            "What ran",
+            what_ran.ABOUT,
+            headers=what_ran.HEADERS,
+            rows=what_ran.rows(comparison.ran),
+            blocks=[Block(f"{v}: command", text) for v, text in what_ran.commands(comparison.ran)],
+        ),
         Section("Where the compared engines differ", headers=("setting", *variants, "reason"), rows=ledger),
         Section("Machine", headers=("fact", "value"), rows=report.machine_facts(environment)),
         Section("Reproduce", blocks=[Block("Commands", report.commands(comparison, environment))]),

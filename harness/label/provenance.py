@@ -1,0 +1,87 @@
+"""What stood behind each name in the table: a run's launch.json, attestation.json and environment.json."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from harness import registry, store
+from harness.command import by_hand
+from harness.errors import StoreError
+from harness.schema import Attestation, Environment, Launch, Noun, Ran
+
+N = TypeVar("N", bound=Noun)
+
+_LISTED = 2
+"""Weight files named one by one; of more, one sha256 over `sha256  name` of all."""
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
+
+
+def ran(run: Path) -> tuple[Ran, ...]:
+    """One per variant that was launched, in order of name. Files that cannot be read are left out."""
+    environment = _read(run / "environment.json", Environment)
+    visits: dict[str, list[tuple[Launch, Attestation | None]]] = {}
+    for path in sorted(run.glob("*/r*/launch.json")):
+        if launch := _read(path, Launch):
+            attestation = _read(path.parent / "attestation.json", Attestation)
+            visits.setdefault(launch.variant, []).append((launch, attestation))
+    return tuple(_variant(found, environment) for found in visits.values())
+
+
+def _read(path: Path, kind: type[N]) -> N | None:
+    try:
+        return store.read(path, kind) if path.exists() else None
+    except StoreError:
+        return None  # the comparison's notes name it
+
+
+def _variant(visits: list[tuple[Launch, Attestation | None]], environment: Environment | None) -> Ran:
+    first = visits[0][0]
+    versions = [a.effective.engine_version for _, a in visits if a and a.effective.engine_version]
+    commands = {_command(_portless(launch)): _command(launch) for launch, _ in reversed(visits)}
+    written = _command(first)
+    image = first.image if first.image and first.image in written.split() else ""
+    return Ran(
+        variant=first.variant,
+        engine=first.engine,
+        engine_version=", ".join(dict.fromkeys(versions)),
+        image=image,
+        image_digest=environment.image_digests.get(image, "") if environment else "",
+        weights=_weights(first, environment),
+        commands=tuple(reversed(commands.values())),
+        num_launches=len(visits),
+    )
+
+
+def _portless(launch: Launch) -> Launch:
+    """The same at no port: every launch gets another one."""
+    argv = tuple("0" if word == str(launch.port) else word for word in launch.argv)
+    return msgspec.structs.replace(launch, port=0, argv=argv)
+
+
+def _command(launch: Launch) -> str:
+    """What a person would type in the repository's root, without a folder of the machine it is read on."""
+    mounts = {str(registry.ROOT / host): inside for host, inside in launch.mounts.items()}
+    text = by_hand(msgspec.structs.replace(launch, mounts=mounts))
+    caches = str(registry.cache_folder())
+    return text.replace(caches, "$HOME/.cache/serving-harness").replace(str(registry.ROOT), "$PWD")
+
+
+def _weights(launch: Launch, environment: Environment | None) -> str:
+    """Name, revision and sha256 of what was loaded; "" when neither is known."""
+    hashed = environment.weights if environment else {}
+    files = {
+        file: digest
+        for path, digest in hashed.items()
+        for alias, _, file in [path.partition("/")]
+        if alias == launch.served_model_name and file.endswith(_WEIGHTS)
+    }
+    if len(files) > _LISTED:
+        listing = "".join(f"{digest}  {file}\n" for file, digest in sorted(files.items()))
+        files = {f"{len(files)} files": hashlib.sha256(listing.encode()).hexdigest()}
+    facts = [f"revision {launch.revision}"] if launch.revision else []
+    facts += [f"{file} sha256 {digest[:16]}" for file, digest in files.items()]
+    return ", ".join((launch.served_model_name, *facts)) if facts else ""
