@@ -24,20 +24,13 @@ KEEPS_NOTHING = True
 def launch(deployment: Deployment, variant: Variant) -> Launch:
     """This very file in the engine's own environment."""
     return Launch(
-        variant=variant.name,
-        engine="llamacpp",
-        launcher=deployment.launcher,
         argv=(
-            *(deployment.python, "-m", "engines.llamacpp", deployment.model_path),
+            *(deployment.python or "python3", "-m", "engines.llamacpp", deployment.model_path),
             *("--name", deployment.served_model_name, "--port", str(deployment.port)),
             *variant.args,
             *deployment.extra_args,
         ),
         env={**variant.env, **deployment.extra_env, "PYTHONPATH": deployment.root},
-        accelerator=variant.accelerator,
-        port=deployment.port,
-        url=deployment.url,
-        served_model_name=deployment.served_model_name,
     )
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from harness.errors import InputError
 from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
+LAUNCHER = "attach"
+
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
     """Where the endpoint is. Raises InputError without url=."""
     if not deployment.url:
         raise InputError(f"{variant.name} needs url=http://host:port, the base URL of the running server.")
     return Launch(
-        variant=variant.name,
-        engine="openai",
-        launcher="attach",
-        url=deployment.url,
-        served_model_name=deployment.served_model_name,
         ready_path="/v1/models",
         # It may be TensorRT-LLM, whose /metrics is a queue that its owner reads: nothing here needs it.
         metrics_path="",

@@ -38,25 +38,14 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
 
     Raises InputError for an option this engine file does not know.
     """
-    python = "python3" if deployment.launcher == "docker" else deployment.python
     return Launch(
-        variant=variant.name,
-        engine="sglang",
-        launcher=deployment.launcher,
         argv=(
-            *(python, "-m", "sglang.launch_server"),
+            *(deployment.python or "python3", "-m", "sglang.launch_server"),
             *_serving(deployment),
             *_settings(variant, deployment.model),
             *deployment.extra_args,
         ),
         env={**ENV, **offline(deployment), **variant.env, **deployment.extra_env},
-        image=variant.image,
-        accelerator=variant.accelerator,
-        num_gpus=0 if variant.accelerator == "cpu" else variant.parallel.num_gpus,
-        host="127.0.0.1" if deployment.launcher == "docker" else deployment.host,
-        port=deployment.port,
-        url=deployment.url,
-        served_model_name=deployment.served_model_name,
         ready_timeout_s=start_timeout_s(variant),
     )
 
@@ -65,7 +54,7 @@ def _serving(deployment: Deployment) -> tuple[str, ...]:
     return (
         *("--model-path", deployment.model_path),
         *("--served-model-name", deployment.served_model_name),
-        *("--host", "0.0.0.0" if deployment.launcher == "docker" else deployment.host),
+        *("--host", deployment.host),
         *("--port", str(deployment.port)),
         *pinned(deployment),
     )

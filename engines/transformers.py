@@ -23,23 +23,14 @@ _COUNTERS = {
 def launch(deployment: Deployment, variant: Variant) -> Launch:
     """engines/transformers_server.py in the engine's own environment."""
     return Launch(
-        variant=variant.name,
-        engine="transformers",
-        launcher=deployment.launcher,
         argv=(
-            *(deployment.python, "-m", "engines.transformers_server", deployment.model_path),
+            *(deployment.python or "python3", "-m", "engines.transformers_server", deployment.model_path),
             *("--name", deployment.served_model_name),
             *("--host", deployment.host, "--port", str(deployment.port)),
             *variant.args,
             *deployment.extra_args,
         ),
         env={**variant.env, "PYTHONPATH": _path(variant, deployment), **deployment.extra_env},
-        accelerator=variant.accelerator,
-        num_gpus=0 if variant.accelerator == "cpu" else 1,
-        host=deployment.host,
-        port=deployment.port,
-        url=deployment.url,
-        served_model_name=deployment.served_model_name,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
 from harness.label.dialect import longest, offline, pinned, start_timeout_s
@@ -28,18 +29,12 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
 
     The file is JSON, which is valid YAML. `--extra_llm_api_options` is in every version, `--config` is not.
     """
-    inside_docker = deployment.launcher == "docker"
-    path = (
-        f"/{OPTIONS_FILE}" if inside_docker else f"{deployment.root}/.engines/{variant.name}-{OPTIONS_FILE}"
-    )
+    path = str(PurePosixPath(deployment.files, OPTIONS_FILE))
     return Launch(
-        variant=variant.name,
-        engine="trtllm",
-        launcher=deployment.launcher,
         argv=(
             *("trtllm-serve", deployment.model_path),
             # Its default is localhost, which nobody outside a container reaches.
-            *("--host", "0.0.0.0" if inside_docker else deployment.host),
+            *("--host", deployment.host),
             *("--port", str(deployment.port)),
             *pinned(deployment),
             *_parallel(variant),
@@ -49,13 +44,6 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         ),
         env={"DO_NOT_TRACK": "1", **offline(deployment), **variant.env, **deployment.extra_env},
         files={path: json.dumps(options(variant, deployment.model), indent=1, sort_keys=True) + "\n"},
-        image=variant.image,
-        accelerator=variant.accelerator,
-        num_gpus=variant.parallel.num_gpus,
-        host="127.0.0.1" if inside_docker else deployment.host,
-        port=deployment.port,
-        url=deployment.url,
-        served_model_name=deployment.served_model_name,
         # /metrics is a JSON list of iterations, drained by whoever reads it.
         metrics_path="/prometheus/metrics",
         ready_timeout_s=start_timeout_s(variant),

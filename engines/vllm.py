@@ -44,27 +44,15 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
 
     Raises InputError for an option this engine file does not know.
     """
-    inside_docker = deployment.launcher == "docker"
-    program = ("vllm", "serve") if inside_docker else (deployment.python, "-m", MODULE, "serve")
+    program = (deployment.python, "-m", MODULE) if deployment.python else ("vllm",)
     return Launch(
-        variant=variant.name,
-        engine="vllm",
-        launcher=deployment.launcher,
         argv=(
-            *program,
-            deployment.model_path,
+            *(*program, "serve", deployment.model_path),
             *_serving(deployment),
             *_settings(variant, deployment.model),
             *deployment.extra_args,
         ),
         env={**ENV, **offline(deployment), **variant.env, **deployment.extra_env},
-        image=variant.image,
-        accelerator=variant.accelerator,
-        num_gpus=0 if variant.accelerator == "cpu" else variant.parallel.num_gpus,
-        host="127.0.0.1" if inside_docker else deployment.host,
-        port=deployment.port,
-        url=deployment.url,
-        served_model_name=deployment.served_model_name,
         ready_timeout_s=start_timeout_s(variant),
     )
 
@@ -75,7 +63,7 @@ MODULE = "vllm.entrypoints.cli.main"
 def _serving(deployment: Deployment) -> tuple[str, ...]:
     return (
         *("--served-model-name", deployment.served_model_name),
-        *("--host", "0.0.0.0" if deployment.launcher == "docker" else deployment.host),
+        *("--host", deployment.host),
         *("--port", str(deployment.port)),
         *pinned(deployment),
     )

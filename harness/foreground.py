@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import plan, registry, server, store, traces
+from harness import plan, registry, server, store
 from harness import recipe as recipes
 from harness.errors import HarnessError, InputError, LaunchError
 from harness.host import engines_ready
@@ -37,12 +37,11 @@ def serve(name: str, given: Sequence[str]) -> None:
         words.pairs["model"] = words.plain.pop()
     machine = probe()
     recipe = recipes.from_words(words, (registry.variant(name).name,), "cpu")
-    planned = plan.at_port(plan.plan(recipe, machine)[0], port)
+    (planned,) = plan.plan(recipe, machine)
     if planned.skip:
         raise HarnessError(f"{name} cannot run here: {planned.skip}. `just doctor` shows what is missing.")
     engines_ready.ensure(planned, console.print)
-    if planned.variant.traces:
-        planned = _with_traces(planned, console)
+    planned = plan.launching(planned, port, _outliving(planned, console))
     with tempfile.TemporaryDirectory() as folder, interruptible():
         log_path = Path(folder) / "server.log"
         log_path.touch()
@@ -66,16 +65,17 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _with_traces(planned: plan.Planned, console: Console) -> plan.Planned:
-    """Traces of a server outlive it: they go into a folder of their own among the results."""
-    folder = store.results_root() / store.new_run_id(f"serve-{planned.variant.name}") / traces.FOLDER
-    with store.writing(folder):
-        folder.mkdir(parents=True)
-    console.print(
-        f"traces will be in {folder}: POST /start_profile, send requests, POST /stop_profile, then "
-        "`just trace FILE`"
-    )
-    return plan.keeping_traces(planned, folder)
+def _outliving(planned: plan.Planned, console: Console) -> Path:
+    """The folder among the results for what outlives the server: traces, of a variant that takes them."""
+    folder = store.results_root() / store.new_run_id(f"serve-{planned.variant.name}")
+    if planned.variant.traces:
+        with store.writing(folder):
+            (folder / plan.TRACES).mkdir(parents=True)
+        console.print(
+            f"traces will be in {folder / plan.TRACES}: POST /start_profile, send requests, "
+            "POST /stop_profile, then `just trace FILE`"
+        )
+    return folder
 
 
 def follow(path: Path) -> None:

@@ -24,9 +24,9 @@ import msgspec
 from harness.client.body import authorization
 from harness.errors import HarnessError, InputError, MachineError
 from harness.host import engine_env
-from harness.launchers.blot import blotted
 from harness.reporting import importers
 from harness.schema import Imported, Load, Noun
+from harness.secrets import blotted
 
 _TAIL_LINES = 15
 _SGLANG_START = (

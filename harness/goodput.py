@@ -64,7 +64,7 @@ class Search:
         self.here = msgspec.structs.replace(self.target, place=())
         """Without processes elsewhere: one request at a time would not feed them."""
         self.outcomes: dict[float, TrialResult] = {}
-        self.keeps_prompts = bench.own_server and registry.keeps_prompts(bench.planned.variant.engine)
+        self.keeps_prompts = bench.planned.own_server and registry.keeps_prompts(bench.planned.variant.engine)
 
     def begin(self) -> float:
         """Warm up; the rate to begin with, requests/s."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from harness.command import fetch_weights
 from harness.errors import InputError, ModelError
 from harness.registry import ROOT, convert, lookup, read_toml
 from harness.schema import Model, MoeFacts
@@ -187,6 +186,15 @@ def check_weights(model: Model) -> None:
         raise ModelError(f"{folder} holds no *.safetensors weights; fetch the checkpoint again.")
     for path in files:
         _check_safetensors(path)
+
+
+def fetch_weights(model: Model) -> str:
+    """How the weights of a model come to this machine, in words."""
+    if not model.hf_id:
+        return f"`{model.made_by}` makes them" if model.made_by else "put them where models/models.toml says"
+    revision = f" --revision {model.revision}" if model.revision else ""
+    fetch = f".venv/bin/hf download {model.hf_id}{revision}"
+    return f"`{fetch}` fetches them, or set HF_HOME to a cache that has them"
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

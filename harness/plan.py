@@ -9,29 +9,30 @@ from pathlib import Path
 
 import msgspec
 
-from harness import models, registry, store
+from harness import launchers, models, registry, store
 from harness import recipe as recipes
-from harness.command import by_hand, redacted_argv, redacted_env
 from harness.errors import HarnessError, InputError
 from harness.label import feasible, guards
-from harness.launchers import container
 from harness.schema import (
     Accelerator,
     Deployment,
     Launch,
-    LauncherName,
     Load,
     Machine,
     Model,
     Noun,
+    Options,
     Recipe,
     Trial,
     Variant,
     WorkloadSpec,
     scenario,
 )
+from harness.secrets import redacted_argv, redacted_env
 
 _PLAN_PORT = 8000
+TRACES = "traces"
+"""Folder of profiler traces, in a visit's."""
 ORACLE = "transformers"
 """The engine whose variants are references before anything else."""
 
@@ -50,15 +51,22 @@ class Planned(Noun):
     variant: Variant
     model: Model
     deployment: Deployment
-    launch: Launch
     trials: tuple[PlannedTrial, ...]
+    options: Options = Options()
+    launch: Launch = Launch()
+    """Composed by launching(), for whatever port and folder is known so far."""
     skip: str = ""
     warnings: tuple[str, ...] = ()
 
     @property
+    def own_server(self) -> bool:
+        """Whether this harness starts the engine."""
+        return launchers.named(self.deployment.launcher).OWNS_SERVER
+
+    @property
     def one_scenario_per_launch(self) -> bool:
         """Whether the engine is started anew for every scenario, so that each begins with an empty cache."""
-        return self.launch.launcher != "attach" and registry.keeps_prompts(self.variant.engine)
+        return self.own_server and registry.keeps_prompts(self.variant.engine)
 
     def trial(self, planned: PlannedTrial, restart: int) -> Trial:
         """The trial of one restart."""
@@ -174,48 +182,86 @@ def _model_of(recipe: Recipe) -> str:
 
 def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     model = models.resolve(recipe.model or variant.model)
-    launcher = recipe.launcher or _launcher(variant, machine)
-    deployment = deploy(variant, model, recipe, launcher)
-    launch = render(variant, deployment)
-    warnings, labels = guards.check(variant, launch, model, allow_dummy=recipe.options.allow_dummy_moe)
-    launch = msgspec.structs.replace(
-        launch, labels=(*launch.labels, *labels), api_key_env=recipe.options.api_key_env
-    )
-    skip = "" if launcher == "attach" else feasible.feasible(variant, machine, model, launcher)
-    trials = tuple(
-        PlannedTrial(workload=w, load=load, skip=_too_long(variant, model, w)) for w, load in recipe.offered
-    )
+    deployment = deploy(variant, model, recipe, recipe.launcher or launchers.usual(variant, machine))
     planned = Planned(
         variant=variant,
         model=model,
         deployment=deployment,
-        launch=launch,
-        trials=trials,
-        skip=skip,
-        warnings=warnings,
+        trials=tuple(
+            PlannedTrial(workload=w, load=load, skip=_too_long(variant, model, w))
+            for w, load in recipe.offered
+        ),
+        options=recipe.options,
     )
-    return keeping_traces(planned, store.results_root() / "traces")
+    skip = feasible.feasible(variant, machine, model, deployment.launcher) if planned.own_server else ""
+    return launching(msgspec.structs.replace(planned, skip=skip), _PLAN_PORT, store.results_root())
 
 
-def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: LauncherName) -> Deployment:
-    """Where and with what the variant would run. A container sees its weights at /models/<alias>."""
-    contained = launcher == "docker"
-    environment = f".engines/{variant.environment}/bin/python"
-    return Deployment(
+def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Deployment:
+    """With what the variant would run, as its launcher lets it see that. Raises InputError."""
+    deployment = Deployment(
         model=model,
         launcher=launcher,
-        model_path=container.weights(model)[0]
-        if contained
-        else relative(model.path) or model.hf_id or model.alias,
+        model_path=relative(model.path) or model.hf_id or model.alias,
         served_model_name=model.alias,
-        host="127.0.0.1",
         port=_PLAN_PORT,
-        python=recipe.python or (environment if variant.environment and not contained else "python3"),
+        python=recipe.python,
         extra_args=tuple(map(_own, recipe.args)),
         extra_env={k: _own(v) for k, v in recipe.env.items()},
         url=recipe.url,
-        root=container.REPOSITORY if contained else ".",
     )
+    return launchers.named(launcher).deployed(deployment, variant)
+
+
+def launching(planned: Planned, port: int, folder: Path) -> Planned:
+    """The same, its launch composed for a port and for a folder of this machine that outlives the engine.
+
+    The one place where a launch is made: the engine's command, what its launcher adds, labels, API key, and
+    where a profiler writes. Raises HarnessError for what must not be launched (guards.check).
+    """
+    deployment = msgspec.structs.replace(planned.deployment, port=port)
+    launch = render(planned.variant, deployment)
+    warnings, labels = guards.check(
+        planned.variant, launch, planned.model, allow_dummy=planned.options.allow_dummy_moe
+    )
+    launch = msgspec.structs.replace(
+        launch, labels=(*launch.labels, *labels), api_key_env=planned.options.api_key_env
+    )
+    return msgspec.structs.replace(
+        planned,
+        deployment=deployment,
+        launch=_keeping_traces(launch, planned.variant.traces, folder / TRACES),
+        warnings=warnings,
+    )
+
+
+def render(variant: Variant, deployment: Deployment) -> Launch:
+    """What the engine says of its command, who it is, and what its launcher adds to that."""
+    launch: Launch = registry.engine(variant.engine).launch(deployment, variant)
+    launcher = launchers.named(deployment.launcher)
+    launch = msgspec.structs.replace(
+        launch,
+        variant=variant.name,
+        engine=variant.engine,
+        launcher=deployment.launcher,
+        accelerator=variant.accelerator,
+        num_gpus=0 if variant.accelerator == "cpu" else variant.parallel.num_gpus,
+        port=deployment.port,
+        url=deployment.url,
+        served_model_name=deployment.served_model_name,
+        revision=deployment.model.loaded_revision if launcher.OWNS_SERVER else "",
+    )
+    return launcher.fitted(launch, deployment, variant)
+
+
+def _keeping_traces(launch: Launch, named: str, folder: Path) -> Launch:
+    """The launch whose profiler writes to `folder` instead of the folder that its arguments name, if any."""
+    launcher = launchers.of(launch)
+    if not named or not launcher.OWNS_SERVER:
+        return launch
+    launch, inside = launcher.inside(launch, folder, Path(named).name)
+    argv = tuple(inside if word == named else word for word in launch.argv)
+    return msgspec.structs.replace(launch, argv=argv)
 
 
 def _own(value: str) -> str:
@@ -231,55 +277,9 @@ def relative(path: str) -> str:
         return path
 
 
-def _launcher(variant: Variant, machine: Machine) -> LauncherName:
-    if variant.engine == "openai":
-        return "attach"
-    return "docker" if variant.image and variant.accelerator != "cpu" and machine.docker else "process"
-
-
 def _too_long(variant: Variant, model: Model, spec: WorkloadSpec) -> str:
     input_len, output_len = registry.workload(spec.name).longest(spec)
     return guards.holds(variant, model, input_len, output_len)
-
-
-def render(variant: Variant, deployment: Deployment) -> Launch:
-    """The engine's launch, and for a container its weights, image and privileges."""
-    launch: Launch = registry.engine(variant.engine).launch(deployment, variant)
-    if deployment.launcher != "attach":
-        launch = msgspec.structs.replace(launch, revision=deployment.model.loaded_revision)
-    if deployment.launcher != "docker":
-        return launch
-    contained = container.contained(launch, variant, deployment.model, str(registry.ROOT))
-    if deployment.model.path or not deployment.model.hf_id:
-        return contained
-    # Weights that are fetched at the first start outlive the container.
-    mounts = {**contained.mounts, str(models.hub_cache()): f"{container.HOME}/.cache/huggingface/hub:rw"}
-    return msgspec.structs.replace(contained, mounts=mounts)
-
-
-def keeping_traces(planned: Planned, folder: Path) -> Planned:
-    """The same, its profiler's traces written to `folder`: mounted into a container, named to a process."""
-    inside, launch = planned.variant.traces, planned.launch
-    if not inside or launch.launcher == "attach":
-        return planned
-    if launch.launcher == "docker":
-        others = {host: target for host, target in launch.mounts.items() if target != f"{inside}:rw"}
-        mounts = {**others, str(folder.resolve()): f"{inside}:rw"}
-        return msgspec.structs.replace(planned, launch=msgspec.structs.replace(launch, mounts=mounts))
-    argv = tuple(str(folder.resolve()) if word == inside else word for word in launch.argv)
-    return msgspec.structs.replace(planned, launch=msgspec.structs.replace(launch, argv=argv))
-
-
-def at_port(planned: Planned, port: int) -> Planned:
-    """The same, rendered for another port."""
-    deployment = msgspec.structs.replace(planned.deployment, port=port)
-    launch = render(planned.variant, deployment)
-    labels, key = planned.launch.labels, planned.launch.api_key_env
-    return msgspec.structs.replace(
-        planned,
-        deployment=deployment,
-        launch=msgspec.structs.replace(launch, labels=labels, api_key_env=key),
-    )
 
 
 def refuse(planned: tuple[Planned, ...]) -> None:
@@ -296,7 +296,7 @@ def as_json(planned: tuple[Planned, ...]) -> bytes:
             "variant": p.variant.name,
             "source": p.variant.source,
             "launch": redacted(p.launch),
-            "command": by_hand(p.launch),
+            "command": launchers.of(p.launch).by_hand(p.launch),
             "trials": p.trials,
             "skip": p.skip,
             "warnings": p.warnings,
@@ -313,17 +313,13 @@ def as_text(planned: tuple[Planned, ...]) -> str:
 
 def _text(planned: Planned) -> str:
     lines = [f"# {planned.variant.name}: {planned.variant.source}"]
-    lines += [f"# weights: {models.provenance(planned.model)}"] if planned.launch.launcher != "attach" else []
+    lines += [f"# weights: {models.provenance(planned.model)}"] if planned.own_server else []
     lines += [f"# cannot run here: {planned.skip}"] if planned.skip else []
     lines += [f"# warning: {w}" for w in planned.warnings]
     if planned.one_scenario_per_launch and len(planned.trials) > 1:
         lines.append("# started anew for every scenario: no endpoint empties its prefix cache")
     lines += [f"# skips {scenario(t.workload, t.load)}: {t.skip}" for t in planned.trials if t.skip]
-    # The command of a container writes its files itself.
-    files = planned.launch.files if planned.launch.launcher != "docker" else {}
-    for path, content in files.items():
-        lines += [f"# file {path}:", *(f"#   {line}" for line in content.splitlines())]
-    return "\n".join([*lines, by_hand(planned.launch)])
+    return "\n".join([*lines, launchers.of(planned.launch).by_hand(planned.launch)])
 
 
 def redacted(launch: Launch) -> Launch:

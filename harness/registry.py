@@ -98,9 +98,19 @@ def lookup(name: str, table: dict[str, N], what: str) -> N:
 
 def engine(name: str) -> ModuleType:
     """The module <name>.py of an engine folder: launch(), effective() and whatever else it offers."""
-    if (ROOT / "engines" / f"{name}.py").exists():
-        return importlib.import_module(f"engines.{name}")
-    return _outside(name)
+    return module("engines", name, engine_folders())
+
+
+def module(package: str, name: str, folders: tuple[Path, ...]) -> ModuleType:
+    """<name>.py of the package that is the first folder, else of another folder. Raises InputError."""
+    if (folders[0] / f"{name}.py").exists():
+        return importlib.import_module(f"{package}.{name}")
+    return _outside(package, name, folders)
+
+
+def package(name: str) -> str:
+    """Name under which Python imports an engine: its file's PACKAGE, else the file's own name."""
+    return str(getattr(engine(name), "PACKAGE", name))
 
 
 def keeps_prompts(name: str) -> bool:
@@ -113,16 +123,17 @@ def keeps_prompts(name: str) -> bool:
 
 
 @cache
-def _outside(name: str) -> ModuleType:
-    """An engine file that lies outside this repository. Raises InputError when there is none."""
-    path = next((f / f"{name}.py" for f in engine_folders() if (f / f"{name}.py").exists()), None)
-    spec = importlib.util.spec_from_file_location(f"engines.{name}", path) if path else None
+def _outside(package: str, name: str, folders: tuple[Path, ...]) -> ModuleType:
+    """A file that lies outside this repository. Raises InputError when there is none."""
+    path = next((f / f"{name}.py" for f in folders if (f / f"{name}.py").exists()), None)
+    spec = importlib.util.spec_from_file_location(f"{package}.{name}", path) if path else None
     if spec is None or spec.loader is None:
-        raise InputError(f"There is no engine {name!r} in {', '.join(str(f) for f in engine_folders())}.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+        kind = package.rpartition(".")[2].removesuffix("s")
+        raise InputError(f"There is no {kind} {name!r} in {', '.join(map(str, folders))}.")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def workloads() -> tuple[str, ...]:

@@ -11,13 +11,12 @@ from types import FrameType
 
 from msgspec.structs import replace
 
-from harness import compare, goodput, models, plan, second_opinion, server, store, traces
+from harness import compare, goodput, launchers, models, plan, second_opinion, server, store, traces
 from harness.client import selfcheck
 from harness.correctness import tasks, verification
 from harness.errors import HarnessError, InputError, MachineError, StoreError
 from harness.host import calibration, engines_ready, environment
 from harness.label import attestation, dialect_check
-from harness.launchers import attach
 from harness.moe import plugin as routing
 from harness.moe import visit_recorder
 from harness.numbers import stopping
@@ -71,12 +70,12 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     store.refuse_another(run, recipe)
     publish.check_log()
     if not (run / "recipe.toml").exists():
-        for chosen in (p for p in planned if p.launch.launcher == "attach"):
-            attach.answering(chosen.launch)
+        for chosen in planned:
+            launchers.of(chosen.launch).answering(chosen.launch)
     second_opinion.check(recipe)
     goodput.check(recipe)
     tasks.named(recipe)
-    used = {p.model.alias: p.model for p in planned if not p.skip and p.launch.launcher != "attach"}
+    used = {p.model.alias: p.model for p in planned if not p.skip and p.own_server}
     if len(used) > 1:
         raise InputError(
             f"The variants would run different models ({', '.join(used)}), whose speeds do not compare; give "
@@ -87,7 +86,7 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     for trial in (t for p in planned if not p.skip for t in p.trials if not t.skip):
         built(trial.workload, trial.load, planned[0].model.path, *verification.asked(recipe))
     store.write_recipe(run, recipe)
-    images = [p.launch.image for p in planned if not p.skip and p.launch.launcher == "docker"]
+    images = [p.launch.image for p in planned if not p.skip and p.launch.image]
     store.write(run / "environment.json", environment.probe(used.values(), images))
 
 
@@ -99,7 +98,7 @@ def check_flags(
     A variant whose parser refuses them is skipped, with the flag and the version named. Variants as they are
     were checked when they were written.
     """
-    checked = [p for p in planned if not p.skip and p.launch.launcher != "attach"]
+    checked = [p for p in planned if not p.skip and p.own_server]
     if not recipe.args or not checked:
         return planned
     progress.stage("checking the arguments with the engines' own parsers")
@@ -167,11 +166,10 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
     """Trials still to do after one launch; those it touched have their trial.json."""
     folder = store.visit_folder(bench.run, bench.planned.variant.name, bench.restart)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = plan.at_port(bench.planned, server.free_port()) if bench.own_server else bench.planned
-    trace_folder = folder / traces.FOLDER
+    chosen = plan.launching(bench.planned, server.port_for(bench.planned.launch), folder)
+    trace_folder = folder / plan.TRACES
     if chosen.variant.traces:
         trace_folder.mkdir(exist_ok=True)
-        chosen = plan.keeping_traces(chosen, trace_folder)
     chosen, unlogged = routing.logged(chosen, bench.recipe.options.moe_log, folder)
     if unlogged:
         bench.progress.note(unlogged)

@@ -14,7 +14,6 @@ SCHEMA_VERSION = 1
 
 Scalar = str | int | float | bool | None
 Accelerator = Literal["cpu", "cuda", "rocm"]
-LauncherName = Literal["process", "docker", "attach"]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
@@ -108,31 +107,42 @@ class Variant(Noun):
 
 
 class Deployment(Noun):
-    """A variant about to be launched on this machine with this model: everything launch() may look at."""
+    """A variant about to be launched with this model: everything an engine's launch() may look at.
+
+    Folders and addresses are those of the place where the engine runs: its launcher says them.
+    """
 
     model: Model
-    launcher: LauncherName
+    launcher: str
     model_path: str
-    """The weights as the engine will see them (inside the container for docker)."""
+    """The weights."""
     served_model_name: str
     host: str = "127.0.0.1"
+    """Address to listen at."""
     port: int = 8000
-    python: str = "python3"
-    """Interpreter of the engine's environment (process launcher)."""
+    python: str = ""
+    """Interpreter of the engine's environment; "" = the engine's own program on PATH."""
     extra_args: tuple[str, ...] = ()
     extra_env: dict[str, str] = msgspec.field(default_factory=dict)
     url: str = ""
     """Base URL of a server somebody else runs (attach)."""
     root: str = "."
-    """Repository root as the engine will see it."""
+    """This repository."""
+    files: str = "."
+    """Folder for files that the engine is to be given (Launch.files)."""
 
 
 class Launch(Noun):
-    """Exactly what will be started. Written as launch.json; printed by `plan`."""
+    """Exactly what will be started. Written as launch.json; printed by `plan`.
 
-    variant: str
-    engine: str
-    launcher: LauncherName
+    An engine's launch() says argv, env, files, and what is special of its endpoints; the rest is filled in by
+    plan.render().
+    """
+
+    variant: str = ""
+    engine: str = ""
+    launcher: str = ""
+    """File of harness/launchers/ that starts it."""
     argv: tuple[str, ...] = ()
     env: dict[str, str] = msgspec.field(default_factory=dict)
     files: dict[str, str] = msgspec.field(default_factory=dict)
@@ -442,7 +452,8 @@ class Recipe(Noun):
 
     TTFT and E2EL then include the schedule delay: what a user waits.
     """
-    launcher: LauncherName | None = None
+    launcher: str | None = None
+    """File of harness/launchers/; none: each variant's usual one."""
     url: str = ""
     python: str = ""
     """Interpreter to use instead of each variant's own environment."""

@@ -13,6 +13,7 @@ import msgspec
 from harness import foreign_client, registry, store
 from harness.errors import HarnessError, InputError, MachineError
 from harness.foreign_client import TOOLS, ForeignJob
+from harness.host import engines_ready
 from harness.numbers import collector, metrics
 from harness.progress import Progress
 from harness.schema import Imported, Metrics, Opinion, Recipe, Trial
@@ -105,9 +106,9 @@ def summary(folder: Path) -> Metrics:
 
 def _environment(tool: str, bench: Bench) -> str:
     """vLLM's client comes with the engine that is measured, where that is a vLLM of ours."""
-    own = bench.planned.variant.environment
+    own = engines_ready.used(bench.planned)
     if tool == "vllm-bench" and own and bench.planned.variant.engine == "vllm":
-        return own if bench.planned.launch.launcher == "process" else TOOLS[tool][0]
+        return own
     return TOOLS[tool][0]
 
 

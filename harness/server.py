@@ -16,12 +16,12 @@ import requests
 
 from harness import launchers
 from harness.client.body import authorization
-from harness.command import by_hand, is_secret, redacted_argv
 from harness.errors import LaunchError
 from harness.label import signatures
 from harness.launchers import Server
 from harness.registry import ROOT
 from harness.schema import Evidence, Launch
+from harness.secrets import is_secret, redacted_argv
 
 _ANNOUNCING_LINES = 8
 """A long step is announced by one rank of eight, in one of the last lines."""
@@ -110,10 +110,11 @@ def serving(
 
     Raises LaunchError with cause, log tail and the command to run by hand.
     """
-    if launch.launcher != "attach":
+    launcher = launchers.of(launch)
+    if launcher.OWNS_SERVER:
         check_port(launch)
     set_aside(log_path)
-    server = launchers.start(launch, log_path, run_id)
+    server = launcher.start(launch, log_path, run_id)
     try:
         on_stage(f"starting {launch.variant}")
         ready_s = wait_ready(launch, server, log_path, on_stage)
@@ -142,6 +143,11 @@ def free_port() -> int:
     raise LaunchError(
         f"No free TCP port between {_PORTS.start} and {_PORTS.stop} on this machine; end what listens there."
     )
+
+
+def port_for(launch: Launch) -> int:
+    """A free port for an engine that is started here; the launch's own for one that is not."""
+    return free_port() if launchers.of(launch).OWNS_SERVER else launch.port
 
 
 def check_port(launch: Launch) -> None:
@@ -178,7 +184,7 @@ def wait_ready(launch: Launch, server: Server, log_path: Path, on_stage: Callabl
         if elapsed > launch.ready_timeout_s:
             raise _failed(launch, log_path, f"did not answer a completion within {elapsed:.0f} s")
         quiet_s = time.monotonic() - grown
-        if launch.launcher != "attach" and quiet_s > _longest_silence_s(launch, log_path):
+        if launchers.of(launch).OWNS_SERVER and quiet_s > _longest_silence_s(launch, log_path):
             raise _failed(launch, log_path, f"hangs: nothing new in its log for {quiet_s:.0f} s")
         time.sleep(0.25)
 
@@ -228,7 +234,8 @@ def failure(launch: Launch, log_path: Path, what: str) -> tuple[str, str]:
         sentence += "; the log's end is below"
         evidence = ""
     tail = "\n".join(lines[-_TAIL_LINES:])
-    return sentence, f"{evidence}--- {log_path.name}, last lines\n{tail}\n--- by hand\n{by_hand(launch)}"
+    by_hand = launchers.of(launch).by_hand(launch)
+    return sentence, f"{evidence}--- {log_path.name}, last lines\n{tail}\n--- by hand\n{by_hand}"
 
 
 def _failed(launch: Launch, log_path: Path, what: str) -> LaunchError:

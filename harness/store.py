@@ -24,10 +24,10 @@ import msgspec
 import tomlkit
 
 from harness import packing
-from harness.command import redacted_recipe
 from harness.errors import InputError, StoreError
 from harness.registry import ROOT, convert, read_toml
 from harness.schema import SCHEMA_VERSION, Noun, Recipe, RequestRecord, Trial
+from harness.secrets import redacted_recipe
 
 N = TypeVar("N", bound=Noun)
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")

@@ -12,8 +12,6 @@ from harness.schema import Trial
 from harness.server import Running
 from harness.trial import Bench, target_of, warm_up
 
-FOLDER = "traces"
-"""In a visit's folder."""
 _STOP_S = 1800.0
 """Longest wait for the engine to write its traces: one file per rank, gigabytes for a large model."""
 

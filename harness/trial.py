@@ -54,11 +54,6 @@ class Bench:
     oracle: Planned | None = None
     """The reference that scores everybody's output."""
 
-    @property
-    def own_server(self) -> bool:
-        """Whether this harness launches the engine."""
-        return self.planned.launch.launcher != "attach"
-
     def effective(self, evidence: Evidence) -> Effective:
         """What the engine shows it runs."""
         parsed: Effective = registry.engine(self.planned.variant.engine).effective(evidence)

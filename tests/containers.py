@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from harness.containers.docker_engine import connect
 from harness.errors import MachineError
-from harness.launchers.docker_engine import connect
 
 HOST_IMAGE = "serving-harness/hostroot:1"
 PYTHON = str(Path(sys.executable).absolute())

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from harness import models, registry
-from harness.schema import Deployment, Evidence, Launch, LauncherName, Variant
+from harness import launchers, models, plan, registry
+from harness.schema import Deployment, Evidence, Launch, Variant
 
 
 def golden_evidence(name: str) -> Evidence:
@@ -15,13 +15,13 @@ def golden_evidence(name: str) -> Evidence:
     return msgspec.json.decode(path.read_bytes(), type=Evidence)
 
 
-def render(name: str, *, launcher: LauncherName | None = None, model: str = "", **changes: Any) -> Launch:
+def render(name: str, *, launcher: str | None = None, model: str = "", **changes: Any) -> Launch:
     """Launch of a variant of the registry, containers for accelerators, a process for CPUs."""
     return render_variant(registry.variant(name), launcher=launcher, model=model, **changes)
 
 
 def render_variant(
-    variant: Variant, *, launcher: LauncherName | None = None, model: str = "", **changes: Any
+    variant: Variant, *, launcher: str | None = None, model: str = "", **changes: Any
 ) -> Launch:
     """The same for a variant that is in no file."""
     chosen = launcher or ("process" if variant.accelerator == "cpu" else "docker")
@@ -29,9 +29,10 @@ def render_variant(
     fields: dict[str, Any] = {
         "model": known,
         "launcher": chosen,
-        "model_path": f"/models/{known.alias}" if chosen == "docker" else known.path or known.hf_id,
+        "model_path": known.path or known.hf_id,
         "served_model_name": known.alias,
-        "python": f".engines/{variant.environment or 'any'}/bin/python",
     } | changes
-    launch: Launch = registry.engine(variant.engine).launch(Deployment(**fields), variant)
-    return launch
+    deployment = launchers.named(chosen).deployed(Deployment(**fields), variant)
+    if chosen == "docker":  # as if the weights were here
+        deployment = msgspec.structs.replace(deployment, model_path=f"/models/{known.alias}")
+    return plan.render(variant, deployment)

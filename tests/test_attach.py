@@ -13,7 +13,7 @@ import pytest
 
 from harness import server
 from harness.errors import InputError, LaunchError
-from harness.launchers import attach, start
+from harness.launchers import attach
 from harness.schema import Launch
 
 
@@ -51,7 +51,7 @@ def launch_of(url: str, path: str = "/200") -> Launch:
 @pytest.mark.parametrize("path", ["/200", "/404", "/500"])
 def test_any_answer_counts(tmp_path: Path, path: str) -> None:
     with serving() as url:
-        running = start(launch_of(url + "/", path), tmp_path / "server.log", "run")
+        running = attach.start(launch_of(url + "/", path), tmp_path / "server.log", "run")
         assert running.poll() is None and running.describe_exit() == "still running"
         running.stop(1)
         assert running.poll() is None, "stop() must not touch what is not ours"

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engines import vllm
-from harness import models, registry, server
+from harness import models, plan, registry, server
 from harness.errors import InputError
 from harness.host import engine_env
 from harness.label.attestation import attest
@@ -101,7 +101,7 @@ def test_real_vllm_started_as_something_else_is_caught(tmp_path: Path) -> None:
         python=str(engine_env.ensure(variant.environment, registry.ROOT, lambda _: None)),
         extra_args=("--dtype", "float32", "--enable-prefix-caching"),
     )
-    with server.serving(vllm.launch(deployment, variant), tmp_path / "server.log", "test") as running:
+    with server.serving(plan.render(variant, deployment), tmp_path / "server.log", "test") as running:
         evidence: Evidence = running.evidence()
     attested = attest(vllm.effective(evidence), variant)
     assert not attested.valid

@@ -19,13 +19,14 @@ import requests
 from docker.errors import APIError, NotFound
 
 from harness import plan, registry, server, traces
-from harness.command import by_hand
+from harness.containers import settings as container
+from harness.containers.docker_engine import connect, how_to_get, image_digest, refused
 from harness.errors import LaunchError, MachineError
 from harness.host import clean, engine_env
-from harness.launchers import container, docker
-from harness.launchers.docker_engine import connect, how_to_get, image_digest, refused
+from harness.launchers import docker
+from harness.launchers.docker import by_hand
 from harness.moe import verbs
-from harness.schema import Launch, Machine, Model, Recipe, Variant
+from harness.schema import Deployment, Launch, Machine, Model, Recipe, Variant
 from tests.containers import HOST_IMAGE, PYTHON, SERVER, engine_client, host_mounts
 
 SECRET = "hf_this-must-not-be-written-anywhere"
@@ -113,11 +114,12 @@ def test_traces_of_a_run_lie_in_its_folder(tmp_path: Path) -> None:
     assert "/traces" in before.argv and "/traces:rw" in before.mounts.values()
     (host,) = (host for host, inside in before.mounts.items() if inside == "/traces:rw")
     assert by_hand(before).splitlines()[0].endswith(f" {host}"), "the folder is made before it is mounted"
-    kept = plan.keeping_traces(planned, tmp_path).launch
-    assert [host for host, inside in kept.mounts.items() if inside == "/traces:rw"] == [str(tmp_path)]
-    plain = plan.plan(recipe, Machine(accelerator="rocm"))[0]
-    process = plan.keeping_traces(plan.at_port(plain, 8001), tmp_path).launch
-    assert process.launcher == "process" and str(tmp_path) in process.argv and "/traces" not in process.argv
+    kept = plan.launching(planned, 8001, tmp_path).launch
+    folder = str(tmp_path / plan.TRACES)
+    assert [host for host, inside in kept.mounts.items() if inside == "/traces:rw"] == [folder]
+    plain = plan.plan(msgspec.structs.replace(recipe, launcher="process"), Machine(accelerator="rocm"))[0]
+    process = plan.launching(plain, 8001, tmp_path).launch
+    assert folder in process.argv and "/traces" not in process.argv
 
 
 @pytest.mark.parametrize(
@@ -140,11 +142,13 @@ def test_this_repository_is_mounted_only_when_it_is_spoken_of() -> None:
     variant = Variant(
         name="v", engine="e", source="", accelerator="cpu", version="1", image="i:1", privileged=True
     )
-    model = Model(alias="m", path="/w")
-    plain = container.contained(launch_of("cpu", image=""), variant, model, "/repo")
+    deployment = Deployment(
+        model=Model(alias="m", path="/w"), launcher="docker", model_path="", served_model_name=""
+    )
+    plain = docker.fitted(launch_of("cpu", image=""), deployment, variant)
     assert (plain.image, plain.mounts, plain.privileged) == ("i:1", {"/w": "/models/m"}, True)
     with_plugin = launch_of("cpu", env={"PYTHONPATH": "/harness/moe"})
-    assert container.contained(with_plugin, variant, model, "/repo").mounts["/repo"] == "/harness"
+    assert docker.fitted(with_plugin, deployment, variant).mounts[str(registry.ROOT)] == "/harness"
 
 
 def test_secrets_are_named_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +500,7 @@ import msgspec
 from harness import launchers
 from harness.schema import Launch
 launch = msgspec.json.decode(sys.argv[1], type=Launch)
-running = launchers.start(launch, Path(sys.argv[2]), "crashed")
+running = launchers.of(launch).start(launch, Path(sys.argv[2]), "crashed")
 print(getattr(running, "name", None) or running.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -554,7 +558,7 @@ def test_vllm_serves_the_tiny_moe_from_a_container(engine: Any, tmp_path: Path) 
     (planned,) = plan.plan(recipe, Machine(docker="26"))
     traces_folder = tmp_path / "traces"
     traces_folder.mkdir()
-    rendered = plan.keeping_traces(plan.at_port(planned, server.free_port()), traces_folder).launch
+    rendered = plan.launching(planned, server.free_port(), tmp_path).launch
     launch = msgspec.structs.replace(
         rendered,
         image=HOST_IMAGE,

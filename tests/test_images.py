@@ -16,9 +16,9 @@ import pytest
 import requests
 
 from harness import models, plan, registry, server
+from harness.containers.docker_engine import DOCKERFILES, connect
 from harness.errors import InputError, MachineError
 from harness.host import images
-from harness.launchers.docker_engine import DOCKERFILES, connect
 from harness.schema import Recipe
 from tests.containers import HOST_IMAGE, engine_client
 from tests.image_standins import REF, build_standins

@@ -125,7 +125,7 @@ def test_without_flags_nothing_is_imported() -> None:
 
 
 def test_environment_of_a_deployment() -> None:
-    found = plugin.environment(12, "/out/moe.moelog", "/repo", "/other")
+    found = plugin.environment(12, "/out/moe.moelog", "/repo/moe_log", "/other")
     assert found == {
         "PYTHONPATH": "/repo/moe_log:/other",
         "VLLM_LOG_MOE": "/out/moe.moelog",
@@ -141,7 +141,7 @@ def planned(**changes: object) -> plan.Planned:
     """vllm-cpu with tiny-moe, as `plan` makes it."""
     variant, model = registry.variant("vllm-cpu"), models.with_config(models.resolve("tiny-moe"))
     deployment = Deployment(model=model, launcher="process", model_path=model.path, served_model_name="m")
-    launch = registry.engine("vllm").launch(deployment, variant)
+    launch = plan.render(variant, deployment)
     made = plan.Planned(variant=variant, model=model, deployment=deployment, launch=launch, trials=())
     return msgspec.structs.replace(made, **changes)
 
@@ -207,10 +207,10 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, lis
         served_model_name=model.alias,
         port=server.free_port(),
         python=str(engine_env.ensure(variant.environment, registry.ROOT, lambda _: None)),
-        extra_env=plugin.environment("all", str(path), str(registry.ROOT)),
+        extra_env=plugin.environment("all", str(path)),
         root=str(registry.ROOT),
     )
-    launch = registry.engine("vllm").launch(deployment, variant)
+    launch = plan.render(variant, deployment)
     draw = random.Random(0)
     requests = [
         Request(

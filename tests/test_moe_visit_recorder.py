@@ -72,7 +72,7 @@ def test_real_sglang_records_every_token_once(tmp_path: Path) -> None:
         python=str(engine_env.ensure(variant.environment, registry.ROOT, lambda _: None)),
         root=str(registry.ROOT),
     )
-    started = registry.engine("sglang").launch(deployment, variant)
+    started = plan.render(variant, deployment)
     planned = plan.Planned(variant=variant, model=model, deployment=deployment, launch=started, trials=())
     made, why = plugin.logged(planned, 2, tmp_path)
     assert why == ""

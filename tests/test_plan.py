@@ -32,6 +32,11 @@ def r1_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
+def test_a_launcher_that_does_not_exist_is_a_sentence() -> None:
+    with pytest.raises(InputError, match=r"no launcher 'podman'. There are: attach, docker, process"):
+        plan.plan(Recipe(question="?", variants=("vllm-cpu",), launcher="podman"), Machine())
+
+
 @pytest.mark.usefixtures("r1_is_here")
 def test_all_of_a_node_runs_one_model_and_has_a_reference() -> None:
     names = plan.select("all", NODE)

@@ -118,7 +118,6 @@ def test_keys_reach_their_fields() -> None:
         (["rate=-1"], "above 0"),
         (["concurrency=0"], "concurrency=0 is below 1"),
         (["repeats=1.5"], "not a whole number"),
-        (["launcher=podman"], "launcher"),
         (["arrival=sometimes", "rate=1"], "arrival"),
         (["workers=two"], "options.workers"),
         (["seed=1", "seed=2"], "seed= is given twice"),

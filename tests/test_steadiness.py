@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.host import engine_env
-from harness.host.calibration import calibrate, drift, matmul_of
+from harness.host import engine_env, matmul
+from harness.host.calibration import calibrate, drift
+from harness.launchers import process
 from harness.numbers.collector import collect
 from harness.numbers.columns import columns
 from harness.numbers.stopping import enough
@@ -130,7 +132,7 @@ def test_this_host_calibrates() -> None:
     ("launch", "why"),
     [
         (Launch(variant="v", engine="vllm", launcher="process"), "no accelerator is used"),
-        (Launch(variant="v", engine="vllm", launcher="docker", num_gpus=8), "in a container"),
+        (Launch(variant="v", engine="vllm", launcher="docker", num_gpus=8), "no engine answers"),
         (Launch(variant="v", engine="vllm", launcher="attach", num_gpus=8), "live elsewhere"),
         (Launch(variant="v", engine="x", launcher="process", argv=("sh",), num_gpus=1), "no Python program"),
         (
@@ -147,9 +149,10 @@ def test_why_accelerators_are_not_calibrated(launch: Launch, why: str) -> None:
 @pytest.mark.engine
 def test_matrix_products_run_in_an_engines_environment() -> None:
     python = str(engine_env.ensure("transformers", ROOT, print))
-    found, skipped = matmul_of(python, {}, "1", "cpu")
-    assert skipped == "" and found["device"] == "cpu" and found["tflops"][0] > 0.001
-    assert "sees no accelerator" in matmul_of(python, {"CUDA_VISIBLE_DEVICES": ""}, "8")[1]
+    launch = Launch(launcher="process", argv=(python,), env={"CUDA_VISIBLE_DEVICES": ""}, num_gpus=8)
+    found = json.loads(process.python(launch, Path(matmul.__file__), "1", "cpu"))
+    assert found["device"] == "cpu" and found["tflops"][0] > 0.001
+    assert "sees no accelerator" in calibrate(launch).gpu_skipped
 
 
 def test_accelerators_drift_too() -> None:

@@ -53,9 +53,9 @@ def replay_through(run: Path, oracle: Planned | None, running: server.Running, p
     After its timed parts: it need not be started again. Nothing where it is another or has ended; what it
     cannot score is left to replay_run().
     """
-    if oracle is None or running.dead() or running.launch.launcher == "attach":
+    if oracle is None or running.dead() or not oracle.own_server:
         return
-    if plan.at_port(oracle, running.launch.port).launch != running.launch:
+    if plan.launching(oracle, running.launch.port, running.log_path.parent).launch != running.launch:
         return
     samples = _same_tokenizer(_waiting(run, oracle), oracle, progress)
     try:
@@ -72,8 +72,8 @@ def _waiting(run: Path, oracle: Planned | None) -> dict[Path, list[Sample]]:
 
 
 def _replay(run: Path, oracle: Planned, samples: dict[Path, list[Sample]], progress: Progress) -> None:
-    chosen = plan.at_port(oracle, server.free_port()) if oracle.launch.launcher != "attach" else oracle
     folder = run / "reference"
+    chosen = plan.launching(oracle, server.port_for(oracle.launch), folder)
     folder.mkdir(exist_ok=True)
     samples = _same_tokenizer(samples, chosen, progress)
     if not samples:

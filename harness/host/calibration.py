@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from harness import launchers
+from harness.errors import MachineError
 from harness.escape import plain
 from harness.host import environment, gpus, matmul
 from harness.schema import Calibration, GpuSample, Launch
@@ -26,8 +26,6 @@ HASHED_MB = 32
 COPIED_MB = 64
 DRIFT = 0.05
 """Relative spread between launches above which it is noted."""
-TIMEOUT_S = 60.0
-"""Importing torch from a cold disk takes most of it; the work itself is under a second."""
 _FOREIGN_GB = 1.0
 """Accelerator memory already in use before a launch that is worth a note."""
 
@@ -56,27 +54,13 @@ def _accelerators(launch: Launch) -> tuple[dict[str, Any], str]:
     """What harness/host/matmul.py says of the launch's accelerators, and why it says nothing."""
     if not launch.num_gpus:
         return {}, "no accelerator is used"
-    if launch.launcher != "process":
-        where = "in a container" if launch.launcher == "docker" else "elsewhere"
-        return {}, f"the engine and its torch live {where}"
-    python = shutil.which(launch.argv[0]) if launch.argv else None
-    if python is None or not Path(python).name.startswith("python"):
-        return {}, "the engine is no Python program"
-    return matmul_of(python, launch.env, str(launch.num_gpus))
-
-
-def matmul_of(python: str, env: Mapping[str, str], *words: str) -> tuple[dict[str, Any], str]:
-    """Runs matmul.py under `python`; ({"device", "tflops"}, "") or ({}, why not)."""
-    command = [python, str(Path(matmul.__file__)), *words]
     try:
-        done = subprocess.run(
-            command, env={**os.environ, **env}, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return {}, f"{python} took over {TIMEOUT_S:.0f} s for it"
-    except (OSError, ValueError, IndexError):
-        return {}, f"{python} did not run it"
+        words = launchers.of(launch).python(launch, Path(matmul.__file__), str(launch.num_gpus))
+        found: dict[str, Any] = json.loads(words.strip().splitlines()[-1])
+    except MachineError as error:
+        return {}, error.message
+    except (ValueError, IndexError):
+        return {}, "the engine's Python did not run it"
     return ({}, plain(found["error"])) if "error" in found else (found, "")
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import psutil
 
+from harness.containers.docker_engine import answering, connect, remove
+from harness.containers.settings import LABEL
 from harness.errors import MachineError
 from harness.launchers import process
-from harness.launchers.container import LABEL
-from harness.launchers.docker_engine import answering, connect, remove
 
 OnLine = Callable[[str], None]
 _START_TOLERANCE_S = 1.0

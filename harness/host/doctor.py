@@ -10,13 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness import models, registry
+from harness.containers.docker_engine import how_to_get
 from harness.errors import HarnessError
 from harness.host import engine_env, node
 from harness.host.check import Check, State
 from harness.host.environment import AMD_DRIVER
 from harness.host.inspection import PORTS, Inspection, inspect
 from harness.label.feasible import feasible
-from harness.launchers.docker_engine import how_to_get
 from harness.schema import Model, Variant
 
 _GPU_IMAGE_GB, _CPU_IMAGE_GB = 60.0, 6.0

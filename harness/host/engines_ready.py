@@ -13,13 +13,18 @@ from harness.host import engine_env
 from harness.plan import Planned
 
 
+def used(planned: Planned) -> str:
+    """The environment of .engines/ that a variant is launched from; "" = another interpreter, or none."""
+    name = planned.variant.environment
+    return name if name and planned.deployment.python == f".engines/{name}/bin/python" else ""
+
+
 def ensure(planned: Planned, on_line: Callable[[str], None]) -> None:
     """Create .engines/<environment> when this variant is launched from it and it is not there.
 
     Raises MachineError with the package manager's last lines.
     """
-    name = planned.variant.environment
-    if planned.launch.launcher == "process" and name and planned.deployment.python.startswith(".engines/"):
+    if name := used(planned):
         engine_env.ensure(name, registry.ROOT, lambda line: on_line(f"installing {name}: {line}"))
 
 
@@ -28,12 +33,12 @@ def ensure_all(
 ) -> tuple[tuple[Planned, ...], Planned | None]:
     """Make the environments of all variants, two at a time; a variant whose environment fails is skipped."""
     everything = (*planned, oracle) if oracle else planned
-    wanted = {p.variant.environment: p for p in everything if p.variant.environment and not p.skip}
+    wanted = {used(p): p for p in everything if used(p) and not p.skip}
     with ThreadPoolExecutor(max_workers=2) as pool:
         failed = dict(zip(wanted, pool.map(lambda p: _why_not(p, on_line), wanted.values()), strict=True))
 
     def marked(chosen: Planned) -> Planned:
-        return msgspec.structs.replace(chosen, skip=chosen.skip or failed.get(chosen.variant.environment, ""))
+        return msgspec.structs.replace(chosen, skip=chosen.skip or failed.get(used(chosen), ""))
 
     return tuple(marked(p) for p in planned), marked(oracle) if oracle else None
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from harness.containers import docker_engine
 from harness.host import gpus
-from harness.launchers import docker_engine
 from harness.models import weight_files
 from harness.registry import ROOT, cache_folder
 from harness.schema import Accelerator, Environment, Gpu, Model

@@ -18,10 +18,10 @@ import requests
 from docker.errors import DockerException
 
 from harness import registry
+from harness.containers.docker_engine import DOCKERFILES, connect, tag_argument
+from harness.containers.settings import LABEL
 from harness.errors import InputError, MachineError
 from harness.host import engine_env
-from harness.launchers.container import LABEL
-from harness.launchers.docker_engine import DOCKERFILES, connect, tag_argument
 
 OnLine = Callable[[str], None]
 

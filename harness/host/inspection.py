@@ -16,12 +16,12 @@ import msgspec
 import psutil
 
 from harness import models
+from harness.containers import docker_engine
 from harness.errors import MachineError, ModelError
 from harness.host import clean, hub
 from harness.host.hub import Access
 from harness.host.machine import probe
 from harness.host.node import Node, look
-from harness.launchers import docker_engine
 from harness.schema import Machine, Model, Noun
 
 PORTS = (8000, 30000)

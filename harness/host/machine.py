@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+from harness.containers import docker_engine
 from harness.host import environment
-from harness.launchers import docker_engine
 from harness.registry import ROOT
 from harness.schema import Machine
 

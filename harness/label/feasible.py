@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.command import fetch_weights
-from harness.launchers.docker_engine import how_to_get
+from harness import launchers
+from harness.models import fetch_weights
 from harness.schema import Machine, Model, Variant
 
 _BYTES_BEYOND_WEIGHTS = 1.1
@@ -12,11 +12,12 @@ _BYTES_BEYOND_WEIGHTS = 1.1
 
 def feasible(variant: Variant, machine: Machine, model: Model, launcher: str = "") -> str:
     """Why the variant cannot run here with this model; "" when it can. Nothing is launched or imported."""
+    chosen = launchers.named(launcher or launchers.usual(variant, machine))
     return (
         _accelerator(variant, machine)
         or _experts(variant, model)
         or _memory(variant, machine, model)
-        or "; ".join(filter(None, (_software(variant, machine, launcher), _weights(model))))
+        or "; ".join(filter(None, (chosen.missing(variant, machine), _weights(model))))
     )
 
 
@@ -71,35 +72,6 @@ def weights_per_gpu_gb(variant: Variant, model: Model) -> float:
         return model.weights_gb / (sizes.tensor * sizes.pipeline)
     experts_gb = model.weights_gb * 653.9 / 671
     return experts_gb / sizes.expert + model.weights_gb - experts_gb
-
-
-def _software(variant: Variant, machine: Machine, launcher: str) -> str:
-    if launcher == "attach":
-        return ""
-    contained = launcher == "docker" or (not launcher and variant.accelerator != "cpu" and machine.docker)
-    if contained:
-        return _container(variant, machine)
-    if variant.environment:
-        if variant.environment in machine.environments:
-            return ""
-        return f"its environment is not described: engines/{variant.environment}.requirements.txt is missing"
-    if variant.accelerator == "cpu" or _package(variant) in machine.importable:
-        return ""
-    return f"no Docker Engine answers, and this machine's python3 cannot import {_package(variant)}"
-
-
-def _container(variant: Variant, machine: Machine) -> str:
-    if not machine.docker:
-        return "no Docker Engine answers"
-    if not variant.image:
-        return "it names no image"
-    if variant.image not in machine.images:
-        return f"image {variant.image} is not here; `{how_to_get(variant.image)}` gets it"
-    return ""
-
-
-def _package(variant: Variant) -> str:
-    return {"trtllm": "tensorrt_llm"}.get(variant.engine, variant.engine)
 
 
 def _weights(model: Model) -> str:

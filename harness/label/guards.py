@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
 from typing import NamedTuple
 
+from harness import launchers
 from harness.errors import ModelError
 from harness.label.dialect import is_branch, since
 from harness.schema import Launch, Model, Variant
@@ -28,7 +28,7 @@ def check(
     Raises ModelError when a mixture-of-experts model would run on dummy weights or simulated routing:
     random gates spread tokens as no trained router does, so its speed says nothing.
     """
-    fakes = tuple(_fakes(launch, _environment(launch)))
+    fakes = tuple(_fakes(launch, launchers.of(launch).environment(launch)))
     if fakes and model.moe is not None and not allow_dummy:
         raise ModelError(
             f"{variant.name} would run {model.alias} with {', '.join(fakes)}, but it is a mixture of "
@@ -37,11 +37,6 @@ def check(
             f"labelled {DUMMY_LABEL}."
         )
     return warnings(variant, launch, model), (DUMMY_LABEL,) if fakes else ()
-
-
-def _environment(launch: Launch) -> dict[str, str]:
-    """What the engine will see: a process inherits this shell's variables, a container does not."""
-    return {**os.environ, **launch.env} if launch.launcher == "process" else launch.env
 
 
 def _fakes(launch: Launch, environment: Mapping[str, str]) -> Iterator[str]:

@@ -1,11 +1,20 @@
-"""Launchers: the three ways an engine comes to run, behind one seam."""
+"""Launchers: the ways an engine comes to run. A launcher is one file of this folder; its name is the file's.
+
+Launchers that are not for this repository lie in folders of their own: HARNESS_LAUNCHERS=/folder[:/folder].
+"""
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
-from harness.schema import Launch
+from harness import registry
+from harness.errors import InputError
+from harness.schema import Deployment, Launch, Machine, Variant
+
+HERE = Path(__file__).parent
 
 
 class Server(Protocol):
@@ -24,19 +33,83 @@ class Server(Protocol):
         """Command line and environment of the running engine as the system shows them."""
 
 
-def start(launch: Launch, log_path: Path, run_id: str) -> Server:
-    """Start what `launch` says; its output goes to log_path.
+class Launcher(Protocol):
+    """What a launcher's file offers: every answer that depends on where an engine runs."""
 
-    Raises LaunchError when it cannot even be started.
+    OWNS_SERVER: bool
+    """Whether it starts the engine, and so may stop it, empty its cache by a new start, choose its port."""
+
+    def missing(self, variant: Variant, machine: Machine) -> str:
+        """What this machine lacks for it to start the variant, weights apart; "" when nothing."""
+
+    def deployed(self, deployment: Deployment, variant: Variant) -> Deployment:
+        """The deployment as the engine will see it: weights, interpreter, folders, address to listen at."""
+
+    def fitted(self, launch: Launch, deployment: Deployment, variant: Variant) -> Launch:
+        """The launch with what it needs there beyond a command: image, mounts, the address clients use."""
+
+    def inside(self, launch: Launch, folder: Path, name: str, writable: bool = True) -> tuple[Launch, str]:
+        """A folder of this machine shown to the engine: (launch, its path there).
+
+        `name` is what to call it where it cannot keep its path.
+        """
+
+    def environment(self, launch: Launch) -> dict[str, str]:
+        """Every variable that the engine will see and this harness knows of."""
+
+    def answering(self, launch: Launch) -> None:
+        """Before a run: raises HarnessError when the start is sure to fail."""
+
+    def start(self, launch: Launch, log_path: Path, run_id: str) -> Server:
+        """Start what `launch` says; its output goes to log_path.
+
+        Raises LaunchError when it cannot even be started.
+        """
+
+    def by_hand(self, launch: Launch) -> str:
+        """The shell commands that do the same, from the repository's root; secrets by name only."""
+
+    def python(self, launch: Launch, script: Path, *words: str) -> str:
+        """What a script of ours prints, run by the engine's Python, where and with what the engine runs.
+
+        Raises MachineError that says why it could not be run.
+        """
+
+
+def names() -> tuple[str, ...]:
+    """Every launcher."""
+    return tuple(sorted({p.stem for f in _folders() for p in f.glob("*.py") if p.stem != "__init__"}))
+
+
+@cache
+def named(name: str) -> Launcher:
+    """The launcher <name>.py. Raises InputError that lists what exists."""
+    if name not in names():
+        raise InputError(f"There is no launcher {name!r}. There are: {', '.join(names())}.")
+    return cast(Launcher, registry.module("harness.launchers", name, _folders()))
+
+
+def of(launch: Launch) -> Launcher:
+    """The launcher that starts it."""
+    return named(launch.launcher)
+
+
+def usual(variant: Variant, machine: Machine) -> str:
+    """The launcher of a variant when nobody names one.
+
+    The engine's own if its file names one (LAUNCHER); containers for images of accelerators, unless this
+    machine has no Docker Engine but the engine itself: then it is such a container.
     """
-    if launch.launcher == "docker":
-        from harness.launchers import docker
+    module = registry.engine(variant.engine)
+    if own := getattr(module, "LAUNCHER", ""):
+        return str(own)
+    here = (
+        machine.accelerator == variant.accelerator and registry.package(variant.engine) in machine.importable
+    )
+    contained = variant.image and variant.accelerator != "cpu" and (machine.docker or not here)
+    return "docker" if contained else "process"
 
-        return docker.start(launch, log_path, run_id)
-    if launch.launcher == "attach":
-        from harness.launchers import attach
 
-        return attach.start(launch, log_path, run_id)
-    from harness.launchers import process
-
-    return process.start(launch, log_path, run_id)
+def _folders() -> tuple[Path, ...]:
+    """This one, then those of $HARNESS_LAUNCHERS."""
+    return (HERE, *(Path(p) for p in os.environ.get("HARNESS_LAUNCHERS", "").split(":") if p))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import requests
 
-from harness.errors import InputError, LaunchError
-from harness.schema import Launch
+from harness.errors import InputError, LaunchError, MachineError
+from harness.schema import Deployment, Launch, Machine, Variant
+
+OWNS_SERVER = False
 
 _ASK_EVERY_S = 5.0
 """Questions in between are answered from memory: they would load the server that is measured."""
@@ -57,11 +59,50 @@ class AttachedServer:
         return (), {}
 
 
-def answering(launch: Launch) -> AttachedServer:
-    """The endpoint, which answers now.
+def missing(variant: Variant, machine: Machine) -> str:
+    """Nothing of this machine is needed."""
+    return ""
+
+
+def deployed(deployment: Deployment, variant: Variant) -> Deployment:
+    """Where it runs is not known."""
+    return deployment
+
+
+def fitted(launch: Launch, deployment: Deployment, variant: Variant) -> Launch:
+    """Nobody needs a command, files or variables."""
+    return launch
+
+
+def inside(launch: Launch, folder: Path, name: str, writable: bool = True) -> tuple[Launch, str]:
+    """A server elsewhere sees no folder of ours."""
+    return launch, name
+
+
+def environment(launch: Launch) -> dict[str, str]:
+    """What was said of it."""
+    return launch.env
+
+
+def by_hand(launch: Launch) -> str:
+    """Nothing to type."""
+    return f"# nothing is launched; {launch.base_url} is used as it is"
+
+
+def python(launch: Launch, script: Path, *words: str) -> str:
+    """Raises MachineError."""
+    raise MachineError("the engine and its torch live elsewhere")
+
+
+def answering(launch: Launch) -> None:
+    """The endpoint answers now.
 
     Raises InputError without a url, LaunchError when nothing answers there.
     """
+    _attached(launch)
+
+
+def _attached(launch: Launch) -> AttachedServer:
     if not launch.url:
         raise InputError("attach needs the server's address; give it as url=http://host:port.")
     if not launch.url.startswith(("http://", "https://")):
@@ -77,7 +118,7 @@ def answering(launch: Launch) -> AttachedServer:
 
 def start(launch: Launch, log_path: Path, run_id: str) -> AttachedServer:
     """Check that the endpoint answers, and say in its log where its log is. Raises as answering() does."""
-    server = answering(launch)
+    server = _attached(launch)
     log_path.write_text(
         f"attached to {launch.base_url} for {run_id}; its log is where it was started\n", encoding="utf-8"
     )

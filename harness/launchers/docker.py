@@ -13,25 +13,33 @@ from typing import Any
 
 import psutil
 import requests
-from docker.errors import APIError, NotFound
+from docker.errors import APIError, DockerException, NotFound
+from msgspec.structs import replace
 
-from harness.command import is_secret
-from harness.errors import MachineError
-from harness.launchers.blot import blotted
-from harness.launchers.container import (
+from harness import models, registry
+from harness.containers import docker_engine
+from harness.containers.docker_engine import connect, digest, find_image, how_to_get, refused, remove
+from harness.containers.settings import (
     CACHES,
+    HOME,
     LABEL,
+    REPOSITORY,
     VISIBLE,
     Host,
     container_options,
     file_names,
     run_command,
     secret_names,
+    weights,
 )
-from harness.launchers.docker_engine import answering, connect, digest, find_image, refused, remove
+from harness.errors import LaunchError, MachineError
 from harness.registry import cache_folder
-from harness.schema import Launch
+from harness.schema import Deployment, Launch, Machine, Variant
+from harness.secrets import blotted, is_secret
 
+OWNS_SERVER = True
+_SCRIPT_S = 180
+"""Longest run of a script of ours in an image that was not read yet."""
 _LOG_DEADLINE_S = 15.0
 _GONE = {"Status": "gone", "Running": False, "ExitCode": 137, "OOMKilled": False, "Error": ""}
 
@@ -61,7 +69,7 @@ class DockerServer:
         """SIGTERM, SIGKILL after grace_s, then remove the container and what was written for it."""
         if self._last:
             return
-        with answering(f"stopping container {self.name}"):
+        with docker_engine.answering(f"stopping container {self.name}"):
             if self._state()["Running"]:
                 self._stopped_by_us = True
                 with contextlib.suppress(NotFound):
@@ -103,7 +111,7 @@ class DockerServer:
     def _state(self) -> dict[str, Any]:
         if self._last:
             return self._last
-        with answering(f"looking at container {self.name}"):
+        with docker_engine.answering(f"looking at container {self.name}"):
             try:
                 self._container.reload()
             except NotFound:
@@ -133,6 +141,60 @@ def describe(state: dict[str, Any], stopped_by_us: bool = False) -> str:
     return words + (f": {state['Error']}" if state["Error"] else "")
 
 
+def missing(variant: Variant, machine: Machine) -> str:
+    """A Docker Engine, the variant's image."""
+    if not machine.docker:
+        package = registry.package(variant.engine)
+        elsewhere = variant.environment or package in machine.importable
+        return "no Docker Engine answers" + (
+            "" if elsewhere else f", and this machine's python3 cannot import {package}"
+        )
+    if not variant.image:
+        return "it names no image"
+    if variant.image not in machine.images:
+        return f"image {variant.image} is not here; `{how_to_get(variant.image)}` gets it"
+    return ""
+
+
+def deployed(deployment: Deployment, variant: Variant) -> Deployment:
+    """Weights at /models/<alias>, this repository at /harness, all addresses of its own network.
+
+    The interpreter is whatever the image has on its PATH.
+    """
+    return replace(
+        deployment, model_path=weights(deployment.model)[0], root=REPOSITORY, files="/", host="0.0.0.0"
+    )
+
+
+def fitted(launch: Launch, deployment: Deployment, variant: Variant) -> Launch:
+    """Image, weights and privileges; this repository where the command or the environment speaks of it."""
+    model = deployment.model
+    mounts = {**weights(model)[1], **launch.mounts}
+    if any(REPOSITORY in word for word in (*launch.argv, *launch.env.values())):
+        mounts[str(registry.ROOT)] = REPOSITORY
+    if not model.path and model.hf_id:
+        # Weights that are fetched at the first start outlive the container.
+        mounts[str(models.hub_cache())] = f"{HOME}/.cache/huggingface/hub:rw"
+    return replace(launch, image=variant.image, mounts=mounts, privileged=variant.privileged)
+
+
+def inside(launch: Launch, folder: Path, name: str, writable: bool = True) -> tuple[Launch, str]:
+    """Mounted at /<name>, in place of whatever was."""
+    path = f"/{name}"
+    others = {host: target for host, target in launch.mounts.items() if target != f"{path}:rw"}
+    target = f"{path}:rw" if writable else path
+    return replace(launch, mounts={**others, str(folder.resolve()): target}), path
+
+
+def environment(launch: Launch) -> dict[str, str]:
+    """A container inherits nothing of this shell; secrets apart, which say nothing of how it runs."""
+    return launch.env
+
+
+def answering(launch: Launch) -> None:
+    """The start is the check."""
+
+
 def start(launch: Launch, log_path: Path, run_id: str) -> DockerServer:
     """Create and start the container; its output goes to log_path.
 
@@ -160,13 +222,13 @@ def start(launch: Launch, log_path: Path, run_id: str) -> DockerServer:
         client.close()
         if isinstance(error, APIError):
             raise refused(launch, error) from error
-        with answering(f"starting {launch.variant}"):
+        with docker_engine.answering(f"starting {launch.variant}"):
             raise
     hide = tuple(value.encode() for value in values.values() if value)
     return DockerServer(client, container, _follow(container.id, log_path, hide), files)
 
 
-def shell_command(launch: Launch) -> str:
+def by_hand(launch: Launch) -> str:
     """What start() does, as commands to type."""
     files = Path(tempfile.gettempdir()) / f"{LABEL}-by-hand"
     caches = cache_root("by-hand")
@@ -176,6 +238,27 @@ def shell_command(launch: Launch) -> str:
         lines.append(f"cat > {files}/{name} <<'END'\n{launch.files[path]}\nEND")
     options = container_options(launch, "by-hand", _host("by-hand", caches, files))
     return "\n".join([*lines, run_command(launch, options)])
+
+
+def python(launch: Launch, script: Path, *words: str) -> str:
+    """Run by the image's python3, in a container of the same devices. Raises MachineError."""
+    plain = replace(launch, argv=("python3", f"/{script.name}", *words), files={}, mounts={})
+    plain = replace(plain, files={f"/{script.name}": script.read_text(encoding="utf-8")})
+    with tempfile.TemporaryDirectory(prefix=f"{LABEL}-") as folder, contextlib.closing(connect()) as client:
+        _write_files(plain, Path(folder))
+        options = container_options(plain, "script", replace(_host("", Path(), Path(folder)), cache_root=""))
+        container = None
+        try:
+            find_image(client, launch.image)
+            container = client.containers.create(**{**options, "ports": {}})
+            container.start()
+            container.wait(timeout=_SCRIPT_S)
+            return str(container.logs(stdout=True, stderr=False).decode("utf-8", "replace"))
+        except (LaunchError, DockerException, requests.RequestException) as error:
+            raise MachineError(f"{launch.image} did not run it ({type(error).__name__})") from error
+        finally:
+            if container is not None:
+                remove(container)
 
 
 def cache_root(image_id: str) -> Path:

@@ -4,23 +4,86 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import uuid
 from pathlib import Path
 
 import psutil
+from msgspec.structs import replace
 
+from harness import registry
 from harness.errors import LaunchError, MachineError
-from harness.launchers.blot import blotting, secrets_of
 from harness.registry import ROOT
-from harness.schema import Launch
+from harness.schema import Deployment, Launch, Machine, Variant
+from harness.secrets import blotting, redacted_argv, redacted_env, secrets_of
 
+OWNS_SERVER = True
 MARK = "SERVING_HARNESS_LAUNCH"
 """Environment variable that every process of a launch inherits: finds children in sessions of their own."""
 
-
 _COPY_S = 5.0
+_SCRIPT_S = 60.0
+"""Importing torch from a cold disk takes most of it; the work itself is under a second."""
+
+
+def missing(variant: Variant, machine: Machine) -> str:
+    """An environment that is described, or the engine itself among the packages of python3."""
+    if variant.environment:
+        if variant.environment in machine.environments:
+            return ""
+        return f"its environment is not described: engines/{variant.environment}.requirements.txt is missing"
+    package = registry.package(variant.engine)
+    if variant.accelerator == "cpu" or package in machine.importable:
+        return ""
+    return f"this machine's python3 cannot import {package}"
+
+
+def deployed(deployment: Deployment, variant: Variant) -> Deployment:
+    """Everything lies where it lies; the interpreter is that of the variant's own environment."""
+    own = f".engines/{variant.environment}/bin/python" if variant.environment else "python3"
+    return replace(deployment, python=deployment.python or own, files=f".engines/files/{variant.name}")
+
+
+def fitted(launch: Launch, deployment: Deployment, variant: Variant) -> Launch:
+    """Nothing is needed beyond the command."""
+    return launch
+
+
+def inside(launch: Launch, folder: Path, name: str, writable: bool = True) -> tuple[Launch, str]:
+    """The engine sees what we see, but from the repository's root."""
+    return launch, str(folder.resolve())
+
+
+def environment(launch: Launch) -> dict[str, str]:
+    """A process inherits this shell's variables."""
+    return {**os.environ, **launch.env}
+
+
+def answering(launch: Launch) -> None:
+    """The start is the check."""
+
+
+def python(launch: Launch, script: Path, *words: str) -> str:
+    """Run by the program that the launch starts with, which must be a Python. Raises MachineError."""
+    program = shutil.which(launch.argv[0]) if launch.argv else None
+    if program is None or not Path(program).name.startswith("python"):
+        raise MachineError("the engine is no Python program")
+    command = [program, str(script), *words]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **launch.env},
+            capture_output=True,
+            text=True,
+            timeout=_SCRIPT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MachineError(f"{program} did not run it ({type(error).__name__})") from error
+    return done.stdout
 
 
 class ProcessServer:
@@ -137,6 +200,16 @@ def start(launch: Launch, log_path: Path, run_id: str) -> ProcessServer:
                 "check the engine's environment with `just doctor`."
             ) from error
     return ProcessServer(process, mark, copier)
+
+
+def by_hand(launch: Launch) -> str:
+    """The files, then the command with its variables."""
+    lines = []
+    for path, content in launch.files.items():
+        lines += [f"mkdir -p {shlex.quote(str(Path(path).parent))}"]
+        lines += [f"cat > {shlex.quote(path)} <<'END'\n{content.rstrip()}\nEND"]
+    env = [f"{k}={v if v.startswith('${') else shlex.quote(v)}" for k, v in redacted_env(launch.env).items()]
+    return "\n".join([*lines, " \\\n  ".join([*env, shlex.join(redacted_argv(launch.argv))])])
 
 
 def _write_files(launch: Launch) -> None:

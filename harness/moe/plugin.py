@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from harness import launchers
 from harness.errors import InputError
 from harness.moe import sglang_recorder
 from harness.schema import Scalar
@@ -19,16 +20,17 @@ FOLDER = "moe_log"
 """The plugin's folder in the repository; it carries its own entry-point metadata."""
 LOG = "moe.moelog"
 """Name of vLLM's log in a visit's folder; the binary form, since a GPU routes millions of rows a minute."""
-_MOUNT = "/routing"
-"""Where a container sees the plugin's folder, and beside it the visit's as "out"."""
+_PLUGIN, _OUT = "routing/moe_log", "routing/out"
+"""What a container calls the plugin's folder and the visit's."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def environment(layer: Scalar, out_path: str, root: str = ".", pythonpath: str = "") -> dict[str, str]:
+def environment(layer: Scalar, out_path: str, package: str = "", pythonpath: str = "") -> dict[str, str]:
     """Variables to merge into Deployment.extra_env for moe_log=layer.
 
     layer: a decoder layer, a list "0,12,23", or "all" (True = "all"); out_path: file as the engine sees it,
-    .jsonl or .moelog; root: repository root as the engine sees it; pythonpath: what PYTHONPATH holds already.
+    .jsonl or .moelog; package: the plugin's folder as the engine sees it, "" = where it lies;
+    pythonpath: what PYTHONPATH holds already.
     Raises InputError.
     """
     layers = layers_of(layer)
@@ -36,10 +38,7 @@ def environment(layer: Scalar, out_path: str, root: str = ".", pythonpath: str =
         raise InputError(
             f"The routing log {out_path} must end in .jsonl or .moelog: the suffix picks the format."
         )
-    paths = [
-        os.path.join(os.path.abspath(root) if root == "." else root, FOLDER),
-        *filter(None, [pythonpath]),
-    ]
+    paths = [package or str(_ROOT / FOLDER), *filter(None, [pythonpath])]
     return {"PYTHONPATH": os.pathsep.join(paths), "VLLM_LOG_MOE": out_path, "VLLM_LOG_LAYER": layers}
 
 
@@ -61,29 +60,21 @@ def logged(planned: Planned, layer: Scalar, folder: Path) -> tuple[Planned, str]
     if layer is None or layer is False:
         return planned, ""
     launch, name = planned.launch, planned.variant.name
-    if launch.engine not in ("vllm", "sglang") or launch.launcher == "attach":
+    if launch.engine not in ("vllm", "sglang") or not planned.own_server:
         return planned, f"{name}: routing is not logged, only a vLLM or SGLang that the harness starts can"
     if planned.model.moe is None:
         return planned, f"{name}: routing is not logged, {planned.model.alias} is no mixture of experts"
-    launch = replace(launch, labels=(*launch.labels, f"routing logged: {layers_of(layer)}"))
-    inside = _MOUNT if launch.launcher != "process" else str(_ROOT)
-    out = f"{_MOUNT}/out" if launch.launcher != "process" else str(folder.resolve())
+    launcher = launchers.of(launch)
+    launch, out = launcher.inside(launch, folder, _OUT)
     if launch.engine == "vllm":
-        # A process inherits the harness's variables, and what is set here replaces them.
-        held = os.environ.get("PYTHONPATH", "") if launch.launcher == "process" else ""
-        flags = environment(layer, f"{out}/{LOG}", inside, launch.env.get("PYTHONPATH", held))
+        launch, package = launcher.inside(launch, _ROOT / FOLDER, _PLUGIN, writable=False)
+        held = launcher.environment(launch).get("PYTHONPATH", "")
+        flags = environment(layer, f"{out}/{LOG}", package, held)
     else:
         flags = sglang_recorder.environment(out)
         launch = replace(launch, argv=(*launch.argv, *sglang_recorder.arguments(launch.accelerator)))
-    if launch.launcher != "process":
-        launch = replace(launch, mounts={**launch.mounts, **_mounts(launch.engine, folder)})
-    return replace(planned, launch=replace(launch, env={**launch.env, **flags})), ""
-
-
-def _mounts(engine: str, folder: Path) -> dict[str, str]:
-    """The visit's folder, and for vLLM the plugin's."""
-    plugin = {str(_ROOT / FOLDER): f"{_MOUNT}/{FOLDER}"} if engine == "vllm" else {}
-    return {**plugin, str(folder.resolve()): f"{_MOUNT}/out:rw"}
+    labels = (*launch.labels, f"routing logged: {layers_of(layer)}")
+    return replace(planned, launch=replace(launch, env={**launch.env, **flags}, labels=labels)), ""
 
 
 def log_of(folder: Path) -> Path:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import msgspec
 
-from harness.command import redacted_recipe
 from harness.errors import InputError, StoreError
 from harness.escape import block, markdown, plain
 from harness.reporting.cells import DEFINITIONS
 from harness.reporting.report import failures, launched, markdown_table
 from harness.schema import Comparison, Environment, LogFacts, LoggedRow, Recipe, Row
+from harness.secrets import redacted_recipe
 
 _HEADING = re.compile(r"^## (?P<date>\S+Z) (?:note(?: on (?P<about>\S+))? by (?P<author>.+)|(?P<run>\S+))$")
 _FACTS = re.compile(r"^```json\n(.+)\n```$", re.MULTILINE)

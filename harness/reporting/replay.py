@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
+from harness.containers.docker_engine import image_digest
 from harness.errors import InputError
 from harness.escape import plain
-from harness.launchers.docker_engine import image_digest
 from harness.numbers.measured import calibrations
 from harness.reporting.cells import number
 from harness.reporting.log import Entry

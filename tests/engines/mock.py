@@ -26,14 +26,13 @@ KIND = {"object": "text_completion"}
 def launch(deployment: Deployment, variant: Variant) -> Launch:
     """This very file, served."""
     return Launch(
-        variant=variant.name,
-        engine="mock",
-        launcher=deployment.launcher,
         argv=(sys.executable, __file__, str(deployment.port), *deployment.extra_args, *variant.args),
-        env={**variant.env, **deployment.extra_env, "PYTHONPATH": deployment.root},
-        port=deployment.port,
-        url=deployment.url,
-        served_model_name=deployment.served_model_name,
+        env={
+            **variant.env,
+            **deployment.extra_env,
+            "PYTHONPATH": deployment.root,
+            "MOCK_HOST": deployment.host,
+        },
         ready_timeout_s=float(variant.env.get("MOCK_READY_S", "20")),
         stop_grace_s=5.0,
     )
@@ -167,7 +166,7 @@ def main() -> None:
     app.router.add_post("/stop_profile", profiled)
     app.router.add_get("/health", healthy)
     app.router.add_get("/v1/models", healthy)
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+    web.run_app(app, host=os.environ["MOCK_HOST"], port=int(sys.argv[1]), print=None)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def serving(variant: str, fault: str = "", args: tuple[str, ...] = ()) -> Iterat
     recipe = Recipe(question="", variants=(variant,), args=args, env=env)
     deployment = plan.deploy(chosen, models.resolve(MODEL), recipe, "process")
     deployment = msgspec.structs.replace(deployment, port=server.free_port())
-    launch = registry.engine(chosen.engine).launch(deployment, chosen)
+    launch = plan.render(chosen, deployment)
     log = Path("/tmp") / f"sabotage-{variant}-{fault or 'healthy'}-{launch.port}.log"
     with server.serving(launch, log, "sabotage") as running:
         installed = "SABOTAGE" in log.read_text(errors="replace")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from harness.command import by_hand, is_secret, redacted_argv, redacted_env
+from harness.launchers.process import by_hand
 from harness.schema import Launch
+from harness.secrets import is_secret, redacted_argv, redacted_env
 
 
 def test_secrets_are_named_not_shown() -> None:

@@ -1,4 +1,4 @@
-"""A Launch as the settings of one container: a pure function of the launch and of what this machine is."""
+"""A launch as the settings of one container: a pure function of the launch and of what this machine is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import msgspec
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
-from msgspec.structs import replace
 
-from harness.command import is_secret, redacted_argv
-from harness.schema import Launch, Model, Noun, Variant
+from harness.schema import Launch, Model, Noun
+from harness.secrets import is_secret, redacted_argv
 
 LABEL = "serving-harness"
 """Prefix of every label, container name and temporary folder, so that leftovers can be found."""
@@ -61,18 +60,6 @@ def weights(model: Model) -> tuple[str, dict[str, str]]:
     if path.parent.name == "snapshots" and (path.parent.parent.name).startswith("models--"):
         return f"{root}/snapshots/{path.name}", {str(path.parent.parent): root}
     return root, {str(path): root}
-
-
-def contained(launch: Launch, variant: Variant, model: Model, root: str) -> Launch:
-    """The launch with what its container needs beyond a command: image, weights, privileges.
-
-    `root` is this repository; it is mounted at /harness when the command or the environment speaks of it.
-    """
-    mounts = {**weights(model)[1], **launch.mounts}
-    if any(REPOSITORY in word for word in (*launch.argv, *launch.env.values())):
-        mounts[root] = REPOSITORY
-    image = launch.image or variant.image
-    return replace(launch, image=image, mounts=mounts, privileged=variant.privileged)
 
 
 def container_options(launch: Launch, run_id: str, host: Host) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Keeps secrets out of an engine's log: engines print their arguments, API keys among them.
+"""What may not be read: secrets are named in commands and files, never shown, and blotted out of logs.
 
-`python -m harness.launchers.blot` copies its input to its output with every secret replaced by ***. It is a
-process of its own, since a thread beside the client would show as latency.
+Engines print their arguments, API keys among them. `python -m harness.secrets` copies its input to its output
+with every secret replaced by ***; it is a process of its own, since a thread beside the client would show as
+latency.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,15 +17,60 @@ from pathlib import Path
 
 import msgspec
 
-from harness.command import is_secret, secret_words
 from harness.registry import ROOT
-from harness.schema import Launch
+from harness.schema import Launch, Recipe
 
+_SECRET = re.compile(r"(TOKEN(?!S|IZ)|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
+_SECRET_FLAG = re.compile(r"--(api-key|hf-token|.*password.*)")
 VARIABLE = "HARNESS_BLOT"
 """Holds the secrets, a JSON list, in the filter's own environment."""
 _BLOTTED = b"***"
 _SHORTEST = 4
 """A shorter value would blot out words that are no secret."""
+
+
+def is_secret(name: str) -> bool:
+    """True for environment variables whose value must never be written: HF_TOKEN, *_API_KEY ..."""
+    return bool(_SECRET.search(name)) and name not in ("TOKENIZERS_PARALLELISM",)
+
+
+def redacted_env(env: dict[str, str]) -> dict[str, str]:
+    """The same variables, secret values replaced by a reference to the caller's own; references stay."""
+    return {k: f"${{{k}}}" if is_secret(k) and not v.startswith("${") else v for k, v in env.items()}
+
+
+def redacted_argv(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The same words, values of secret flags replaced by ***, in both spellings (--k v, --k=v).
+
+    A value that is the name of a variable, ${NAME}, stays.
+    """
+    hidden = {value for value in secret_words(argv) if not value.startswith("${")}
+    return tuple(_hidden(word, hidden) for word in argv)
+
+
+def _hidden(word: str, hidden: set[str]) -> str:
+    flag, equals, value = word.partition("=")
+    if word in hidden:
+        return "***"
+    return f"{flag}=***" if equals and value in hidden and _SECRET_FLAG.fullmatch(flag) else word
+
+
+def secret_words(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Values of secret flags."""
+    values: list[str] = []
+    after_secret = False
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        secret = bool(_SECRET_FLAG.fullmatch(flag))
+        if after_secret or (secret and equals):
+            values.append(word if after_secret else value)
+        after_secret = secret and not equals and not after_secret
+    return tuple(values)
+
+
+def redacted_recipe(recipe: Recipe) -> Recipe:
+    """The recipe as it may be written to a file; from there, secrets refer to the caller's own."""
+    return msgspec.structs.replace(recipe, env=redacted_env(recipe.env), args=redacted_argv(recipe.args))
 
 
 def secrets_of(launch: Launch) -> tuple[str, ...]:
@@ -45,7 +92,7 @@ def blotting(log_path: Path, secrets: Iterable[str]) -> Iterator[tuple[int, subp
             return
         reader, writer = os.pipe()
         env = {**os.environ, VARIABLE: msgspec.json.encode(hidden).decode(), "PYTHONPATH": str(ROOT)}
-        words = [sys.executable, "-m", "harness.launchers.blot"]
+        words = [sys.executable, "-m", "harness.secrets"]
         try:
             yield writer, subprocess.Popen(words, stdin=reader, stdout=log, env=env, start_new_session=True)
         finally:

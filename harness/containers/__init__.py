@@ -1,0 +1,1 @@
+"""Containers: the settings of one, and this machine's Docker Engine."""
