@@ -296,7 +296,7 @@ def as_json(planned: tuple[Planned, ...]) -> bytes:
             "variant": p.variant.name,
             "source": p.variant.source,
             "launch": redacted(p.launch),
-            "command": launchers.of(p.launch).by_hand(p.launch),
+            "command": launchers.by_hand(p.launch),
             "trials": p.trials,
             "skip": p.skip,
             "warnings": p.warnings,
@@ -319,7 +319,7 @@ def _text(planned: Planned) -> str:
     if planned.one_scenario_per_launch and len(planned.trials) > 1:
         lines.append("# started anew for every scenario: no endpoint empties its prefix cache")
     lines += [f"# skips {scenario(t.workload, t.load)}: {t.skip}" for t in planned.trials if t.skip]
-    return "\n".join([*lines, launchers.of(planned.launch).by_hand(planned.launch)])
+    return "\n".join([*lines, launchers.by_hand(planned.launch)])
 
 
 def redacted(launch: Launch) -> Launch:

@@ -234,7 +234,7 @@ def failure(launch: Launch, log_path: Path, what: str) -> tuple[str, str]:
         sentence += "; the log's end is below"
         evidence = ""
     tail = "\n".join(lines[-_TAIL_LINES:])
-    by_hand = launchers.of(launch).by_hand(launch)
+    by_hand = launchers.by_hand(launch)
     return sentence, f"{evidence}--- {log_path.name}, last lines\n{tail}\n--- by hand\n{by_hand}"
 
 

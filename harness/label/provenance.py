@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from harness import registry, store
-from harness.command import by_hand
+from harness import launchers, registry, store
 from harness.errors import StoreError
 from harness.schema import Attestation, Environment, Launch, Noun, Ran
 
@@ -65,7 +64,7 @@ def _portless(launch: Launch) -> Launch:
 def _command(launch: Launch) -> str:
     """What a person would type in the repository's root, without a folder of the machine it is read on."""
     mounts = {str(registry.ROOT / host): inside for host, inside in launch.mounts.items()}
-    text = by_hand(msgspec.structs.replace(launch, mounts=mounts))
+    text = launchers.by_hand(msgspec.structs.replace(launch, mounts=mounts))
     caches = str(registry.cache_folder())
     return text.replace(caches, "$HOME/.cache/serving-harness").replace(str(registry.ROOT), "$PWD")
 

@@ -6,6 +6,7 @@ Launchers that are not for this repository lie in folders of their own: HARNESS_
 from __future__ import annotations
 
 import os
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Protocol, cast
@@ -92,6 +93,13 @@ def named(name: str) -> Launcher:
 def of(launch: Launch) -> Launcher:
     """The launcher that starts it."""
     return named(launch.launcher)
+
+
+def by_hand(launch: Launch) -> str:
+    """What a person would type; of a stored launch whose launcher is not here, its words alone."""
+    if launch.launcher in names():
+        return of(launch).by_hand(launch)
+    return f"# by the launcher {launch.launcher}, which is not here\n{shlex.join(launch.argv)}"
 
 
 def usual(variant: Variant, machine: Machine) -> str:
