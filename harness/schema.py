@@ -406,6 +406,8 @@ class Options(Noun, omit_defaults=True):
     """Other tools that measure the same server after us: vllm-bench,aiperf ..."""
     clients: str = ""
     """Command that places client processes: srun --ntasks=4 ..."""
+    clients_wait_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    """Longest that clients= may wait in a scheduler's queue until all its processes have started."""
     moe_log: Scalar = None
     """Layers whose routing is logged: true or "all", 0, "0,12,23"."""
     price: float | None = None

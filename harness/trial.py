@@ -239,6 +239,7 @@ def target_of(bench: Bench, running: Running) -> client.Target:
         api_key_env=running.launch.api_key_env,
         num_workers=options.workers,
         place=tuple(shlex.split(options.clients)),
+        place_wait_s=options.clients_wait_s,
         share_folder=str(bench.run),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,9 +20,10 @@ from hypothesis import strategies as st
 from benchmarks import namespaces
 from harness import client
 from harness.client import known_server, pacing
+from harness.client.body import Job
 from harness.client.known_server import Script
-from harness.client.shard import Job, load_share, merge, num_shares, read_job, share, write_job
-from harness.errors import HarnessError, InputError
+from harness.client.shard import load_share, merge, num_shares, read_job, share, write_job
+from harness.errors import HarnessError, InputError, MachineError
 from harness.schema import Load, Request, RequestRecord
 
 ROOT = Path(__file__).parent.parent
@@ -221,6 +224,59 @@ def test_a_placement_that_fails_is_a_sentence(
     with pytest.raises(HarnessError, match=told):
         client.fire(target, made([""] * 6), Load(max_concurrency=limit), lambda record: None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_queue_that_takes_too_long_is_given_up_at_the_limit_asked_for(url: str, tmp_path: Path) -> None:
+    queue = (sys.executable, "-c", "import time; time.sleep(60)")
+    target = client.Target(base_url=url, model="m", place=queue, place_wait_s=0.5, share_folder=str(tmp_path))
+    began = time.monotonic()
+    with pytest.raises(MachineError, match=r"ready within 0\.5 s: .*clients_wait_s="):
+        client.fire(target, made([""] * 6), Load(max_concurrency=4), lambda record: None)
+    assert time.monotonic() - began < 10 and list(tmp_path.iterdir()) == []
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "harness.client.shard" in (words := process.info["cmdline"] or ())
+        and any(word.startswith(str(folder)) for word in words)
+    ]
+
+
+def test_a_client_process_that_is_killed_ends_the_load_with_a_sentence(url: str, tmp_path: Path) -> None:
+    load = Load(request_rate=20, arrival="constant")
+    due = pacing.due_times(load, 1000, 0)
+    requests = [msgspec.structs.replace(r, due_at_s=due[i]) for i, r in enumerate(made([""] * 1000))]
+    target = client.Target(base_url=url, model="m", num_workers=2, share_folder=str(tmp_path))
+
+    def kill_one(record: RequestRecord) -> None:
+        if len(processes := processes_of(tmp_path)) == 2:
+            processes[0].kill()
+
+    with pytest.raises(MachineError, match=r"a client process ended \(exit code -9\)"):
+        client.fire(target, requests, load, kill_one)
+    assert not processes_of(tmp_path) and list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from harness import client
+from harness.schema import Load, Request
+requests = [Request(request_id=f"r{i}", prompt_token_ids=(1,), max_tokens=5000) for i in range(4)]
+target = client.Target(base_url=sys.argv[1], model="m", num_workers=2, share_folder=sys.argv[2])
+watch = client.Watch(on_pulse=lambda pulse: pulse.num_in_flight and os.kill(os.getpid(), signal.SIGKILL))
+client.fire(target, requests, Load(max_concurrency=4), lambda record: None, watch)
+"""
+
+
+def test_client_processes_end_with_whoever_started_them(url: str, tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, url, str(tmp_path)], cwd=ROOT, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 8
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes_of(tmp_path) and list(tmp_path.iterdir()) == []
 
 
 def may_make_namespaces() -> bool:

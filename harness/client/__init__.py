@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import uvloop
 
-from harness.client.body import Target, body
+from harness.client.body import Job, Target, body
 from harness.client.dispatch import Dispatch
 from harness.client.window import UNWATCHED, ClientStats, Pulse, Watch, measured
 from harness.schema import Load, Request, RequestRecord
@@ -38,13 +38,10 @@ def fire(
     interpreter lock for milliseconds would show as latency of the engine. Raises InputError before
     anything is sent when the requests cannot be expressed, MachineError when a worker cannot run.
     """
-    if target.place:
-        from harness.client import placed
+    job = Job(target=target, load=load, requests=tuple(requests))
+    if target.place or target.num_workers > 1 or threading.active_count() > 1:
+        from harness.client import crew
 
-        return placed.fire(target, requests, load, on_record, watch)
-    if target.num_workers > 1 or threading.active_count() > 1:
-        from harness.client import workers
-
-        return workers.fire(target, requests, load, on_record, watch)
+        return crew.fire(job, on_record, watch)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(measured(Dispatch(target, requests, load, on_record), watch))
+        return runner.run(measured(Dispatch(job, on_record), watch))

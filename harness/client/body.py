@@ -14,7 +14,7 @@ import msgspec
 
 from harness.client.answer import Answer
 from harness.errors import InputError
-from harness.schema import Noun, Request
+from harness.schema import Load, Noun, Request
 
 _encode = msgspec.json.Encoder().encode
 
@@ -39,8 +39,20 @@ class Target(Noun):
     """Client processes; each drives its share of one schedule."""
     place: tuple[str, ...] = ()
     """Command that starts its tail once per client process, on whatever hosts: srun --ntasks=4 ..."""
+    place_wait_s: float = 300.0
+    """Longest that this command may take to start all of them, queues included, or to end when they have."""
     share_folder: str = ""
-    """Folder that all those hosts see: the job goes in, the shares come out."""
+    """Folder that all client processes see: the job goes in, the shares come out."""
+
+
+class Job(Noun):
+    """What a client is asked to do."""
+
+    target: Target
+    load: Load
+    requests: tuple[Request, ...]
+    whole: bool = True
+    """False: one process's share, cut already."""
 
 
 def url_parts(target: Target) -> SplitResult:

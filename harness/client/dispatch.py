@@ -7,7 +7,7 @@ import heapq
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
@@ -16,11 +16,11 @@ import msgspec
 from harness.client import pacing
 from harness.client.alarm import Alarm
 from harness.client.backlog import Backlog
-from harness.client.body import Target, addition, chains, check_prompt, payload
+from harness.client.body import Job, addition, chains, check_prompt, payload
 from harness.client.connection import Connection
 from harness.client.pool import Pool, connect_later
 from harness.client.response import Response, Times, build_record
-from harness.schema import ErrorKind, Load, Request, RequestRecord
+from harness.schema import ErrorKind, RequestRecord
 
 SWEEP_S = 0.1
 SEND_CLEAR_S = 0.005
@@ -53,14 +53,9 @@ class Turn:
 class Dispatch:
     """All state of one fire(). Records go to `on_record` between reads, on the loop's own thread."""
 
-    def __init__(
-        self,
-        target: Target,
-        requests: Sequence[Request],
-        load: Load,
-        on_record: Callable[[RequestRecord], None],
-    ) -> None:
-        self._target = target
+    def __init__(self, job: Job, on_record: Callable[[RequestRecord], None]) -> None:
+        load, requests = job.load, job.requests
+        self._target = job.target
         self._requests = requests
         self._on_record = on_record
         self._open_loop = pacing.is_open(load)

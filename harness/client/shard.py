@@ -1,11 +1,8 @@
 """One share of a schedule, fired by a process that shares no memory with the others.
 
-The schedule is cut by index, conversations whole. Two ways to run a share:
-
-* as a worker of workers.py: job and start time come in by pipe, records go out by pipe;
-* anywhere, placed by any scheduler: `python -m harness.client.shard JOB`, its index and count by flag or from
-  SLURM_PROCID and SLURM_NTASKS (RANK and WORLD_SIZE), for a coordinator on a shared folder (placed.py), or by
-  hand with `--start UNIX_TIME --out FILE`. merge() joins the shares exactly.
+The schedule is cut by index, conversations whole. `python -m harness.client.shard JOB` fires one share: its
+index and count by flag or from SLURM_PROCID and SLURM_NTASKS (RANK and WORLD_SIZE), for a coordinator on a
+shared folder (crew.py), or by hand with `--start UNIX_TIME --out FILE`. merge() joins the shares exactly.
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 import time
 from array import array
 from collections.abc import Iterable, Sequence
@@ -22,22 +20,14 @@ from typing import NamedTuple
 import msgspec
 import uvloop
 
-from harness.client.body import Target, chains
+from harness.client.body import Job, chains
 from harness.client.dispatch import Dispatch
 from harness.client.share_folder import Beat, ShareFolder
 from harness.client.window import ClientStats, Gate, Pulse, Watch, measured
-from harness.errors import HarnessError, InputError
+from harness.errors import HarnessError, InputError, MachineError
 from harness.schema import Load, Noun, Request, RequestRecord
 
-_POLL_S = 0.02
-
-
-class Job(Noun):
-    """What a client is asked to do."""
-
-    target: Target
-    load: Load
-    requests: tuple[Request, ...]
+_POLL_S = 0.01
 
 
 class Failure(Noun, tag="failure"):
@@ -132,86 +122,82 @@ class Part(NamedTuple):
     total: int
 
 
-def run_share(job: Job, part: Part, out: Path, gate: Gate, beat: Beat | None = None) -> Result:
-    """Fire one share once `gate` opens; records go to `out`, one JSON a line.
+def run_share(job: Job, part: Part, gate: Gate, beat: Beat) -> Result:
+    """Fire one share once `gate` opens; `beat` writes its records, one JSON a line.
 
-    `beat` ties it to a coordinator. Raises InputError for more shares than the concurrency limit or the
-    requests can feed.
+    Raises InputError for more shares than the concurrency limit or the requests can feed, MachineError for
+    records that cannot be written.
     """
-    if part.total > (most := num_shares(job.load, job.requests, part.total)):
-        raise InputError(f"{part.total} client processes are too many for this load: start at most {most}")
-    mine = share(job.requests, *part)
+    if job.whole:
+        if part.total > (most := num_shares(job.load, job.requests, part.total)):
+            raise InputError(
+                f"{part.total} client processes are too many for this load: start at most {most}"
+            )
+        mine, load = share(job.requests, *part), load_share(job.load, *part)
+        job = msgspec.structs.replace(job, requests=mine, load=load, whole=False)
     encode = msgspec.json.Encoder().encode
-    with out.open("wb") as file:
 
-        def keep(record: RequestRecord) -> None:
-            file.write(encode(record) + b"\n")
+    def on_pulse(pulse: Pulse) -> None:
+        beat.pulse = pulse
 
-        dispatch = Dispatch(job.target, mine, load_share(job.load, *part), keep)
-        end = beat.during(file) if beat else lambda: None
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                stats = runner.run(measured(dispatch, _watch(beat), gate))
-        finally:
-            end()
+    dispatch = Dispatch(job, lambda record: beat.keep(encode(record) + b"\n"))
+    with beat.beating(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        stats = runner.run(measured(dispatch, Watch(beat.stop, on_pulse), gate))
     return Result(stats=stats, late_ns=dispatch.late_ns.tobytes())
 
 
-def _watch(beat: Beat | None) -> Watch:
-    if beat is None:
-        return Watch()
-
-    def on_pulse(pulse: Pulse) -> None:
-        beat.num_in_flight, beat.num_ended = pulse.num_in_flight, pulse.num_ended
-
-    return Watch(beat.stop, on_pulse)
-
-
-def at(start_unix_s: float) -> int:
-    """A wall-clock time on this process's monotonic clock, ns."""
-    return time.monotonic_ns() + int((start_unix_s - time.time()) * 1e9)
+def start_ns(order: str) -> int:
+    """The start on this process's monotonic clock, ns, of "monotonic NS" or "unix SECONDS"."""
+    clock, value = order.split()
+    if clock == "monotonic":
+        return int(value)
+    return time.monotonic_ns() + int((float(value) - time.time()) * 1e9)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one share of a job file (msgpack, see write_job)."""
     parser = argparse.ArgumentParser(prog="python -m harness.client.shard", description=main.__doc__)
     parser.add_argument("job", type=Path)
-    parser.add_argument("--index", type=int, default=_told("SLURM_PROCID", "RANK", otherwise=0))
-    parser.add_argument("--count", type=int, default=_told("SLURM_NTASKS", "WORLD_SIZE", otherwise=1))
+    parser.add_argument("--index", type=int, default=_variable("SLURM_PROCID", "RANK", otherwise=0))
+    parser.add_argument("--count", type=int, default=_variable("SLURM_NTASKS", "WORLD_SIZE", otherwise=1))
     parser.add_argument("--start", type=float, help="wall-clock start, seconds since 1970")
     parser.add_argument("--out", type=Path, help="file for the records; needs --start")
     words = parser.parse_args(argv)
     job, part = read_job(words.job), Part(words.index, words.count)
     if words.start is None or words.out is None:
-        placed_share(job, part, ShareFolder(words.job.parent))
+        crew_share(job, part, ShareFolder(words.job.parent))
         return
 
     async def gate() -> int:
-        return at(words.start)
+        return start_ns(f"unix {words.start}")
 
-    print(msgspec.json.encode(run_share(job, part, words.out, gate).stats).decode())
+    print(msgspec.json.encode(run_share(job, part, gate, Beat(words.out)).stats).decode())
 
 
-def _told(*names: str, otherwise: int) -> int:
+def _variable(*names: str, otherwise: int) -> int:
     """What a scheduler (Slurm, torchrun, Ray) says in the environment."""
     return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
 
 
-def placed_share(job: Job, part: Part, folder: ShareFolder) -> None:
+def crew_share(job: Job, part: Part, folder: ShareFolder) -> None:
     """One share for a coordinator that waits in `folder`. Its errors are its ended file, for that to tell."""
+    beat = Beat(folder.share(part.number), folder, part.number)
 
     async def gate() -> int:
         folder.publish("ready", part.number, str(part.total).encode())
-        while not (told := folder.told()):
+        while not (orders := folder.orders()):
+            if beat.orphaned:
+                raise MachineError("whoever started this client process is gone")
             await asyncio.sleep(_POLL_S)
-        return at(float(told[0]))
+        return start_ns(orders[0])
 
     try:
-        beat = Beat(folder, part.number)
-        ended: Result | Failure = run_share(job, part, folder.share(part.number), gate, beat)
+        end: Result | Failure = run_share(job, part, gate, beat)
     except HarnessError as error:
-        ended = Failure(error=error.message, user_error=isinstance(error, InputError))
-    folder.publish("ended", part.number, msgspec.msgpack.encode(ended))
+        end = Failure(error=error.message, user_error=isinstance(error, InputError))
+    folder.publish("ended", part.number, msgspec.msgpack.encode(end))
+    if beat.orphaned and not job.whole:  # nobody is left on this host to read it
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def write_job(path: Path, job: Job) -> None:

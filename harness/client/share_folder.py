@@ -1,19 +1,25 @@
 """What client processes and their coordinator tell each other: files in a folder that all their hosts see.
 
-The coordinator writes `job` and `control`; process I writes `ready-I`, `share-I.jsonl`, `pulse-I`, `ended-I`.
+The coordinator writes `job` and `orders`; process I writes `ready-I`, `share-I.jsonl`, `pulse-I`, `ended-I`.
 A network file system shows new names late (a folder's attributes are cached for up to a minute), but a
 file as it is when it is opened: so start and stop are lines of a file that is there from the beginning.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.client.window import Pulse
+from harness.errors import MachineError
+
 STOP = "stop"
-_BEAT_S = 0.5
+_BEAT_S = 0.25
+_NOTHING = Pulse(num_in_flight=0, num_ended=0)
 
 
 class ShareFolder:
@@ -22,23 +28,31 @@ class ShareFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def job(self, index: int | None = None) -> Path:
+        """What is to be done (Job): by all, each taking its share, or by process `index` alone."""
+        return self.path / ("job" if index is None else f"job-{index}")
+
+    def share(self, index: int) -> Path:
+        """Records of process `index`, one JSON a line."""
+        return self.path / f"share-{index}.jsonl"
+
     @property
-    def job(self) -> Path:
-        """What is to be done (shard.Job)."""
-        return self.path / "job"
+    def output(self) -> Path:
+        """What the processes, and the command that places them, print."""
+        return self.path / "output"
 
     def open(self) -> None:
         """Ready to be used."""
-        (self.path / "control").touch()
+        (self.path / "orders").touch()
 
-    def tell(self, line: str) -> None:
-        """A line to all processes: the start time first (seconds since 1970), then perhaps STOP."""
-        with (self.path / "control").open("a") as file:
+    def order(self, line: str) -> None:
+        """A line to all processes: the start (see shard.start_ns) first, then perhaps STOP."""
+        with (self.path / "orders").open("a") as file:
             file.write(line + "\n")
 
-    def told(self) -> list[str]:
+    def orders(self) -> list[str]:
         """The lines so far, whole ones only."""
-        return (self.path / "control").read_text().split("\n")[:-1]
+        return (self.path / "orders").read_text().split("\n")[:-1]
 
     def publish(self, kind: str, index: int, content: bytes) -> None:
         """A file that is never seen half-written."""
@@ -48,49 +62,80 @@ class ShareFolder:
 
     def published(self, kind: str) -> list[Path]:
         """Whole files of one kind."""
-        return sorted(path for path in self.path.glob(f"{kind}-*") if not path.suffix)
+        names = [name for name in os.listdir(self.path) if name.startswith(f"{kind}-") and "." not in name]
+        return [self.path / name for name in sorted(names)]
 
-    def share(self, index: int) -> Path:
-        """Records of process `index`, one JSON a line."""
-        return self.path / f"share-{index}.jsonl"
-
-    def counts(self) -> tuple[int, int]:
-        """Requests in flight now and requests ended, of all processes together."""
-        told = [path.read_bytes().split() for path in self.published("pulse")]
-        whole = [(int(pair[0]), int(pair[1])) for pair in told if len(pair) == 2]
-        return sum(pair[0] for pair in whole), sum(pair[1] for pair in whole)
+    def pulse(self) -> Pulse:
+        """How far all processes together are."""
+        pairs = [path.read_bytes().split() for path in self.published("pulse")]
+        counts = [(int(pair[0]), int(pair[1])) for pair in pairs if len(pair) == 2]
+        return Pulse(num_in_flight=sum(c[0] for c in counts), num_ended=sum(c[1] for c in counts))
 
 
 class Beat:
-    """A process's side while it fires: twice a second the records and the requests in flight go out, and a
-    stop is heeded. In a thread: a folder that is slow to answer must not hold up the streams.
+    """A process's side while it fires: a few times a second its records go to a file and, with a coordinator
+    in `folder`, its pulse too; then a stop is heeded, and the end of whoever started this process.
+
+    All of it in a thread: a disk that is slow to answer must not hold up the streams.
     """
 
-    def __init__(self, folder: ShareFolder, index: int) -> None:
+    def __init__(self, records: Path, folder: ShareFolder | None = None, index: int = 0) -> None:
         self.stop = threading.Event()
-        self.num_in_flight = self.num_ended = 0
-        self._folder, self._index = folder, index
+        self.pulse = _NOTHING
+        self._records, self._folder, self._index = records, folder, index
+        self._lines: list[bytes] = []
         self._over = threading.Event()
+        self._failure: OSError | None = None
+        self._parent = os.getppid()
 
-    def during(self, records: BinaryIO) -> Callable[[], None]:
-        """Start; the returned function ends it."""
-        thread = threading.Thread(target=self._run, args=(records,), daemon=True)
+    @property
+    def orphaned(self) -> bool:
+        """Whoever started this process is gone."""
+        return os.getppid() != self._parent
+
+    def keep(self, line: bytes) -> None:
+        """Have a record written."""
+        self._lines.append(line)
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """All that was kept is written when the block is over. Raises MachineError when it cannot be."""
+        thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
-
-        def end() -> None:
+        try:
+            yield
+        finally:
             self._over.set()
             thread.join()
+        if self._failure is not None:
+            raise MachineError(
+                f"records cannot be written to {self._records} ({self._failure.strerror}): free some space"
+            ) from self._failure
 
-        return end
-
-    def _run(self, records: BinaryIO) -> None:
+    def _run(self) -> None:
         try:
-            with (self._folder.path / f"pulse-{self._index}").open("wb", buffering=0) as pulse:
-                while not self._over.wait(_BEAT_S):
-                    records.flush()
-                    pulse.seek(0)
-                    pulse.write(b"%9d %9d" % (self.num_in_flight, self.num_ended))
-                    if STOP in self._folder.told():
-                        self.stop.set()
-        except OSError:  # the folder is gone, and with it whoever waits for records
+            with self._records.open("wb") as records:
+                over = False
+                while not over:
+                    over = self._over.wait(_BEAT_S)
+                    self._write(records)
+                    if self._folder is not None:
+                        self._meet(self._folder)
+        except OSError as error:
+            self._failure = error
+            self.stop.set()
+
+    def _write(self, records: BinaryIO) -> None:
+        num = len(self._lines)
+        records.write(b"".join(self._lines[:num]))
+        records.flush()
+        del self._lines[:num]
+
+    def _meet(self, folder: ShareFolder) -> None:
+        file = os.open(folder.path / f"pulse-{self._index}", os.O_WRONLY | os.O_CREAT)
+        try:  # in place and of one length: never seen half-written
+            os.write(file, b"%9d %9d" % (self.pulse.num_in_flight, self.pulse.num_ended))
+        finally:
+            os.close(file)
+        if self.orphaned or STOP in folder.orders():
             self.stop.set()

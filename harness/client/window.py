@@ -61,7 +61,6 @@ class ClientStats(Noun):
     late_p50_s: float = 0.0
     """Open loop: sent - due, of requests that did not wait for a free slot."""
     late_p99_s: float = 0.0
-    late_max_s: float = 0.0
     interrupted: bool = False
     """Stopped before its end: by `stop` or Ctrl-C."""
 
@@ -109,7 +108,6 @@ async def measured(dispatch: Dispatch, watch: Watch = UNWATCHED, gate: Gate = so
         num_connections=dispatch.num_connections,
         late_p50_s=percentile(late, 50) / 1e9,
         late_p99_s=percentile(late, 99) / 1e9,
-        late_max_s=percentile(late, 100) / 1e9,
         interrupted=not finished,
     )
 
