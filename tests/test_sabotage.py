@@ -16,7 +16,7 @@ from harness.correctness import replay
 from harness.correctness.agreement import judge
 from harness.schema import RequestRecord, Score
 from tests.sabotage import campaign
-from tests.sabotage.campaign import Part
+from tests.sabotage.configurations import REFERENCE, Part
 
 pytestmark = pytest.mark.engine
 
@@ -52,7 +52,7 @@ def said() -> dict[str, Said]:
 @pytest.fixture(scope="module")
 def scored(said: dict[str, Said]) -> Iterator[dict[str, list[Score]]]:
     """Configuration -> what the reference thinks of it."""
-    with campaign.serving(campaign.REFERENCE) as running:
+    with campaign.serving(REFERENCE) as running:
         engine = registry.engine(running.launch.engine)
         model = running.launch.served_model_name
         yield {

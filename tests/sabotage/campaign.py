@@ -3,9 +3,11 @@
     python -m tests.sabotage.campaign collect FOLDER [NAME]   engines: one start per configuration
     python -m tests.sabotage.campaign score FOLDER            the reference: one start
 
-FOLDER/<configuration>/<part>.requests.jsonl, .prompts.jsonl and .scores.jsonl. What is there is kept, so an
-interrupted campaign goes on. NAME stands for every configuration whose name begins with it.
-tests/sabotage/rates.py makes the table of docs/CORRECTNESS.md of it.
+FOLDER/<configuration>/<part>.requests.jsonl, .prompts.jsonl and .scores.jsonl (.forced.jsonl where the engine
+scored given text). What is there is kept, so an interrupted campaign goes on. NAME stands for every
+configuration whose name begins with it; without it, those of a CPU. SABOTAGE_MODEL is an alias or a folder,
+SABOTAGE_COPIES the folder that tests/sabotage/checkpoints.py wrote. tests/sabotage/rates.py makes the table
+of docs/CORRECTNESS.md of it; tests/sabotage/reading.py scores a whole campaign on a GPU.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,114 +23,31 @@ import msgspec
 
 from harness import client, models, plan, registry, server, store, workload
 from harness.correctness import replay, retokenise
-from harness.schema import Load, Noun, Recipe, Request, RequestRecord, WorkloadSpec
+from harness.schema import Load, Recipe, Request, RequestRecord, Score, WorkloadSpec
 from harness.server import Running
 from harness.tokens import Vocabulary
+from tests.sabotage.configurations import CPU, GPU, Configuration, Part
 
 PLUGIN = Path(__file__).parent / "plugin"
-REFERENCE = "vllm-cpu-fp32"
 MODEL = os.environ.get("SABOTAGE_MODEL", "tiny-moe")
-INPUT_LEN, OUTPUT_LEN = 48, 256
-
-
-class Part(Noun):
-    """Some requests to one engine at one concurrency."""
-
-    seed: int
-    concurrency: int = 8
-    num: int = 96
-    workload: str = "text_tokens"
-    num_top: int = 0
-    """Alternatives per token asked for."""
-
-    @property
-    def name(self) -> str:
-        """File name stem."""
-        top = f"-top{self.num_top}" if self.num_top else ""
-        return f"{self.workload}-c{self.concurrency}-seed{self.seed}{top}"
-
-
-class Configuration(Noun):
-    """One engine start: which fault (or none) and which arguments."""
-
-    name: str
-    parts: tuple[Part, ...]
-    fault: str = ""
-    variant: str = "vllm-cpu"
-    args: tuple[str, ...] = ()
-    reference: str = REFERENCE
-
-
-LONG = (Part(seed=100), Part(seed=101, workload="random_tokens", num=96))
-"""96 x 256 = 24,576 tokens each."""
-FLOORS = (Part(seed=102), Part(seed=102, workload="random_tokens"))
-"""Healthy output that the others are held against."""
-CONCURRENCIES = (1, 2, 4, 8, 16, 32)
-HEALTHY_SEEDS = tuple(
-    Part(seed=seed, concurrency=CONCURRENCIES[seed % 6], num=24, workload=name)
-    for seed in range(20)
-    for name in ("text_tokens", "random_tokens")
-)
-
-NUM_TOP = 5
-
-
-def _topped(first_seed: int, num: int) -> tuple[Part, ...]:
-    """Text and random ids at three concurrencies, with alternatives."""
-    return tuple(
-        Part(seed=first_seed + i, concurrency=concurrency, num=num, workload=name, num_top=NUM_TOP)
-        for i, concurrency in enumerate((1, 8, 32))
-        for name in ("text_tokens", "random_tokens")
-    )
-
-
-DTYPES = (
-    Configuration(name="top-bf16", parts=(*_topped(300, 24), Part(seed=310, num=80, num_top=NUM_TOP))),
-    *(
-        Configuration(name=f"top-fault-{f}", fault=f, parts=(Part(seed=311, num=n, num_top=NUM_TOP),))
-        for f, n in (("a", 8), ("b", 8), ("c", 8), ("e", 8), ("f", 80), ("g", 80))
-    ),
-    Configuration(name="top-fp16", args=("--dtype", "float16"), parts=_topped(320, 24)),
-    Configuration(
-        name="top-fp16-transformers",
-        variant="transformers",
-        args=("--dtype", "float16"),
-        parts=(Part(seed=330, concurrency=1, num=16, num_top=NUM_TOP),),
-    ),
-    Configuration(name="top-fp32", variant="vllm-cpu-fp32", parts=_topped(340, 24), reference="transformers"),
-    Configuration(
-        name="top-fp32-sglang",
-        variant="sglang-cpu-fp32",
-        parts=(Part(seed=350, num=16, num_top=NUM_TOP),),
-        reference="transformers",
-    ),
-)
-"""Healthy engines of each dtype, and faults, with top logprobs: default floors and the limit of mean_kl."""
-
-CONFIGURATIONS = (
-    Configuration(name="healthy", parts=(*LONG, *FLOORS, *HEALTHY_SEEDS)),
-    Configuration(
-        name="healthy-small-chunks",
-        args=("--max-num-batched-tokens", "64"),
-        parts=(Part(seed=200, num=24), Part(seed=201, num=24, concurrency=32)),
-    ),
-    *(Configuration(name=f"fault-{fault}", fault=fault, parts=LONG) for fault in "abc"),
-    Configuration(name="fault-d", fault="d", parts=(*LONG, Part(seed=103, concurrency=2, num=24))),
-    *(Configuration(name=f"fault-{fault}", fault=fault, parts=LONG) for fault in "efg"),
-    *DTYPES,
-)
+ENV = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "FLASHINFER_USE_CUDA_NORM": "1"}
+"""As the recipes of hosts without FlashInfer's own modules have it; an engine on a CPU reads neither."""
+COPIES = os.environ.get("SABOTAGE_COPIES", "/tmp/sabotaged")
 
 
 @contextmanager
-def serving(variant: str, fault: str = "", args: tuple[str, ...] = ()) -> Iterator[Running]:
+def serving(
+    variant: str, fault: str = "", args: tuple[str, ...] = (), checkpoint: str = ""
+) -> Iterator[Running]:
     """A real engine of this variant, sabotaged or not."""
     chosen = registry.variant(variant)
     env = {"PYTHONPATH": str(PLUGIN), "SABOTAGE": fault} if fault else {}
-    recipe = Recipe(question="", variants=(variant,), args=args, env=env)
-    deployment = plan.deploy(chosen, models.resolve(MODEL), recipe, "process")
+    recipe = Recipe(question="", variants=(variant,), args=args, env=ENV | env)
+    model = models.resolve(f"{COPIES}/{checkpoint}" if checkpoint else MODEL)
+    deployment = plan.deploy(chosen, model, recipe, "process")
     deployment = msgspec.structs.replace(deployment, port=server.free_port())
     launch = plan.render(chosen, deployment)
-    log = Path("/tmp") / f"sabotage-{variant}-{fault or 'healthy'}-{launch.port}.log"
+    log = Path("/tmp") / f"sabotage-{variant}-{fault or checkpoint or 'healthy'}-{launch.port}.log"
     with server.serving(launch, log, "sabotage") as running:
         installed = "SABOTAGE" in log.read_text(errors="replace")
         if installed != bool(fault):
@@ -136,22 +55,44 @@ def serving(variant: str, fault: str = "", args: tuple[str, ...] = ()) -> Iterat
         yield running
 
 
-def fire(running: Running, part: Part) -> tuple[tuple[Request, ...], list[RequestRecord]]:
-    """The part's requests, all asking for logprobs, and their records in order."""
-    params = {"input_len": INPUT_LEN, "output_len": OUTPUT_LEN}
+def requests_of(part: Part) -> tuple[Request, ...]:
+    """The part's requests, all asking for logprobs."""
+    params = {"input_len": part.input_len, "output_len": part.output_len}
     spec = WorkloadSpec(name=part.workload, num_prompts=part.num, seed=part.seed, params=dict(params))
     load = Load(max_concurrency=part.concurrency)
-    vocabulary = Vocabulary(models.resolve(MODEL).path)
-    made, _ = workload.build(spec, load, vocabulary, num_verify=part.num)
-    requests = tuple(msgspec.structs.replace(r, top_logprobs=part.num_top) for r in made)
+    made, _ = workload.build(spec, load, Vocabulary(models.resolve(MODEL).path), num_verify=part.num)
+    return tuple(msgspec.structs.replace(r, top_logprobs=part.num_top) for r in made)
+
+
+def fire(running: Running, part: Part) -> tuple[tuple[Request, ...], list[RequestRecord]]:
+    """The part's requests and their records, in order."""
+    requests = requests_of(part)
     target = client.Target(
         base_url=running.launch.base_url,
         model=running.launch.served_model_name,
         extras=dict(getattr(registry.engine(running.launch.engine), "EXTRAS", {})),
     )
     records: dict[str, RequestRecord] = {}
+    load = Load(max_concurrency=part.concurrency)
     client.fire(target, requests, load, lambda r: records.__setitem__(r.request_id, r))
     return requests, [records[r.request_id] for r in requests]
+
+
+def forced(running: Running, part: Part) -> list[Score]:
+    """What the engine says of the part's prompts, each token but the first given those before it."""
+    asked = [
+        replay.Sample(request_id=r.request_id, prompt_token_ids=ids[:1], output_token_ids=ids[1:])
+        for r in requests_of(part)
+        if (ids := r.prompt_token_ids)
+    ]
+    return _ask(running, asked, running.launch.variant, part.concurrency)
+
+
+def _ask(running: Running, asked: list[replay.Sample], name: str, concurrency: int) -> list[Score]:
+    launch = running.launch
+    options = replay.ReplayOptions(reference=name, concurrency=concurrency)
+    engine = registry.engine(launch.engine)
+    return replay.score(launch.base_url, engine, launch.served_model_name, asked, options)
 
 
 def samples(requests: tuple[Request, ...], records: list[RequestRecord]) -> list[replay.Sample]:
@@ -162,27 +103,37 @@ def samples(requests: tuple[Request, ...], records: list[RequestRecord]) -> list
 
 def collect(folder: Path, only: str = "") -> None:
     """Start every configuration (or those named) once and keep what it said."""
-    for configuration in (c for c in CONFIGURATIONS if c.name.startswith(only)):
-        place = folder / configuration.name
-        left = [p for p in configuration.parts if not (place / f"{p.name}.requests.jsonl").exists()]
-        if not left:
-            continue
-        with serving(configuration.variant, configuration.fault, configuration.args) as running:
-            for part in left:
-                began = time.monotonic()
-                requests, records = fire(running, part)
+    for configuration in (c for c in (*CPU, *GPU) if c.name.startswith(only)) if only else CPU:
+        keep_answers(folder / configuration.name, configuration)
+
+
+def keep_answers(place: Path, configuration: Configuration) -> None:
+    """One engine's life: every part that `place` does not hold."""
+    left = [p for p in configuration.parts if not _kept(place, p).exists()]
+    if not left:
+        return
+    chosen = configuration.variant, configuration.fault, configuration.args, configuration.checkpoint
+    with serving(*chosen) as running:
+        for part in left:
+            began = time.monotonic()
+            if part.forced:
+                answers: Sequence[Score | RequestRecord] = forced(running, part)
+            else:
+                requests, answers = fire(running, part)
                 keep(place / f"{part.name}.prompts.jsonl", requests)
-                keep(place / f"{part.name}.requests.jsonl", records)
-                failed = sum(bool(r.error) for r in records)
-                print(
-                    f"{place.name} {part.name}: {time.monotonic() - began:.1f} s, {failed} failed", flush=True
-                )
+            keep(_kept(place, part), answers)
+            failed = sum(bool(r.error) for r in answers)
+            print(f"{place.name} {part.name}: {time.monotonic() - began:.1f} s, {failed} failed", flush=True)
+
+
+def _kept(place: Path, part: Part) -> Path:
+    return place / f"{part.name}.{'forced' if part.forced else 'requests'}.jsonl"
 
 
 def score(folder: Path) -> None:
     """Replay everything through its reference."""
-    for reference in dict.fromkeys(c.reference for c in CONFIGURATIONS):
-        named = {c.name for c in CONFIGURATIONS if c.reference == reference}
+    for reference in dict.fromkeys(c.reference for c in CPU):
+        named = {c.name for c in CPU if c.reference == reference}
         left = [
             path
             for path in sorted(folder.glob("*/*.requests.jsonl"))
@@ -199,14 +150,15 @@ def _scored(path: Path) -> Path:
 
 
 def _score(path: Path, running: Running, reference: str) -> None:
-    prompts = path.with_name(path.name.replace(".requests.", ".prompts."))
-    asked = samples(tuple(store.read_lines(prompts, Request)), list(store.read_lines(path, RequestRecord)))
     began = time.monotonic()
-    launch = running.launch
-    options = replay.ReplayOptions(reference=reference)
-    engine = registry.engine(launch.engine)
-    keep(_scored(path), replay.score(launch.base_url, engine, launch.served_model_name, asked, options))
+    keep(_scored(path), _ask(running, asked(path), reference, replay.CONCURRENCY))
     print(f"{path.parent.name} {path.stem}: {time.monotonic() - began:.1f} s", flush=True)
+
+
+def asked(path: Path) -> list[replay.Sample]:
+    """What FOLDER/<configuration>/<part>.requests.jsonl holds, as samples for the replay."""
+    prompts = path.with_name(path.name.replace(".requests.", ".prompts."))
+    return samples(tuple(store.read_lines(prompts, Request)), list(store.read_lines(path, RequestRecord)))
 
 
 def keep(path: Path, nouns: object) -> None:
