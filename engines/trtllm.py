@@ -1,27 +1,52 @@
-"""TensorRT-LLM: how trtllm-serve is launched, and what it shows of itself."""
+"""TensorRT-LLM: how trtllm-serve is launched, and what it shows of itself.
+
+No engine ran here. Facts are from NVIDIA/TensorRT-LLM: its interface references
+(tests/unittest/api_stability/references at 029e223d), its source, and logs that others published;
+tests/test_trtllm.py names the place of each.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
-from harness.label.dialect import longest, offline, pinned, start_timeout_s
-from harness.label.findings import Findings, canonical_dtype, dig, search
+from harness.errors import InputError
+from harness.label.dialect import is_branch, longest, offline, pinned, since, start_timeout_s
+from harness.label.findings import Findings, canonical_dtype, samples, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
 OPTIONS_FILE = "trtllm-options.yaml"
 
+FLAT_SINCE = "0.21.0"
+"""Before it the PyTorch backend's options lie in pytorch_backend_config, and sizes are flags
+(NVIDIA/TensorRT-LLM #4603 of 2025-05-23, BREAKING CHANGE)."""
+
 ENFORCED: dict[str, Any] = {
-    # There is no endpoint that empties the cache, so reuse must never begin.
+    # There is no endpoint that empties the cache, so reuse, which is on by default, must never begin.
     "kv_cache_config": {"enable_block_reuse": False},
     "stream_interval": 1,
     # Mounts /prometheus/metrics.
     "return_perf_metrics": True,
 }
 """Options of every launch; they win over a variant's own."""
+
+SIZES = ("max_batch_size", "max_num_tokens", "max_seq_len")
+"""Options that are flags in the nested dialect: in its file they would be given twice."""
+
+NESTED: dict[str, dict[str, str]] = {
+    "": {"print_iter_log": "print_iter_log", "attn_backend": "attn_backend"},
+    "cuda_graph_config": {
+        "batch_sizes": "cuda_graph_batch_sizes",
+        "max_batch_size": "cuda_graph_max_batch_size",
+        "enable_padding": "cuda_graph_padding_enabled",
+    },
+    "moe_config": {"backend": "moe_backend"},
+}
+"""Table of today's options -> key in it -> key in pytorch_backend_config."""
 
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
@@ -30,6 +55,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
     The file is JSON, which is valid YAML. `--extra_llm_api_options` is in every version, `--config` is not.
     """
     path = str(PurePosixPath(deployment.files, OPTIONS_FILE))
+    content, flags = rendered(variant, deployment.model)
     return Launch(
         argv=(
             *("trtllm-serve", deployment.model_path),
@@ -38,14 +64,15 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
             *("--port", str(deployment.port)),
             *pinned(deployment),
             *_parallel(variant),
+            *flags,
             *("--extra_llm_api_options", path),
             *variant.args,
             *deployment.extra_args,
         ),
         env={"DO_NOT_TRACK": "1", **offline(deployment), **variant.env, **deployment.extra_env},
-        files={path: json.dumps(options(variant, deployment.model), indent=1, sort_keys=True) + "\n"},
+        files={path: json.dumps(content, indent=1, sort_keys=True) + "\n"},
         # /metrics is a JSON list of iterations, drained by whoever reads it.
-        metrics_path="/prometheus/metrics",
+        metrics_path="" if is_nested(variant.version) else "/prometheus/metrics",
         ready_timeout_s=start_timeout_s(variant),
     )
 
@@ -60,14 +87,57 @@ def _parallel(variant: Variant) -> tuple[str, ...]:
     return tuple(flags)
 
 
+def is_nested(version: str) -> bool:
+    """Whether options are spelt as before FLAT_SINCE; so they are for a build named after a commit."""
+    return is_branch(version) or not since(version, FLAT_SINCE)
+
+
+def rendered(variant: Variant, model: Model) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(content of the options file, flags beside it). A variant's options are written in today's spelling.
+
+    Raises InputError for an option that a version before FLAT_SINCE cannot be given.
+    """
+    meant = options(variant, model)
+    if not is_nested(variant.version):
+        return meant, ()
+    sizes = {name: meant.pop(name) for name in SIZES if name in meant}
+    flags = tuple(word for name, value in sizes.items() for word in (f"--{name}", str(value)))
+    return _nested(variant.name, meant), ("--backend", "pytorch", *flags)
+
+
 def options(variant: Variant, model: Model) -> dict[str, Any]:
-    """Content of the options file: the variant's, attention DP from its sizes, then what every launch has."""
+    """The options meant: the variant's, attention DP from its sizes, then what every launch has."""
     own: dict[str, Any] = dict(variant.options)
     if variant.parallel.attention_data > 1:
         own["enable_attention_dp"] = True
     if length := longest(variant, model):
         own["max_seq_len"] = length
     return _merged(own, ENFORCED)
+
+
+def _nested(name: str, meant: dict[str, Any]) -> dict[str, Any]:
+    """The same in the spelling before FLAT_SINCE, which has neither stream_interval nor Prometheus text."""
+    content: dict[str, Any] = {"kv_cache_config": meant.pop("kv_cache_config")}
+    if "enable_attention_dp" in meant:
+        content["enable_attention_dp"] = meant.pop("enable_attention_dp")
+    for absent in ("stream_interval", "return_perf_metrics"):
+        meant.pop(absent)
+    graphs = meant.get("cuda_graph_config") is not None
+    torch: dict[str, Any] = {
+        "use_cuda_graph": graphs,
+        "enable_overlap_scheduler": not meant.pop("disable_overlap_scheduler", False),
+    }
+    for table, keys in NESTED.items():
+        given = dict(meant.pop(table, None) or {}) if table else meant
+        torch |= {keys[key]: given.pop(key) for key in list(given) if key in keys}
+        if table and given:
+            meant[table] = given
+    if meant:
+        raise InputError(
+            f"Variant {name}: TensorRT-LLM before {FLAT_SINCE} has no option {', '.join(sorted(meant))}; "
+            "take it out, or use a newer version."
+        )
+    return {**content, "pytorch_backend_config": torch}
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -81,50 +151,115 @@ def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 # --- what runs ---------------------------------------------------------------------------------
 
-EXTRAS: dict[str, Any] = {}
-"""Token ids would need detokenize: false, and then the text is empty; the harness re-tokenizes instead."""
+EXTRAS: dict[str, Any] = {"return_token_ids": None}
+"""Its request models refuse unknown fields (extra="forbid"). Token ids would need detokenize: false, and then
+the text is empty; the harness re-tokenizes instead."""
 
 _ARGUMENTS = {
-    "tensor_parallel_size": ("tensor_parallel_size", r"tensor_parallel_size=(\d+)"),
-    "pipeline_parallel_size": ("pipeline_parallel_size", r"pipeline_parallel_size=(\d+)"),
-    "expert_parallel_size": ("moe_expert_parallel_size", r"moe_expert_parallel_size=(\d+)"),
-    "max_model_len": ("max_seq_len", r"max_seq_len=(\d+)"),
-    "max_num_seqs": ("max_batch_size", r"\bmax_batch_size=(\d+)"),
-    "max_num_batched_tokens": ("max_num_tokens", r"max_num_tokens=(\d+)"),
-    "stream_interval": ("stream_interval", r"stream_interval=(\d+)"),
-    "prefix_cache": ("kv_cache_config.enable_block_reuse", r"enable_block_reuse=(True|False)"),
-    "chunked_prefill": ("enable_chunked_prefill", r"enable_chunked_prefill=(True|False)"),
-    "load_format": ("load_format", r"load_format=<LoadFormat\.(\w+)"),
-    "attention_backend": ("attn_backend", r"attn_backend='(\w+)'"),
-    "moe_kernel": ("moe_config.backend", r"MoeConfig\(backend='(\w+)'"),
+    "tensor_parallel_size": r"(?<!\w)tensor_parallel_size=(\d+)",
+    "pipeline_parallel_size": r"pipeline_parallel_size=(\d+)",
+    "expert_parallel_size": r"moe_expert_parallel_size=(\d+)",
+    "max_model_len": r"max_seq_len=(\d+)",
+    "max_num_seqs": r"\bmax_batch_size=(\d+)",
+    "max_num_batched_tokens": r"max_num_tokens=(\d+)",
+    "stream_interval": r"stream_interval=(\d+)",
+    "prefix_cache": r"enable_block_reuse=(True|False)",
+    "chunked_prefill": r"enable_chunked_prefill=(True|False)",
+    "load_format": r"load_format=<LoadFormat\.(\w+)",
+    "attention_backend": r"attn_backend='(\w+)'",
+    # AUTO is the wish of the configuration, not the kernel that was chosen.
+    "moe_kernel": r"MoeConfig\(backend='(?!AUTO')(\w+)'",
 }
-"""Field of Effective -> key in /server_info, pattern in the log's line of arguments (a pydantic repr)."""
+"""Field of Effective -> pattern in the arguments as they are printed: str() of a pydantic model."""
 
-_ARGUMENT_LINE = r"(?:LLM Args|LlmArgs|llm_args)"
+_ANNOUNCED = re.compile(r"\bLLM Args:\s*$")
+"""Ends the line before the arguments, which come without the logger's prefix."""
 
+_GAUGES = {
+    "tensor_parallel_size": ("trtllm_parallel_config_info", "tensor_parallel_size"),
+    "pipeline_parallel_size": ("trtllm_parallel_config_info", "pipeline_parallel_size"),
+    "expert_parallel_size": ("trtllm_parallel_config_info", "expert_parallel_size"),
+    "prefix_cache": ("trtllm_kv_cache_config_info", "enable_block_reuse"),
+    "max_model_len": ("trtllm_model_config_info", "max_model_len"),
+}
+"""Field of Effective -> gauge that carries the configuration as labels, and its label."""
+
+ARGUMENTS_SINCE = "1.2.0"
+"""Releases from here on print their arguments (NVIDIA/TensorRT-LLM #9120, November 2025)."""
+
+_FLAGS = {
+    "tensor_parallel_size": "--tp_size",
+    "pipeline_parallel_size": "--pp_size",
+    "expert_parallel_size": "--ep_size",
+    "max_num_seqs": "--max_batch_size",
+    "max_num_batched_tokens": "--max_num_tokens",
+    "max_model_len": "--max_seq_len",
+}
+
+_TORCH = {
+    "cuda_graphs": r"use_cuda_graph=(True|False)",
+    "torch_compile": r"torch_compile_enabled=(True|False)",
+    "attention_backend": r"attn_backend='(\w+)'",
+}
+"""Field of Effective -> pattern in the line `PyTorchConfig(...)` that versions before 1.2 print."""
+
+# Gauges of load exist with enable_iter_perf_stats only and are renewed when a request ends: a curve of them
+# would show the past. They cost work in every step, so no launch turns them on.
 _COUNTERS = {
     "prompt_tokens": ("trtllm_prompt_tokens_total",),
     "generation_tokens": ("trtllm_generation_tokens_total",),
-    "running": ("trtllm_num_requests_running",),
-    "waiting": ("trtllm_num_requests_waiting",),
-    "kv_usage": ("trtllm_kv_cache_utilization",),
 }
+"""Both count a request when it ends, so they tell totals, not rates."""
 
 
 def effective(evidence: Evidence) -> Effective:
-    """From /server_info and the line in which the engine prints its arguments; what neither shows is None."""
+    """From the line in which the engine prints its arguments, and from gauges that carry them as labels.
+
+    /server_info says nothing of them. What neither shows is None.
+    """
     found = Findings()
     found.take("engine_version", evidence.version.get("version"), "/version")
-    banner = search(r"TensorRT-LLM version: (\S+)", evidence.log)
+    banner = search(r"TensorRT[- ]LLM version: (\S+)", evidence.log)
     found.take("engine_version", banner and banner[1], banner.string if banner else "")
-    lines = [line for line in evidence.log if search(_ARGUMENT_LINE, (line,))]
-    for field, (path, pattern) in _ARGUMENTS.items():
-        value = dig(evidence.server_info, path)
-        found.take(field, value.lower() if isinstance(value, str) else value, f"/server_info {path}={value}")
+    lines = _argument_lines(evidence.log)
+    for field, pattern in _ARGUMENTS.items():
         match = search(pattern, lines)
         found.take(field, _literal(match[1]) if match else None, match[0] if match else "")
+    for field, (gauge, label) in _GAUGES.items():
+        for labels, _ in samples(evidence.metrics, gauge):
+            value = labels.get(label)
+            found.take(field, _literal(value) if value else None, f'{gauge}{{{label}="{value}"}}')
     _derived(found, lines)
+    if not lines:
+        _before_arguments(found, evidence)
     return found.effective()
+
+
+def _argument_lines(log: tuple[str, ...]) -> list[str]:
+    """The lines after those that end in `LLM Args:`."""
+    return [line for before, line in pairwise(log) if _ANNOUNCED.search(before)]
+
+
+def _before_arguments(found: Findings, evidence: Evidence) -> None:
+    """A release that prints no arguments: the PyTorch backend's own line, and the command line it took.
+
+    Its parser refuses flags it does not know, and the engine sizes that the GPUs cannot hold.
+    """
+    version = found.get("engine_version")
+    if version is None or since(version, ARGUMENTS_SINCE):
+        return
+    words = evidence.cmdline
+    for field, flag in _FLAGS.items():
+        if flag in words[:-1]:
+            value = words[words.index(flag) + 1]
+            found.take(field, _literal(value), f"its command line: {flag} {value}")
+    torch = [line for line in evidence.log if "PyTorchConfig(" in line]
+    for field, pattern in _TORCH.items():
+        match = search(pattern, torch)
+        found.take(field, _literal(match[1]) if match else None, match[0] if match else "")
+    kv = search(r"kv_cache_dtype='(\w+)'", torch)
+    if kv and kv[1] != "auto":
+        found.take("kv_cache_dtype", canonical_dtype(kv[1]), kv[0])
 
 
 def _derived(found: Findings, lines: list[str]) -> None:

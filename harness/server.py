@@ -15,6 +15,7 @@ import msgspec
 import requests
 
 from harness import launchers
+from harness.client.acceptance import Acceptance
 from harness.client.body import authorization
 from harness.errors import LaunchError
 from harness.label import signatures
@@ -46,6 +47,8 @@ class Running:
         self.server = server
         self.log_path = log_path
         self.ready_s = ready_s
+        self.accepted = Acceptance()
+        """What it takes of a request; known once the pre-flight has asked."""
         self._log_read = 0
 
     def new_log_lines(self) -> list[str]:

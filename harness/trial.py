@@ -11,6 +11,7 @@ import msgspec
 import requests as http
 
 from harness import client, registry, store, workload
+from harness.client import acceptance
 from harness.client.body import authorization
 from harness.correctness import verification
 from harness.errors import HarnessError
@@ -164,6 +165,7 @@ def timed_part(
         duration_s=stats.duration_s,
         client_cpu_s=stats.cpu_s,
         counters={k: after[k] - before[k] for k in COUNTERS if k in after and k in before},
+        notes=running.accepted.notes,
     )
     return judged(bench, running, outcome, (timed, stats))
 
@@ -230,7 +232,7 @@ def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
 def target_of(bench: Bench, running: Running) -> client.Target:
     """Where and how the client speaks to this engine."""
     engine, options = registry.engine(bench.planned.variant.engine), bench.recipe.options
-    return client.Target(
+    target = client.Target(
         base_url=running.launch.base_url,
         model=running.launch.served_model_name,
         timeout_s=bench.recipe.request_timeout_s,
@@ -242,6 +244,7 @@ def target_of(bench: Bench, running: Running) -> client.Target:
         place_wait_s=options.clients_wait_s,
         share_folder=str(bench.run),
     )
+    return acceptance.applied(target, running.accepted)
 
 
 def warm_up(bench: Bench, trial: Trial, target: client.Target) -> None:

@@ -55,7 +55,9 @@ def test_every_configuration_of_the_documents_is_a_variant_with_all_its_parts() 
         assert f"\nserve-{variant.name} " in recipes
         assert variant.source and variant.model and variant.version
         assert variant.image or variant.environment
-        assert "prefix_cache" in variant.expect and "tensor_parallel_size" in variant.expect
+        assert "tensor_parallel_size" in variant.expect
+        # A build of April 2025 shows its command line only, so its label claims no more.
+        assert "prefix_cache" in variant.expect or variant.version == "main-2e669133"
         sizes = (variant.parallel.tensor, variant.parallel.expert)
         claimed = (variant.expect["tensor_parallel_size"], variant.expect.get("expert_parallel_size", 1))
         assert claimed == sizes, variant.name

@@ -8,6 +8,7 @@ import msgspec
 import requests
 
 from harness import models
+from harness.client import acceptance
 from harness.client.body import Target, authorization
 from harness.correctness import conformance, determinism, known_answers
 from harness.errors import HarnessError, InputError
@@ -24,6 +25,7 @@ class Probed(Noun):
     points: tuple[conformance.Point, ...]
     known: tuple[known_answers.KnownResult, ...]
     passes: tuple[determinism.Pass, ...]
+    accepted: acceptance.Acceptance = acceptance.Acceptance()
 
 
 def run(url: str, model: str = "", *, harsh: bool = False, api_key_env: str = "") -> Probed:
@@ -33,11 +35,14 @@ def run(url: str, model: str = "", *, harsh: bool = False, api_key_env: str = ""
     Raises InputError when nothing answers there.
     """
     name = model or _first_model(url, api_key_env)
-    target = Target(base_url=url, model=name, api_key_env=api_key_env)
+    asked = Target(base_url=url, model=name, api_key_env=api_key_env)
+    accepted = acceptance.ask(asked)
+    target = acceptance.applied(asked, accepted)
     known = _known(target, name)
     passes = determinism.passes(target, determinism.prompts(NUM_PROMPTS, OUTPUT_LEN, logprobs=True))
     # Last, because an engine may die of it.
-    return Probed(points=conformance.preflight(target, harsh=harsh), known=known, passes=passes)
+    points = conformance.preflight(target, harsh=harsh)
+    return Probed(points=points, known=known, passes=passes, accepted=accepted)
 
 
 def _known(target: Target, name: str) -> tuple[known_answers.KnownResult, ...]:
@@ -57,6 +62,7 @@ def lines(found: Probed) -> list[str]:
         f"{'kept  ' if p.held else 'BROKEN'}  {p.name}: {p.found}" + ("" if p.held else f"; {p.consequence}")
         for p in found.points
     ]
+    told += [f"refused  {note}" for note in found.accepted.notes]
     compared = [k for k in found.known if k.held is not None]
     if compared:
         told.append(f"known answers: {sum(k.held is True for k in compared)} of {len(compared)} right")

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from harness import client, models, plan, registry, server, store
+from harness.client import acceptance
 from harness.correctness import (
     agreement,
     conformance,
@@ -167,7 +168,10 @@ def _keep_unscored(samples: dict[Path, list[Sample]], cause: str, reference: str
 
 
 def preflight(visit: Path, running: server.Running) -> None:
-    """Write which promises of its API the engine keeps; those it breaks become notes of its rows."""
+    """Ask what the engine takes of a request, then write which promises of its API it keeps.
+
+    Those it breaks become notes of its rows.
+    """
     engine = registry.engine(running.launch.engine)
     target = client.Target(
         base_url=running.launch.base_url,
@@ -175,6 +179,8 @@ def preflight(visit: Path, running: server.Running) -> None:
         extras=dict(getattr(engine, "EXTRAS", {})),
         api_key_env=running.launch.api_key_env,
     )
+    running.accepted = acceptance.ask(target)
+    target = acceptance.applied(target, running.accepted)
     points = (*conformance.preflight(target), *known(target, model_of(visit)))
     store.write(visit / "conformance.json", conformance.Conformance(points=points))
     prompts = determinism.prompts(determinism.NUM_IN_PREFLIGHT)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from harness import registry
 from harness.label.dialect import since, version_key
 from harness.registry import ROOT, read_toml
 from harness.schema import Launch, ParseResult, Variant
@@ -17,52 +18,76 @@ def _table() -> dict[str, Any]:
     return read_toml(ROOT / "engines" / "trtllm.options.toml")
 
 
+class Dialect:
+    """What one version may be given."""
+
+    def __init__(self, version: str) -> None:
+        table = _table()
+        self.version = version
+        self.nested = bool(registry.engine("trtllm").is_nested(version))
+        chosen = table["nested"] if self.nested else table
+        self.flags: dict[str, list[str]] = chosen["flags"]
+        self.choices: dict[str, list[str]] = chosen["choices"]
+        self.keys: dict[str, list[str]] = chosen["keys"]
+        self.since: dict[str, str] = {} if self.nested else table["since"]
+
+    def too_new(self, name: str) -> bool:
+        """Whether a known flag or key came after this version."""
+        return name in self.since and not since(self.version, self.since[name])
+
+
 def check(variant: Variant, launch: Launch) -> ParseResult:
-    """Every flag, and every key of the options file, against the table."""
+    """Every flag, and every key of the options file, against what the variant's version has."""
+    dialect = Dialect(variant.version)
     first, last = _table()["versions"]
-    errors = [*_flag_errors(variant.version, launch.argv[2:]), *_file_errors(launch)]
+    errors = [*_flag_errors(dialect, launch.argv[2:]), *_file_errors(dialect, launch)]
+    known = version_key(first) <= version_key(variant.version) <= version_key(last)
+    covered = "2e669133, April 2025" if dialect.nested else f"{first} to {last}"
     return ParseResult(
         variant=variant.name,
         ok=not errors,
-        parser=f"table of documented options, trtllm {first} to {last}",
-        exact=version_key(first) <= version_key(variant.version) <= version_key(last),
+        parser=f"table of documented options, trtllm {covered}",
+        exact=known or (dialect.nested and "2e669133" in variant.version),
         error=f"trtllm {variant.version}: {'; '.join(errors)}" if errors else "",
         note="documented options only; values are checked by the engine at its start",
     )
 
 
-def _flag_errors(version: str, words: tuple[str, ...]) -> Iterator[str]:
+def _flag_errors(dialect: Dialect, words: tuple[str, ...]) -> Iterator[str]:
     """Click's rules: `--flag value` or `--flag=value`, switches without a value, no abbreviations."""
-    valued, switches = _table()["flags"]["valued"], _table()["flags"]["switches"]
+    valued, switches = dialect.flags["valued"], dialect.flags["switches"]
     remaining = iter(words)
     for word in remaining:
         flag, equals, value = word.partition("=")
         if flag not in valued and flag not in switches:
             yield f"no such option {flag}"
-        elif not since(version, _table()["since"].get(flag, "0")):
-            yield f"{flag} exists since {_table()['since'][flag]}"
-        elif flag in valued:
+            continue
+        if dialect.too_new(flag):
+            yield f"{flag} exists since {dialect.since[flag]}"
+        if flag in valued:
             value = value if equals else next(remaining, "")
-            yield from _value_errors(flag, value)
+            yield from _value_errors(dialect, flag, value)
 
 
-def _value_errors(flag: str, value: str) -> Iterator[str]:
+def _value_errors(dialect: Dialect, flag: str, value: str) -> Iterator[str]:
     if not value or value.startswith("--"):
         yield f"{flag} needs a value"
-    allowed = _table()["choices"].get(flag, [value])
+    allowed = dialect.choices.get(flag, [value])
     if value not in allowed:
         yield f"{flag} is one of {', '.join(allowed)}, not {value}"
 
 
-def _file_errors(launch: Launch) -> Iterator[str]:
+def _file_errors(dialect: Dialect, launch: Launch) -> Iterator[str]:
     for path, content in launch.files.items():
-        yield from _key_errors(path, json.loads(content), "top")
+        yield from _key_errors(dialect, path, json.loads(content), "top")
 
 
-def _key_errors(path: str, options: Mapping[str, Any], table: str) -> Iterator[str]:
+def _key_errors(dialect: Dialect, path: str, options: Mapping[str, Any], table: str) -> Iterator[str]:
     for key, value in options.items():
-        if key not in _table()["keys"][table]:
-            where = "" if table == "top" else f"{table}."
+        where = "" if table == "top" else f"{table}."
+        if key not in dialect.keys[table]:
             yield f"no such key {where}{key} (in {path})"
-        elif isinstance(value, dict) and key in _table()["keys"]:
-            yield from _key_errors(path, value, key)
+        elif dialect.too_new(key):
+            yield f"key {where}{key} exists since {dialect.since[key]} (in {path})"
+        elif isinstance(value, dict) and key in dialect.keys:
+            yield from _key_errors(dialect, path, value, key)
