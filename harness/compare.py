@@ -39,6 +39,11 @@ from harness.schema import (
 
 N = TypeVar("N", bound=Noun)
 
+_OF_OLD = (
+    "sharegpt-sample: 18 short dialogues of this project's own writing, called sharegpt when this was "
+    "measured; ShareGPT itself needs its file (w.path=)"
+)
+
 
 def compare(run: Path) -> Comparison:
     """The comparison of one run. Bad files cost their row, with a note; the good rows stay."""
@@ -67,6 +72,7 @@ def compare(run: Path) -> Comparison:
         ran=provenance.ran(run),
         notes=(
             *notes,
+            *([_OF_OLD] if any(spec.of_old for spec in recipe.workloads) else []),
             *calibration.drift(calibrations(run)),
             *_host_bound(rows, groups),
             *task_accuracy.told(run, recipe.baseline or recipe.variants[0]),
@@ -234,7 +240,7 @@ def _intended_dtype(variant: str) -> str:
 
 def _expected_len(trial: Measured) -> dict[str, int]:
     """Request id -> tokens that had to come, of the verified sample's requests that ignore the end token."""
-    path = store.sample_path(trial.folder.parents[2], trial.result.trial.scenario)
+    path = store.sample_path(trial.folder.parents[2], trial.result.trial.folder)
     if not store.present(path):
         return {}
     return {r.request_id: r.max_tokens for r in store.read_lines(path, Request) if r.ignore_eos}

@@ -278,7 +278,7 @@ def relative(path: str) -> str:
 
 
 def _too_long(variant: Variant, model: Model, spec: WorkloadSpec) -> str:
-    input_len, output_len = registry.workload(spec.name).longest(spec)
+    input_len, output_len = registry.workload(spec.file).longest(spec)
     return guards.holds(variant, model, input_len, output_len)
 
 

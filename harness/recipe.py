@@ -15,9 +15,9 @@ from harness import registry
 from harness.errors import InputError
 from harness.schema import Accelerator, Load, Options, Recipe, Scalar, WorkloadSpec
 
-ORIGIN_SHAPES = ("1000/2000", "5000/1000", "10000/500", "30000/100", "sharegpt")
-"""Shapes of the origin's comparison (ISL/OSL)."""
-CPU_SHAPES = ("100/200", "500/100", "1000/50", "3000/10", "sharegpt")
+ORIGIN_SHAPES = ("1000/2000", "5000/1000", "10000/500", "30000/100", "sharegpt-lengths")
+"""Shapes of the origin's comparison (ISL/OSL). Its last is ShareGPT itself where w.path= names the file."""
+CPU_SHAPES = ("100/200", "500/100", "1000/50", "3000/10", "sharegpt-sample")
 """The origin's shapes divided by ten: same proportions, minutes on two cores."""
 SHAPE = re.compile(r"(\d+)[/x-](\d+)")
 
@@ -152,7 +152,10 @@ def workload_specs(
     names: str, small: bool, num_prompts: int, seed: int, params: dict[str, Scalar]
 ) -> tuple[WorkloadSpec, ...]:
     """The workloads of a comma-separated list; "all" = the origin's shapes, a tenth of them on CPU."""
-    listed = (CPU_SHAPES if small else ORIGIN_SHAPES) if names == "all" else names.split(",")
+    listed = names.split(",")
+    if names == "all":
+        shapes = CPU_SHAPES if small else ORIGIN_SHAPES
+        listed = [*shapes[:-1], "sharegpt" if params.get("path") else shapes[-1]]
     specs = []
     for name in listed:
         shape = SHAPE.fullmatch(name)
@@ -162,8 +165,9 @@ def workload_specs(
             kind = "text_tokens" if small else "random_tokens"
             specs.append(WorkloadSpec(name=kind, num_prompts=num_prompts, seed=seed, params=sizes | params))
             continue
-        registry.workload(name)
-        specs.append(WorkloadSpec(name=name, num_prompts=num_prompts, seed=seed, params=params))
+        spec = WorkloadSpec(name=name, num_prompts=num_prompts, seed=seed, params=params)
+        registry.workload(name).longest(spec)
+        specs.append(spec)
     _refuse_made_equal(specs, params)
     return tuple(specs)
 

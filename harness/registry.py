@@ -142,9 +142,10 @@ def workloads() -> tuple[str, ...]:
 
 
 def workload(name: str) -> ModuleType:
-    """The module workloads/<name>.py. Raises InputError that lists what exists."""
-    if name not in workloads():
+    """The module workloads/<name>.py; - and _ are one in a name. Raises InputError that lists what exists."""
+    file = name.replace("-", "_")
+    if file not in workloads():
         raise InputError(
             f"There is no workload {name!r}. There are: {', '.join(workloads())}; or ISL/OSL, like 1000/2000."
         )
-    return importlib.import_module(f"workloads.{name}")
+    return importlib.import_module(f"workloads.{file}")

@@ -286,13 +286,23 @@ class WorkloadSpec(Noun):
 
     @property
     def label(self) -> str:
-        """Short name used in tables and folder names: 1000-2000, text-100-200, sharegpt ..."""
+        """Short name used in tables and folder names: 1000-2000, text-100-200, sharegpt-sample ..."""
         if self.title:
             return self.title
         kind = {"random_tokens": "", "text_tokens": "text-"}.get(self.name)
         if kind is None:
-            return self.name
+            return self.file.replace("_", "-") if self.name.startswith("sharegpt") else self.name
         return f"{kind}{self.params.get('input_len')}-{self.params.get('output_len')}"
+
+    @property
+    def file(self) -> str:
+        """Its module in workloads/, without .py."""
+        return "sharegpt_sample" if self.of_old else self.name.replace("-", "_")
+
+    @property
+    def of_old(self) -> bool:
+        """Named "sharegpt" when that meant what is called sharegpt-sample now: ShareGPT itself has a path."""
+        return self.name == "sharegpt" and not self.params.get("path")
 
 
 class Load(Noun):
@@ -496,6 +506,12 @@ class Trial(Noun):
     def scenario(self) -> str:
         """workload@load: what is compared between variants."""
         return scenario(self.workload, self.load)
+
+    @property
+    def folder(self) -> str:
+        """Where a run keeps it: the scenario, under the name that its workload had when it was measured."""
+        spec = self.workload
+        return f"{spec.name}@{self.load.label}" if spec.of_old and not spec.title else self.scenario
 
 
 class TrialResult(Noun):

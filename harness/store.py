@@ -186,12 +186,12 @@ def visit_folder(run: Path, variant: str, restart: int) -> Path:
 
 def trial_folder(run: Path, trial: Trial) -> Path:
     """Where one trial is kept."""
-    return visit_folder(run, trial.variant, trial.restart) / trial.scenario
+    return visit_folder(run, trial.variant, trial.restart) / trial.folder
 
 
-def sample_path(run: Path, scenario: str) -> Path:
-    """Where the prompts of a scenario's verified sample are kept, the same for all variants."""
-    return run / "workloads" / f"{scenario}.jsonl"
+def sample_path(run: Path, folder: str) -> Path:
+    """Where the prompts of a verified sample are kept, the same for all variants. `folder`: Trial.folder."""
+    return run / "workloads" / f"{folder}.jsonl"
 
 
 class RecordWriter:

@@ -221,7 +221,7 @@ def spoken(bench: Bench, timed: tuple[Request, ...]) -> tuple[Request, ...]:
 
 def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
     """Keep the prompts of the verified sample once per run, so that later replays need no regeneration."""
-    path = store.sample_path(run, trial.scenario)
+    path = store.sample_path(run, trial.folder)
     if not store.present(path):
         with store.RecordWriter(path) as write:
             for request in timed:

@@ -23,7 +23,7 @@ def build(
 
     Raises InputError for parameters that make no request, or a load that lacks its times.
     """
-    made: tuple[Request, ...] = registry.workload(spec.name).requests(spec, vocabulary)
+    made: tuple[Request, ...] = registry.workload(spec.file).requests(spec, vocabulary)
     if not made:
         raise InputError(f"workload {spec.name} gave no request: raise num_prompts or loosen its limits")
     due = _due_times(made, load, spec.seed)

@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import InputError, StoreError
 from harness.reporting import bundle, log
-from harness.schema import Comparison, Environment
+from harness.schema import Comparison, Environment, WorkloadSpec
 from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE
 
 
@@ -54,6 +54,20 @@ def test_round_trip(tmp_path: Path) -> None:
     assert oldest.facts.rows[2].verdict == "FAIL" and oldest.facts.bundle == "ab" * 32
     assert path.read_text().startswith("# Experiment log\n")
     assert log.newest_first(path)[0] == newest
+
+
+def test_rows_of_the_sample_have_its_name_of_today(tmp_path: Path) -> None:
+    """Entries are never rewritten: those that call it sharegpt are read as what it was."""
+    path = tmp_path / "log.md"
+    rows = tuple(msgspec.structs.replace(row, scenario="sharegpt@c4") for row in COMPARISON.rows)
+    environment: Environment = ENVIRONMENT
+    for params, name in (({}, "sharegpt-sample@c4"), ({"path": "theirs.json"}, "sharegpt@c4")):
+        spec = WorkloadSpec(name="sharegpt", params=params)
+        recipe = msgspec.structs.replace(RECIPE, workloads=(spec,))
+        comparison: Comparison = msgspec.structs.replace(COMPARISON, rows=rows)
+        log.append(path, log.entry(comparison, environment, recipe))
+        facts = log.entries(path)[-1].facts
+        assert facts is not None and {row.scenario for row in facts.rows} == {name}
 
 
 def test_notes_are_appended_and_find_their_entry(tmp_path: Path) -> None:

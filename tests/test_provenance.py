@@ -59,3 +59,12 @@ def test_other_flags_in_a_later_launch_are_another_command_and_many_weight_files
 
 def test_every_comparison_says_what_ran() -> None:
     assert compare.compare(CONTAINER).ran == provenance.ran(CONTAINER)
+
+
+def test_rows_of_our_own_dialogues_are_called_so_in_runs_that_called_them_sharegpt() -> None:
+    """The folder keeps its name, the verified sample is found in it, and a note says why."""
+    comparison = compare.compare(RESULTS / "20261121-030948-all")
+    rows = [row for row in comparison.rows if row.scenario.startswith("sharegpt")]
+    assert {row.scenario for row in rows} == {"sharegpt-sample@c4"} and len(rows) == 3
+    assert all(row.agreement and row.agreement.verdict == "PASS" for row in rows)
+    assert any("called sharegpt when this was measured" in note for note in comparison.notes)

@@ -25,8 +25,11 @@ def test_defaults_are_small_on_cpu_and_the_origins_on_gpus() -> None:
         "5000-1000",
         "10000-500",
         "30000-100",
-        "sharegpt",
+        "sharegpt-lengths",
     ]
+    assert made("vllm-cpu", "all").workloads[-1].label == "sharegpt-sample"
+    theirs = made("vllm-cpu", "all", "w.path=mine.json", accelerator="cuda").workloads[-1]
+    assert (theirs.label, theirs.params) == ("sharegpt", {"path": "mine.json"})
     assert gpu.loads == (Load(request_rate=10.0, arrival="poisson"),)
     assert gpu.workloads[0].num_prompts == 50
 
@@ -69,10 +72,17 @@ def test_there_are_requests_enough_for_the_load(words: list[str], num: int) -> N
         assert {load.duration_s for load in made_.loads} == {5.0}
 
 
+def test_sharegpt_needs_its_file() -> None:
+    with pytest.raises(InputError, match=r"needs the file: w.path=FILE \(`.venv/bin/hf download"):
+        made("vllm-cpu", "sharegpt")
+
+
 def test_the_same_trial_twice_in_a_recipe_is_refused() -> None:
     twice = WorkloadSpec(name="sharegpt", num_prompts=2)
     recipe_ = Recipe(question="q", variants=("vllm-cpu",), workloads=(twice, twice), loads=(Load(),))
-    with pytest.raises(InputError, match=r"has sharegpt@c1 twice; give one of the two workloads a title"):
+    with pytest.raises(
+        InputError, match="has sharegpt-sample@c1 twice; give one of the two workloads"
+    ):
         plan.plan(recipe_, Machine())
     other = msgspec.structs.replace(twice, title="again")
     assert (

@@ -28,7 +28,7 @@ reference = "none"
 warmup = 0
 
 [[workloads]]
-name = "sharegpt"
+name = "sharegpt-sample"
 num_prompts = 8
 params = {{ output_len = 6 }}
 loads = ["40rps"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import statistics
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from harness import registry, workload
 from harness.errors import InputError, ModelError
-from harness.schema import Load, Request, WorkloadSpec
+from harness.schema import Load, Request, Trial, WorkloadSpec
 from harness.tokens import Vocabulary
 from workloads import multi_turn, shared_prefix, text_tokens
 
@@ -96,19 +98,69 @@ def test_build_marks_the_verified_sample_and_hashes_all(vocabulary: Vocabulary) 
     assert slower.sha256 != proof.sha256
 
 
-def test_sharegpt_sample_and_limits(vocabulary: Vocabulary) -> None:
-    requests = built(spec("sharegpt", 30, max_input_len=120, max_output_len=200), vocabulary)
+def test_the_sample_of_our_own_has_limits(vocabulary: Vocabulary) -> None:
+    requests = built(spec("sharegpt-sample", 30, max_input_len=120, max_output_len=200), vocabulary)
     assert len(requests) == 30
     assert all(4 <= len(ids(r)) <= 120 and 4 <= r.max_tokens <= 200 for r in requests)
-    assert {r.max_tokens for r in built(spec("sharegpt", 5, output_len=9), vocabulary)} == {9}
+    assert {r.max_tokens for r in built(spec("sharegpt-sample", 5, output_len=9), vocabulary)} == {9}
 
 
-def test_sharegpt_of_the_user(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_what_runs_called_sharegpt_without_a_file_is_the_sample(vocabulary: Vocabulary) -> None:
+    old, new = spec("sharegpt", 20), spec("sharegpt-sample", 20)
+    assert old.label == new.label == spec("sharegpt_sample").label == "sharegpt-sample"
+    assert workload.sha256(built(old, vocabulary)) == workload.sha256(built(new, vocabulary))
+    trial = Trial(variant="v", workload=old, load=Load(max_concurrency=4))
+    assert (trial.scenario, trial.folder) == ("sharegpt-sample@c4", "sharegpt@c4")
+
+
+def talk(*words: str) -> dict[str, object]:
+    return {"id": words[0], "conversations": [{"from": "x", "value": word} for word in words]}
+
+
+@pytest.mark.parametrize(
+    ("params", "kept"),
+    [
+        ({}, {("hello", 6)}),
+        ({"filter": "sglang", "max_total_len": 100}, {("hello", 6), ("hi", 3)}),
+        ({"filter": "sglang", "max_total_len": 4000}, {("hello", 6), ("hi", 3), ("x" * 1500, 10)}),
+        ({"max_input_len": 1600}, {("hello", 6), ("x" * 1500, 10)}),
+        ({"output_len": 2}, {("hello", 2)}),
+    ],
+)
+def test_sharegpt_is_filtered_as_the_peers_filter_it(
+    params: dict[str, str | int], kept: set[tuple[str, int]], vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    """vLLM: 4 tokens each, 1024 in, 2048 in all (is_valid_sequence); SGLang: 2 each, a total."""
     path = tmp_path / "mine.json"
-    talk = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "world!"}]
-    path.write_text(json.dumps([{"id": "a", "conversations": talk}, {"id": "b", "conversations": talk[:1]}]))
-    (request,) = built(spec("sharegpt", 1, path=str(path)), vocabulary)
-    assert vocabulary.decode(ids(request)) == "hello" and request.max_tokens == 6
+    entries = [talk("hello", "world!", "more"), talk("alone"), talk("hi", "you"), talk("x" * 1500, "y" * 10)]
+    path.write_text(json.dumps(entries))
+    requests = built(spec("sharegpt", 12, path=str(path), **params), vocabulary)
+    assert {(vocabulary.decode(ids(r)), r.max_tokens) for r in requests} == kept
+
+
+def test_sharegpt_comes_in_the_order_of_vllms_seed(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    """random.seed(seed), then random.shuffle over the conversations of two turns and more."""
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps([talk("alone"), *(talk(f"prompt {i}", "answer") for i in range(9))]))
+    random.seed(3)
+    theirs = [f"prompt {i}" for i in range(9)]
+    random.shuffle(theirs)
+    requests = built(spec("sharegpt", 9, seed=3, path=str(path)), vocabulary)
+    assert [vocabulary.decode(ids(r)) for r in requests] == theirs
+
+
+def test_sharegpt_lengths_has_the_published_distribution(vocabulary: Vocabulary) -> None:
+    """Mean, median and p90 of the 5,316 conversations that workloads/sharegpt_lengths.py names."""
+    requests = built(spec("sharegpt-lengths", 5000), vocabulary)
+    inputs, outputs = [len(ids(r)) for r in requests], [r.max_tokens for r in requests]
+    for lengths, mean, median, high in ((inputs, 136.2, 58, 381), (outputs, 472.1, 473, 868)):
+        assert statistics.mean(lengths) == pytest.approx(mean, rel=0.04)
+        assert statistics.median(lengths) == pytest.approx(median, rel=0.06)
+        assert statistics.quantiles(lengths, n=10)[-1] == pytest.approx(high, rel=0.06)
+    assert abs(statistics.correlation(inputs, outputs)) < 0.04
+    short = built(spec("sharegpt-lengths", 300, max_input_len=50, max_output_len=60), vocabulary)
+    assert max(len(ids(r)) for r in short) <= 50 and max(r.max_tokens for r in short) <= 60
+    assert len({ids(r) for r in requests[:50]}) == 50
 
 
 def test_custom_jsonl(vocabulary: Vocabulary, tmp_path: Path) -> None:
@@ -197,7 +249,9 @@ BAD_INPUT = [
     (spec("random_tokens", input_len="many"), "input_len"),
     (spec("shared_prefix", hit_share=2), "hit_share"),
     (spec("sharegpt", path="/no/such/file"), "cannot be read"),
-    (spec("sharegpt", max_input_len=1), "max_input_len"),
+    (spec("sharegpt", path="x", filter="no"), "there is no filter 'no'; there are: vllm, sglang"),
+    (spec("sharegpt", path="x", filter="sglang"), "give w.max_total_len="),
+    (spec("sharegpt-sample", max_input_len=1), "max_input_len"),
     (spec("custom_jsonl"), "path="),
     (spec("custom_jsonl", path="/no/such/file"), "cannot be read"),
     (spec("trace"), "path="),

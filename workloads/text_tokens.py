@@ -22,31 +22,40 @@ def requests(spec: WorkloadSpec, vocabulary: Vocabulary) -> tuple[Request, ...]:
     """Request i is a cut at a seeded place of a seeded module; none repeats unless the text runs out."""
     input_len, output_len = longest(spec)
     draw = random.Random(f"text:{spec.seed}")
-    modules = list(_sources())
-    draw.shuffle(modules)
-    pool: list[int] = []
-    need = spec.num_prompts * input_len
-    for module in modules:
-        if len(pool) >= 4 * need:
-            break
-        pool.extend(vocabulary.encode(module.read_text("utf-8", "replace")[:_READ_BYTES]))
-    if len(pool) <= input_len:
+    text = _drawn(draw, vocabulary, spec.num_prompts * input_len)
+    if len(text) <= input_len:
         raise InputError(
-            f"workload {spec.name}: input_len={input_len} exceeds the {len(pool)} tokens of text at hand: "
+            f"workload {spec.name}: input_len={input_len} exceeds the {len(text)} tokens of text at hand: "
             "use workload random_tokens for prompts this long"
         )
-    cuts = len(pool) // input_len
+    cuts = len(text) // input_len
     places = draw.sample(range(cuts), min(cuts, spec.num_prompts))
     places += draw.choices(range(cuts), k=spec.num_prompts - len(places))
     return tuple(
         Request(
             request_id=f"text-{i}",
-            prompt_token_ids=tuple(pool[place * input_len : (place + 1) * input_len]),
+            prompt_token_ids=tuple(text[place * input_len : (place + 1) * input_len]),
             max_tokens=output_len,
             seed=spec.seed,
         )
         for i, place in enumerate(places)
     )
+
+
+def pool(spec: WorkloadSpec, vocabulary: Vocabulary, num_tokens: int) -> list[int]:
+    """Token ids of seeded text, four times as many as asked for where there are."""
+    return _drawn(random.Random(f"text:{spec.seed}"), vocabulary, num_tokens)
+
+
+def _drawn(draw: random.Random, vocabulary: Vocabulary, num_tokens: int) -> list[int]:
+    modules = list(_sources())
+    draw.shuffle(modules)
+    text: list[int] = []
+    for module in modules:
+        if len(text) >= 4 * num_tokens:
+            break
+        text.extend(vocabulary.encode(module.read_text("utf-8", "replace")[:_READ_BYTES]))
+    return text
 
 
 def longest(spec: WorkloadSpec) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from harness.host.environment import AMD_DRIVER
 from harness.host.inspection import PORTS, Inspection, inspect
 from harness.label.feasible import feasible
 from harness.schema import Model, Variant
+from workloads import sharegpt
 
 _GPU_IMAGE_GB, _CPU_IMAGE_GB = 60.0, 6.0
 _IDLE_GPU_GB = 1.5
@@ -260,6 +261,7 @@ def _hub(found: Inspection) -> Iterator[Check]:
         f"{alias} ({revision[:7]})" if revision else alias for alias, revision in found.weights_here.items()
     ]
     yield Check(name="weights here", state="info", detail=", ".join(here) or "none")
+    yield Check(name="ShareGPT", state="info", detail=f"{sharegpt.HOW_TO_GET}; then `sharegpt w.path=FILE`")
 
 
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "missing": "[red]missing[/]", "info": "-"}

@@ -101,7 +101,7 @@ class Seen:
 def _ideal_hit_share(outcome: TrialResult) -> float:
     """Share of prompt tokens that repeat by design of the workload; 0 for workloads that share nothing."""
     spec = outcome.trial.workload
-    expected = getattr(registry.workload(spec.name), "expected_hit_share", None)
+    expected = getattr(registry.workload(spec.file), "expected_hit_share", None)
     return float(expected(spec)) if expected else 0.0
 
 

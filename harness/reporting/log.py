@@ -215,9 +215,19 @@ def _blocks(text: str) -> list[tuple[re.Match[str], str]]:
 def _parse_facts(body: str) -> LogFacts | None:
     found = _FACTS.search(body)
     try:
-        return msgspec.json.decode(found.group(1), type=LogFacts) if found else None
+        return _renamed(msgspec.json.decode(found.group(1), type=LogFacts)) if found else None
     except msgspec.MsgspecError:
         return None
+
+
+def _renamed(facts: LogFacts) -> LogFacts:
+    """Its rows under the names that their workloads have today."""
+    names = {spec.name: spec.label for spec in facts.recipe.workloads if spec.of_old and not spec.title}
+    rows = []
+    for row in facts.rows:
+        name, at, load = row.scenario.partition("@")
+        rows.append(msgspec.structs.replace(row, scenario=names.get(name, name) + at + load))
+    return msgspec.structs.replace(facts, rows=tuple(rows))
 
 
 def _part(title: str, lines: list[str]) -> list[str]:
