@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from harness.label.dialect import (
+    Parser,
     Spellings,
     longest,
     offline,
@@ -17,6 +18,7 @@ from harness.label.dialect import (
 )
 from harness.label.findings import Findings, canonical_dtype, dig, search
 from harness.label.findings import counters as find_counters
+from harness.label.known import Case, Warnings
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
 OPTIONS = ("all2all", "cuda_graph_max_bs", "chunked_prefill_size")
@@ -31,6 +33,12 @@ ENV = {
     # Else every GET /health runs a one-token generation, in the middle of a measurement too.
     "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
 }
+
+CACHES = {"sglang": ".cache/sglang"}
+VARIABLES = ("SGLANG_", "SGL_")
+FAKE_FLAGS = {"--ep-dispatch-algorithm": "fake"}
+FAKE_VARIABLES = r"SGLANG_SIMULATE_\w+"
+PARSER = Parser(program="sglang.launch_server", environment="sglang-cpu", package="sglang")
 
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
@@ -261,3 +269,38 @@ def counters(metrics: str) -> dict[str, float]:
 def flush() -> tuple[str, str]:
     """(method, path) that empties the radix cache; refused while requests run."""
     return "POST", "/flush_cache"
+
+
+# --- what is known to go wrong -----------------------------------------------------------------
+
+
+def _compile_with_dp_attention(case: Case) -> bool:
+    attention_dp = "--enable-dp-attention" in case.flags or case.size("--attn-dp-size") > 1
+    return attention_dp and "--enable-torch-compile" in case.flags
+
+
+def _tied_qwen3_moe(case: Case) -> bool:
+    return case.model.tied_embeddings and case.model.architecture == "Qwen3MoeForCausalLM"
+
+
+def _mori_beyond_deepseek(case: Case) -> bool:
+    mori = case.flags.get("--moe-a2a-backend") == "mori"
+    return mori and bool(case.model.architecture) and not case.model.architecture.startswith("Deepseek")
+
+
+WARNINGS: Warnings = (
+    (
+        _compile_with_dp_attention,
+        "torch compile and DP attention fail together in SGLang (sglang #4747); drop --enable-torch-compile",
+    ),
+    (
+        _tied_qwen3_moe,
+        "SGLang 0.5.23 ignores tie_word_embeddings of qwen3_moe: it answers 200 with uniform logits; save "
+        "the checkpoint untied",
+    ),
+    (
+        _mori_beyond_deepseek,
+        "MORI in SGLang is only right for model files that ask for it (DeepSeek); others lost their accuracy "
+        "(sglang #32039); look at the agreement before the speed",
+    ),
+)

@@ -48,6 +48,9 @@ NESTED: dict[str, dict[str, str]] = {
 }
 """Table of today's options -> key in it -> key in pytorch_backend_config."""
 
+PACKAGE = "tensorrt_llm"
+VARIABLES = ("TRTLLM_", "TLLM_")
+
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
     """Options go into one file: whether the command line or the file wins changed between versions.
@@ -295,3 +298,17 @@ def _literal(word: str) -> Any:
 def counters(metrics: str) -> dict[str, float]:
     """The engine's own counters under canonical names; {} unless the text is Prometheus's."""
     return find_counters(metrics, _COUNTERS)
+
+
+def fits(variant: Variant, input_len: int) -> str:
+    """Why a prompt of this length, tokens, is refused: it takes a whole one in one pass unless prefill is chunked.
+
+    NVIDIA/TensorRT-LLM #3058.
+    """
+    limit, chunked = (
+        int(variant.options.get("max_num_tokens", 0)),
+        variant.options.get("enable_chunked_prefill"),
+    )
+    if limit and input_len > limit and not chunked:
+        return f"a prompt of {input_len} tokens exceeds {variant.name}'s max_num_tokens {limit} in one pass"
+    return ""

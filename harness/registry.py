@@ -14,7 +14,7 @@ import tomllib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -108,9 +108,21 @@ def module(package: str, name: str, folders: tuple[Path, ...]) -> ModuleType:
     return _outside(package, name, folders)
 
 
+def fact(name: str, what: str, otherwise: Any) -> Any:
+    """What an engine's file says under a name; `otherwise` where it says nothing of it, or is not here."""
+    if not any((folder / f"{name}.py").exists() for folder in engine_folders()):
+        return otherwise
+    return getattr(engine(name), what, otherwise)
+
+
 def package(name: str) -> str:
     """Name under which Python imports an engine: its file's PACKAGE, else the file's own name."""
-    return str(getattr(engine(name), "PACKAGE", name))
+    return str(fact(name, "PACKAGE", name))
+
+
+def engines() -> tuple[str, ...]:
+    """Every engine that has variants."""
+    return tuple(dict.fromkeys(v.engine for v in variants().values()))
 
 
 def keeps_prompts(name: str) -> bool:

@@ -105,9 +105,9 @@ def summary(folder: Path) -> Metrics:
 
 
 def _environment(tool: str, bench: Bench) -> str:
-    """vLLM's client comes with the engine that is measured, where that is a vLLM of ours."""
+    """A tool that comes with the engine that is measured (CLIENTS) is run from that one's environment."""
     own = engines_ready.used(bench.planned)
-    if tool == "vllm-bench" and own and bench.planned.variant.engine == "vllm":
+    if own and tool in registry.fact(bench.planned.variant.engine, "CLIENTS", ()):
         return own
     return TOOLS[tool][0]
 

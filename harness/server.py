@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 import requests
 
-from harness import launchers
+from harness import launchers, registry
 from harness.client.acceptance import Acceptance
 from harness.client.body import authorization
 from harness.errors import LaunchError
@@ -30,10 +29,11 @@ _TAIL_LINES = 25
 _PORTS = range(20000, 22500)
 """SGLang derives more ports from this one, up to 10,000 above it. All lie below 32768, where Linux begins to
 hand out ports to outgoing connections: from there its DP attention failed to start three times of three."""
-_ENGINE_VARIABLE = re.compile(
-    r"(VLLM|SGLANG|SGL|TRTLLM|TLLM|NCCL|RCCL|MORI|AITER|DEEPEP|NVSHMEM|CUDA|HIP|HSA|ROCM|TORCH|OMP|HF_HUB)_|MOCK_"
+_VARIABLES = (
+    *("NCCL_", "RCCL_", "MORI_", "AITER_", "DEEPEP_", "NVSHMEM_", "CUDA_", "HIP_", "HSA_", "ROCM_", "TORCH_"),
+    *("OMP_", "HF_HUB_"),
 )
-"""Variables of an engine's environment that say how it runs."""
+"""Beginnings of variables that say how an engine runs, beside those that are its own (VARIABLES)."""
 
 
 _LOCKED = (401, 403)
@@ -86,7 +86,8 @@ class Running:
 
 def storable(evidence: Evidence) -> Evidence:
     """The evidence as it may be kept: the log is a file of its own, secrets and foreign variables are out."""
-    ours = {k: v for k, v in evidence.environ.items() if _ENGINE_VARIABLE.match(k) and not is_secret(k)}
+    named = (*_VARIABLES, *(v for e in registry.engines() for v in registry.fact(e, "VARIABLES", ())))
+    ours = {k: v for k, v in evidence.environ.items() if k.startswith(named) and not is_secret(k)}
     return msgspec.structs.replace(
         evidence,
         log=(),

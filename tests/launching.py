@@ -33,6 +33,6 @@ def render_variant(
         "served_model_name": known.alias,
     } | changes
     deployment = launchers.named(chosen).deployed(Deployment(**fields), variant)
-    if chosen == "docker":  # as if the weights were here
+    if chosen == "docker" and "model_path" not in changes:  # as if the weights were here
         deployment = msgspec.structs.replace(deployment, model_path=f"/models/{known.alias}")
     return plan.render(variant, deployment)

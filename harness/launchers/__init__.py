@@ -108,8 +108,7 @@ def usual(variant: Variant, machine: Machine) -> str:
     The engine's own if its file names one (LAUNCHER); containers for images of accelerators, unless this
     machine has no Docker Engine but the engine itself: then it is such a container.
     """
-    module = registry.engine(variant.engine)
-    if own := getattr(module, "LAUNCHER", ""):
+    if own := registry.fact(variant.engine, "LAUNCHER", ""):
         return str(own)
     here = (
         machine.accelerator == variant.accelerator and registry.package(variant.engine) in machine.importable

@@ -20,12 +20,12 @@ from harness import models, registry
 from harness.containers import docker_engine
 from harness.containers.docker_engine import connect, digest, find_image, how_to_get, refused, remove
 from harness.containers.settings import (
-    CACHES,
     HOME,
     LABEL,
     REPOSITORY,
     VISIBLE,
     Host,
+    caches,
     container_options,
     file_names,
     run_command,
@@ -205,12 +205,12 @@ def start(launch: Launch, log_path: Path, run_id: str) -> DockerServer:
     container = None
     try:
         image = find_image(client, launch.image)
-        caches = cache_root(image.id)
+        kept = cache_root(image.id)
         with log_path.open("ab") as log:
-            log.write(_provenance(image, caches).encode())
-        options = container_options(launch, run_id, _host(image.id, caches, files))
+            log.write(_provenance(launch, image, kept).encode())
+        options = container_options(launch, run_id, _host(image.id, kept, files))
         _write_files(launch, files)
-        _make_caches(caches)
+        _make_caches(launch, kept)
         values = {name: launch.env.get(name) or os.environ.get(name, "") for name in secret_names(launch)}
         options["environment"] |= {name: value for name, value in values.items() if value}
         container = client.containers.create(**options)
@@ -231,12 +231,12 @@ def start(launch: Launch, log_path: Path, run_id: str) -> DockerServer:
 def by_hand(launch: Launch) -> str:
     """What start() does, as commands to type."""
     files = Path(tempfile.gettempdir()) / f"{LABEL}-by-hand"
-    caches = cache_root("by-hand")
+    kept = cache_root("by-hand")
     written = [shlex.quote(host) for host, inside in launch.mounts.items() if inside.endswith(":rw")]
-    lines = [" ".join([f"mkdir -p {files} {caches}/{{{','.join(CACHES)}}}", *written])]
+    lines = [" ".join([f"mkdir -p {files} {kept}/{{{','.join(caches(launch))}}}", *written])]
     for path, name in file_names(launch).items():
         lines.append(f"cat > {files}/{name} <<'END'\n{launch.files[path]}\nEND")
-    options = container_options(launch, "by-hand", _host("by-hand", caches, files))
+    options = container_options(launch, "by-hand", _host("by-hand", kept, files))
     return "\n".join([*lines, run_command(launch, options)])
 
 
@@ -266,10 +266,10 @@ def cache_root(image_id: str) -> Path:
     return cache_folder() / "kernels" / image_id.removeprefix("sha256:")[:16]
 
 
-def _host(image_id: str, caches: Path, files: Path) -> Host:
+def _host(image_id: str, kept: Path, files: Path) -> Host:
     return Host(
         image_id=image_id,
-        cache_root=str(caches),
+        cache_root=str(kept),
         files_root=str(files),
         visible={name: os.environ[name] for name in VISIBLE if os.environ.get(name)},
         device_gids=_device_gids(),
@@ -290,13 +290,13 @@ def _write_files(launch: Launch, files: Path) -> None:
         (files / name).write_text(launch.files[path], encoding="utf-8")
 
 
-def _make_caches(root: Path) -> None:
-    for name in CACHES:
+def _make_caches(launch: Launch, root: Path) -> None:
+    for name in caches(launch):
         (root / name).mkdir(parents=True, exist_ok=True)
 
 
-def _provenance(image: Any, caches: Path) -> str:
-    warm = [name for name in CACHES if (caches / name).is_dir() and any((caches / name).iterdir())]
+def _provenance(launch: Launch, image: Any, root: Path) -> str:
+    warm = [name for name in caches(launch) if (root / name).is_dir() and any((root / name).iterdir())]
     return f"[harness] image {digest(image)}, warm kernel caches: {', '.join(warm) or 'none'}\n"
 
 

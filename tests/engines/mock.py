@@ -17,6 +17,7 @@ from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
 SCORING = "prompt_logprobs"
 KEEPS_NOTHING = True
+VARIABLES = ("MOCK_",)
 VOCABULARY = 1000
 
 KIND = {"object": "text_completion"}
