@@ -13,17 +13,15 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
+from engines import trtllm_options
+from engines.trtllm_options import FLAT_SINCE, is_nested
 from harness.errors import InputError
-from harness.label.dialect import is_branch, longest, offline, pinned, since, start_timeout_s
+from harness.label.dialect import longest, offline, pinned, since, start_timeout_s
 from harness.label.findings import Findings, canonical_dtype, samples, search
 from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
 OPTIONS_FILE = "trtllm-options.yaml"
-
-FLAT_SINCE = "0.21.0"
-"""Before it the PyTorch backend's options lie in pytorch_backend_config, and sizes are flags
-(NVIDIA/TensorRT-LLM #4603 of 2025-05-23, BREAKING CHANGE)."""
 
 ENFORCED: dict[str, Any] = {
     # There is no endpoint that empties the cache, so reuse, which is on by default, must never begin.
@@ -50,6 +48,8 @@ NESTED: dict[str, dict[str, str]] = {
 
 PACKAGE = "tensorrt_llm"
 VARIABLES = ("TRTLLM_", "TLLM_")
+check = trtllm_options.check
+"""`plan --check` without a parser: this one does not install beside another engine."""
 
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
@@ -88,11 +88,6 @@ def _parallel(variant: Variant) -> tuple[str, ...]:
     if sizes.expert > 1:
         flags += ["--ep_size", str(sizes.expert)]
     return tuple(flags)
-
-
-def is_nested(version: str) -> bool:
-    """Whether options are spelt as before FLAT_SINCE; so they are for a build named after a commit."""
-    return is_branch(version) or not since(version, FLAT_SINCE)
 
 
 def rendered(variant: Variant, model: Model) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -301,9 +296,9 @@ def counters(metrics: str) -> dict[str, float]:
 
 
 def fits(variant: Variant, input_len: int) -> str:
-    """Why a prompt of this length, tokens, is refused: it takes a whole one in one pass unless prefill is chunked.
+    """Why a prompt of this length is refused; "" when it is not.
 
-    NVIDIA/TensorRT-LLM #3058.
+    It takes a whole prompt in one pass unless prefill is chunked (NVIDIA/TensorRT-LLM #3058).
     """
     limit, chunked = (
         int(variant.options.get("max_num_tokens", 0)),

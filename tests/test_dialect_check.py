@@ -27,7 +27,7 @@ def _commands(engine: str) -> list[tuple[Variant, Launch]]:
 
 
 def _parse(engine: str, commands: list[tuple[Variant, Launch]]) -> dict[str, ParseResult]:
-    engine_env.ensure(dialect_check.LOCAL[engine], registry.ROOT, lambda _: None)
+    engine_env.ensure(registry.fact(engine, "PARSER", None).environment, registry.ROOT, lambda _: None)
     return {result.variant: result for result in dialect_check.check_all(commands)}
 
 

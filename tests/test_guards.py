@@ -1,6 +1,7 @@
 """Refusals of dummy weights and fake routing in every spelling, warnings, and shapes."""
 
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -24,6 +25,9 @@ FAKES = {
     "two words": _launch("serve", "--load-format", "dummy"),
     "one word": _launch("serve", "--load-format=dummy"),
     "underscores": _launch("serve", "--load_format", "dummy"),
+    "beginning of a flag": _launch("serve", "--load-form", "dummy"),
+    "beginning, one word": _launch("serve", "--load_f=dummy"),
+    "beginning of the dispatch": _launch("--ep-dispatch-alg", "fake"),
     "capitals": _launch("serve", "--load-format", "DUMMY"),
     "json file": _launch("trtllm-serve", files={"/o.yaml": json.dumps({"load_format": "dummy"})}),
     "yaml file": _launch("trtllm-serve", files={"/o.yaml": "max_batch_size: 4\nload_format: dummy\n"}),
@@ -60,6 +64,28 @@ def test_fakes_are_labelled_where_allowed(launch: Launch) -> None:
 @pytest.mark.parametrize("launch", HONEST.values(), ids=HONEST)
 def test_honest_launches_pass_unlabelled(launch: Launch) -> None:
     assert guards.check(PLAIN, launch, MOE) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "line", ["load-format: dummy", 'load_format: "dummy"', "ep-dispatch-algorithm: fake"]
+)
+def test_fakes_of_a_configuration_file_are_refused(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(f"max-num-seqs: 4\n{line}\n")
+    launch = _launch("serve", "--config", str(path))
+    with pytest.raises(ModelError, match=r"in .*serve.yaml"):
+        guards.check(PLAIN, msgspec.structs.replace(launch, launcher="process"), MOE)
+    mounted = _launch("serve", "--config=/etc/engine/serve.yaml")
+    mounted = msgspec.structs.replace(mounted, mounts={str(tmp_path): "/etc/engine"})
+    with pytest.raises(ModelError, match=r"in /etc/engine/serve.yaml"):
+        guards.check(PLAIN, mounted, MOE)
+    path.write_text("max-num-seqs: 4\nload-format: auto\n")
+    assert guards.check(PLAIN, mounted, MOE) == ((), ())
+
+
+def test_a_configuration_file_that_cannot_be_read_is_said() -> None:
+    (warning,) = guards.warnings(PLAIN, _launch("serve", "--config", "/in/the/image.yaml"), MOE)
+    assert "cannot be read here" in warning
 
 
 def test_fake_routing_of_the_shell_reaches_processes_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engines import trtllm
+from engines import trtllm, trtllm_options
 from harness import client, registry
 from harness.errors import InputError
-from harness.label import trtllm_options
 from harness.label.attestation import attest
 from harness.launchers import attach
 from harness.schema import Evidence, Load, Request, RequestRecord

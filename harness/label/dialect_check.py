@@ -66,14 +66,14 @@ def _place(variant: Variant, images: Sequence[str]) -> Place:
         return Place(variant.engine)
     if variant.image in images:
         return Place(variant.engine, image=variant.image)
-    light = registry.variant(parser.environment).version
+    light = {v.version for v in registry.variants().values() if v.environment == parser.environment}
     if variant.environment and variant.environment != parser.environment and _python(variant.environment):
         return Place(variant.engine, environment=variant.environment)
     if not _python(parser.environment):
         others = {v.environment for v in registry.variants().values() if v.engine == variant.engine}
         installed = [name for name in sorted(others - {""}) if _python(name)]
         return Place(variant.engine, environment=(installed or [parser.environment])[0])
-    known = is_branch(variant.version) or variant.version == light
+    known = is_branch(variant.version) or variant.version in light
     return Place(variant.engine, environment=parser.environment, package="" if known else variant.version)
 
 
@@ -140,7 +140,7 @@ def _in_environment(place: Place, parser: Parser, arguments: Sequence[Sequence[s
     if python is None:
         raise MachineError(
             f"No parser of {place.engine} is on this machine: neither its image nor the environment "
-            f"{place.environment}; `just bench {parser.environment}` makes that, `docker pull` gets the image."
+            f"{place.environment}; `just bench {parser.environment}` makes the environment."
         )
     package = _package(place.engine, parser, place.package) if place.package else None
     return _ask((str(python), str(_script(place.engine))), arguments, package)

@@ -55,6 +55,7 @@ class Mock:
 
     def __init__(self) -> None:
         self.seen = 0
+        self.made = 0
         self.token_s = float(os.environ.get("MOCK_TOKEN_S", "0.001"))
         self.die_at = int(os.environ.get("MOCK_DIE_AT", "0"))
         self.wrong = bool(os.environ.get("MOCK_WRONG"))
@@ -95,6 +96,7 @@ class Mock:
             await asyncio.sleep(self.token_s)
             token = following(ids) if not (self.wrong and index % 4 == 3) else 9
             ids.append(token)
+            self.made += 1
             choice: dict[str, Any] = {"index": 0, "text": f" {token}", "token_ids": [token]}
             if body.get("logprobs"):
                 choice["logprobs"] = {
@@ -158,15 +160,24 @@ def main() -> None:
     if "MOCK_READY_S" in os.environ:
         print("INFO: thinking about it", flush=True)
         time.sleep(600)
-    mock = Mock()
     if key := os.environ.get("MOCK_API_KEY"):
         print(f"started with {sys.argv[1:]} and the key {key}", flush=True)
+    serve(application(Mock()))
+
+
+def application(mock: Mock) -> web.Application:
+    """Its endpoints."""
     app = web.Application(client_max_size=2**26, middlewares=[keyed])
     app.router.add_post("/v1/completions", mock.complete)
     app.router.add_post("/start_profile", profiled)
     app.router.add_post("/stop_profile", profiled)
     app.router.add_get("/health", healthy)
     app.router.add_get("/v1/models", healthy)
+    return app
+
+
+def serve(app: web.Application) -> None:
+    """On the port given, until it is ended."""
     web.run_app(app, host=os.environ["MOCK_HOST"], port=int(sys.argv[1]), print=None)
 
 

@@ -7,10 +7,18 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from harness import registry
-from harness.label.dialect import since, version_key
+from harness.label.dialect import is_branch, since, version_key
 from harness.registry import ROOT, read_toml
 from harness.schema import Launch, ParseResult, Variant
+
+FLAT_SINCE = "0.21.0"
+"""Before it the PyTorch backend's options lie in pytorch_backend_config, and sizes are flags
+(NVIDIA/TensorRT-LLM #4603 of 2025-05-23, BREAKING CHANGE)."""
+
+
+def is_nested(version: str) -> bool:
+    """Whether options are spelt as before FLAT_SINCE; so they are for a build named after a commit."""
+    return is_branch(version) or not since(version, FLAT_SINCE)
 
 
 @cache
@@ -24,7 +32,7 @@ class Dialect:
     def __init__(self, version: str) -> None:
         table = _table()
         self.version = version
-        self.nested = bool(registry.engine("trtllm").is_nested(version))
+        self.nested = is_nested(version)
         chosen = table["nested"] if self.nested else table
         self.flags: dict[str, list[str]] = chosen["flags"]
         self.choices: dict[str, list[str]] = chosen["choices"]
