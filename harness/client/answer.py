@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -90,15 +89,6 @@ class Chunk(msgspec.Struct, gc=False):
 
 decode_plainly = msgspec.json.Decoder(Chunk).decode
 """One chunk of strict JSON. Raises msgspec.DecodeError, UnicodeDecodeError."""
-
-
-class Tokens(NamedTuple):
-    """What a batch of plain events says: text and token ids."""
-
-    text: str
-    ids: list[int]
-    content_ns: Sequence[int]
-    """Arrival of each event that carried either."""
 
 
 class NotAChunk(ValueError):
@@ -192,19 +182,6 @@ class Answer:
                 self._take_finish(choice.finish_reason)
         if content:
             self.content_ns.append(stamp)
-
-    def add_tokens(self, tokens: Tokens) -> None:
-        """Take plain events, read as a batch."""
-        self.texts.append(tokens.text)
-        self.ids += tokens.ids
-        self.content_ns += tokens.content_ns
-
-    @property
-    def contents(self) -> tuple[Any, ...]:
-        """All of it, comparable; texts joined."""
-        ends = (self.finish_reason, self.saw_done, self.engine_error)
-        counts = (self.usage, self.input_len, self.output_len, self.cached_len)
-        return ("".join(self.texts), self.ids, self.logprobs, self.content_ns, *counts, *ends)
 
     def _take_chat(self, choice: Choice) -> bool:
         """True when the delta or message carries generated content."""

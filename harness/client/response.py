@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from harness.client.answer import Answer, NotAChunk
 from harness.client.bulk import read_batch
-from harness.client.template import Template, learn
 from harness.client.wire import (
     MAX_HEAD_BYTES,
     BodyParser,
@@ -32,8 +31,6 @@ _LAST = b"\r\n\r\n"
 _READ_OVERHEAD = 80
 """Bytes that a kept read takes beside its own: two objects, two places in lists."""
 _TELLING = 8
-_ALIKE_FROM = 8
-"""Fewer reads than this are not worth a template."""
 _QUICK_FROM = 3
 _QUICK_BYTES = 1024
 """Fewer reads than this, of fewer bytes, are not worth the quick way."""
@@ -51,7 +48,6 @@ class Response:
         "_held_stamps",
         "_plain",
         "_plain_size",
-        "_template",
         "answer",
         "done",
         "error",
@@ -72,7 +68,6 @@ class Response:
         self._plain_size = 0
         self._held: list[bytes] = []
         self._held_stamps: list[int] = []
-        self._template: Template | None = None
         self._deferred: deque[tuple[Sequence[bytes], Sequence[int]]] = deque()
 
     @property
@@ -109,8 +104,6 @@ class Response:
             self._held, self._held_stamps = [], []
         if self._body is None:
             reads, stamps = self._feed_head(reads, stamps)
-        if len(reads) > _ALIKE_FROM and self._at_event:
-            reads, stamps = self._feed_alike(reads, stamps)
         if reads and self._at_event and (len(reads) > _QUICK_FROM or len(reads[0]) > _QUICK_BYTES):
             reads, stamps = self._feed_batch(reads, stamps)
             if reads and not b"".join(reads[-len(_LAST) :]).endswith(_LAST):
@@ -177,26 +170,6 @@ class Response:
                     (left[1:], stamps[index + 1 :]) if self._at_event and not rest else (left, stamps[index:])
                 )
         return (), ()
-
-    def _feed_alike(
-        self, reads: Sequence[bytes], stamps: Sequence[int]
-    ) -> tuple[Sequence[bytes], Sequence[int]]:
-        """Take reads up to the last one that is like most of the stream; returns what is left."""
-        template = self._template = self._template or learn(reads[len(reads) // 2])
-        if template is None:
-            return reads, stamps
-        first, last = template.span(reads)
-        tokens = template.read(reads[first:last], stamps[first:last]) if last > first else None
-        if tokens is None:
-            self._template = None
-            return reads, stamps
-        self._feed_exactly(reads[:first], stamps[:first])
-        if not self._at_event:
-            return reads[first:], stamps[first:]
-        assert self._events is not None
-        self._events.skip_start()
-        self.answer.add_tokens(tokens)
-        return reads[last:], stamps[last:]
 
     def _feed_batch(
         self, reads: Sequence[bytes], stamps: Sequence[int]
