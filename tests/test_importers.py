@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -183,6 +184,76 @@ def test_the_origins_table(tmp_path: Path) -> None:
         folder.gap_table(found, baseline="trt")
 
 
+def written(path: Path, rate: float, **changes: object) -> Path:
+    """A file of vLLM's bench that calls itself vllm, whatever its name says."""
+    path.parent.mkdir(exist_ok=True)
+    data = json.loads((FOREIGN / "vllm-0.8.4.json").read_text()) | {"backend": "vllm"}
+    path.write_text(json.dumps(data | {"duration": data["total_output_tokens"] / rate} | changes))
+    return path
+
+
+def rates(found: Sequence[Imported]) -> dict[str, list[float]]:
+    table: dict[str, list[float]] = {}
+    for (_, variant), group in folder.repeats(found).items():
+        table.setdefault(variant, []).extend(round(one.metrics.output_throughput, 3) for one in group)
+    return table
+
+
+def test_an_empty_tag_is_a_name(tmp_path: Path) -> None:
+    """As the origin wrote them: <engine>-<in>-<out>-.json, all with "backend": "vllm" inside."""
+    for name, rate in (("vllm-1000-2000-", 2450.0), ("sgl-1000-2000-", 2000.0)):
+        written(tmp_path / f"{name}.json", rate)
+    found, problems = folder.read([tmp_path])
+    assert rates(found) == {"sgl": [2000.0], "vllm": [2450.0]} and problems == []
+
+
+@pytest.mark.parametrize(
+    ("files", "variants"),
+    [
+        (("a.json", "b.json"), {"a", "b"}),
+        (("one/same.json", "two/same.json"), {"one/same", "two/same"}),
+        (("vllm-1000-2000-b.json", "vllm-b-1000-2000-.json"), {"vllm-1000-2000-b", "vllm-b-1000-2000"}),
+        (("a.json", "a-r2.json"), {"here/a.json", "here/a-rN.json"}),
+        (("vllm-1000-2000.json", "vllm-1000-2000-.json"), {"vllm-1000-2000", "vllm-1000-2000-"}),
+    ],
+)
+def test_what_is_not_numbered_is_never_averaged(
+    files: tuple[str, ...], variants: set[str], tmp_path: Path
+) -> None:
+    for number, name in enumerate(files):
+        written(tmp_path / (name if "/" in name else f"here/{name}"), 1000.0 + number)
+    found, problems = folder.read([tmp_path])
+    assert set(rates(found)) == variants and all(len(group) == 1 for group in rates(found).values())
+    assert "number the files of restarts <name>-r1, <name>-r2" in problems[0]
+
+
+def test_numbered_files_are_repeats_and_the_table_says_how_many(tmp_path: Path) -> None:
+    for restart in (1, 2, 3):
+        written(tmp_path / f"vllm-r{restart}.json", 1000.0 + restart)
+        written(tmp_path / f"sgl-r{restart}.json", 2000.0 + restart, label="sgl")
+    found, problems = folder.read([tmp_path])
+    assert rates(found) == {"sgl": [2001.0, 2002.0, 2003.0], "vllm": [1001.0, 1002.0, 1003.0]}
+    assert problems == [] and "1002 (n=3)" in shown(folder.gap_table(found))
+    row = adoption.compared("id", found).rows[0]
+    assert row.output_throughput is not None and row.output_throughput.num == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["sglang-0.5.23.jsonl", "agg_inferencex.json", "guidellm-0.8.1.json", "vllm-0.32.0-chat.json"]
+)
+def test_measurements_of_one_file_that_look_alike_stay_apart(name: str, tmp_path: Path) -> None:
+    """A JSON-lines file that two runs were appended to, a list, a strategy run twice."""
+    data = importers.objects(FOREIGN / name)[:1]
+    if "benchmarks" in data[0]:
+        data[0]["benchmarks"] *= 2
+    else:
+        data *= 2
+    path = tmp_path / "twice.jsonl"
+    path.write_text("\n".join(map(json.dumps, data)))
+    found, problems = folder.read([path])
+    assert len(found) == len(folder.repeats(found)) and "shown apart (twice#1, twice#2)" in problems[0]
+
+
 def test_bad_files_of_a_folder_cost_only_themselves(tmp_path: Path) -> None:
     fleet(tmp_path)
     (tmp_path / "notes.json").write_text("{}")
@@ -207,9 +278,9 @@ def test_import_makes_a_run_that_is_unproven_and_unverified(tmp_path: Path) -> N
     comparison = adoption.adopt([FOREIGN], run)
     assert store.read(run / "comparison.json", Comparison) == comparison
     assert all(not row.attested and row.agreement is None for row in comparison.rows)
-    assert sum(bool(row.invalid) for row in comparison.rows) == 1
+    assert sum(bool(row.invalid) for row in comparison.rows) == 2
     kept = msgspec.json.decode((run / "imported.json").read_bytes(), type=list[Imported])
-    assert len(kept) == len(comparison.rows) + 1 == 11
+    assert len(kept) == len(comparison.rows) == 11
 
 
 def test_export_can_be_imported_again(tmp_path: Path) -> None:
@@ -231,7 +302,7 @@ def test_export_can_be_imported_again(tmp_path: Path) -> None:
         for record in records:
             write(record)
     (path,) = export(tmp_path / "run", tmp_path / "out")
-    assert path.name == "v-sharegpt-c2-r1.json"
+    assert path.name == "v-sharegpt-sample-c2-r1.json"
     again = importers.read(path)[0]
     assert (again.variant, again.metrics.completed, again.metrics.failed) == ("v", 3, 1)
     assert again.metrics.output_throughput == pytest.approx(6 / 2.7)

@@ -80,9 +80,7 @@ def test_sharegpt_needs_its_file() -> None:
 def test_the_same_trial_twice_in_a_recipe_is_refused() -> None:
     twice = WorkloadSpec(name="sharegpt", num_prompts=2)
     recipe_ = Recipe(question="q", variants=("vllm-cpu",), workloads=(twice, twice), loads=(Load(),))
-    with pytest.raises(
-        InputError, match="has sharegpt-sample@c1 twice; give one of the two workloads"
-    ):
+    with pytest.raises(InputError, match="has sharegpt-sample@c1 twice; give one of the two workloads"):
         plan.plan(recipe_, Machine())
     other = msgspec.structs.replace(twice, title="again")
     assert (

@@ -29,11 +29,11 @@ def read(path: Path) -> list[Imported]:
 
     Raises InputError when it cannot be read or is of no known format.
     """
-    objects = _objects(path)
+    found = objects(path)
     for recognises, convert in FORMATS.values():
-        if recognises(objects[0]):
+        if recognises(found[0]):
             try:
-                return convert(objects, path.name)
+                return convert(found, path.name)
             except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
                 raise InputError(
                     f"{path} lacks what its format promises ({error!r}); export it again."
@@ -41,17 +41,17 @@ def read(path: Path) -> list[Imported]:
     raise InputError(f"{path} is of no format that can be imported: {', '.join(FORMATS)}.")
 
 
-def _objects(path: Path) -> list[dict[str, Any]]:
-    """The file's JSON objects. Python's parser, because some tools write Infinity and NaN."""
+def objects(path: Path) -> list[dict[str, Any]]:
+    """The file's JSON objects, by Python's parser: some tools write Infinity and NaN. Raises InputError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}); give a JSON or JSON-lines file.") from error
     found = _whole(text) or _lines(text)
-    objects = [value for value in found if isinstance(value, dict)]
-    if not objects:
+    kept = [value for value in found if isinstance(value, dict)]
+    if not kept:
         raise InputError(f"{path} holds no JSON object; give a result file of {', '.join(FORMATS)}.")
-    return objects
+    return kept
 
 
 def _whole(text: str) -> list[Any]:

@@ -1,7 +1,8 @@
 """A folder of foreign result files as the origin's table: a row per shape, tokens/s per variant, gap in %.
 
 Files named <variant>-<in>-<out>-<tag>.json or <variant>-sharegpt-<tag>.json carry variant, shape and tag in
-their name; others take them from their content.
+their name (the tag may be empty); others take them from their content. Only files that number themselves,
+<name>-r1, <name>-r2, are repeats of one variant: what else would fall together is kept apart.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from harness.escape import plain
 from harness.numbers.intervals import ratio
 from harness.reporting import importers
 from harness.reporting.cells import number
+from harness.reporting.importers import apart
 from harness.schema import Imported
 
-_NAME = re.compile(r"(?P<variant>.+?)-(?P<shape>\d+-\d+|sharegpt)(?:-(?P<tag>.+))?\.jsonl?")
+_NAME = re.compile(
+    r"(?P<variant>.+?)-(?P<shape>\d+-\d+|sharegpt(?:-sample|-lengths)?)(?:-(?P<tag>.*))?\.jsonl?"
+)
 
 
 def named(found: Imported) -> Imported:
@@ -39,24 +43,29 @@ def named(found: Imported) -> Imported:
 def read(paths: Sequence[Path]) -> tuple[list[Imported], list[str]]:
     """Measurements of files and of folders' *.json and *.jsonl, and a sentence per file that was left out.
 
-    A tag that all files share is dropped from the variants. Raises InputError when nothing can be read.
+    A tag that all files share is dropped from the variants. What falls together without being numbered as
+    repeats is told too. Raises InputError when nothing can be read.
     """
     files = [f for p in paths for f in (sorted(p.rglob("*.json*")) if p.is_dir() else [p])]
     found: list[Imported] = []
+    origins: list[apart.Origin] = []
     problems: list[str] = []
     for file in files:
         try:
-            found += [named(one) for one in importers.read(file)]
+            read_here = [named(one) for one in importers.read(file)]
+            found += read_here
+            origins += apart.origins(file, read_here)
         except InputError as error:
             problems.append(error.message)
     if not found:
         where = ", ".join(map(str, paths))
         raise InputError(f"Nothing in {where} can be imported. {' '.join(problems[:3])}".rstrip())
-    return _without_common_tag(found), problems
+    kept, told = apart.apart(_without_common_tag(found), origins)
+    return kept, [*problems, *told]
 
 
 def repeats(found: Sequence[Imported]) -> dict[tuple[str, str], list[Imported]]:
-    """(scenario, variant) -> its measurements; several files of one name are repeats."""
+    """(scenario, variant) -> its measurements: several are repeats, which `read` saw to."""
     groups: dict[tuple[str, str], list[Imported]] = {}
     for one in found:
         groups.setdefault((one.scenario, one.variant), []).append(one)
@@ -120,6 +129,7 @@ def _row(scenario: str, order: list[str], by_cell: Mapping[tuple[str, str], list
         rates = [one.metrics.output_throughput for one in group if one.metrics.output_throughput]
         struck = any(one.incomparable for one in group)
         mean = number(sum(rates) / len(rates)) if rates else "-"
+        mean += f" (n={len(rates)})" if len(rates) > 1 else ""
         cells.append(Text(mean, style="strike dim" if struck else ""))
         if variant != order[0]:
             cells.append(Text(_gap(base, group)))
