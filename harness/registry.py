@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from harness.errors import InputError
-from harness.label import scale
+from harness.label import extension, scale
 from harness.schema import Noun, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,14 +60,13 @@ def variants() -> dict[str, Variant]:
     found: dict[str, Variant] = {}
     files = [path for folder in engine_folders() for path in sorted(folder.glob("*.toml"))]
     for path in (p for p in files if p.with_suffix(".py").exists()):
-        for name, table in read_toml(path).items():
+        tables = read_toml(path)
+        for name in tables:
             if name in found:
                 raise InputError(
                     f"variant {name} is in {path.name} and in {found[name].engine}.toml; rename one."
                 )
-            if not isinstance(table, dict):
-                raise InputError(f"{path.name}: {name} is not a table; write [{name}].")
-            fields = {"name": name, "engine": path.stem, **table}
+            fields = {"name": name, "engine": path.stem, **extension.whole(name, tables, path.name)}
             found[name] = convert(fields, Variant, f"{path.name} [{name}]")
     return found
 
