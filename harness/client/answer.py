@@ -207,11 +207,11 @@ class Answer:
     def _take_logprobs(self, logprobs: Logprobs, *, with_ids: bool) -> None:
         values: list[float | None] = list(logprobs.token_logprobs or ())
         self.tokens.extend(logprobs.tokens or ())
-        self.top.extend(_known(row or {}) for row in logprobs.top_logprobs or ())
+        self.top.extend(_finite(row or {}) for row in logprobs.top_logprobs or ())
         for entry in logprobs.content or ():
             values.append(entry.logprob)
             self.tokens.append(entry.token)
-            self.top.append(_known({_name(a): a.logprob for a in entry.top_logprobs or ()}))
+            self.top.append(_finite({_name(a): a.logprob for a in entry.top_logprobs or ()}))
             if with_ids and entry.id is not None:
                 self.ids.append(entry.id)
         for value in values:
@@ -236,11 +236,11 @@ class Answer:
         )
 
 
-def _name(found: Alternative) -> str:
+def _name(alternative: Alternative) -> str:
     """What an alternative is called in a record."""
-    return f"token_id:{found.id}" if found.id is not None else found.token or ""
+    return f"token_id:{alternative.id}" if alternative.id is not None else alternative.token or ""
 
 
-def _known(row: dict[str, float | None]) -> dict[str, float]:
+def _finite(row: dict[str, float | None]) -> dict[str, float]:
     """The alternatives whose logprob is a number."""
     return {name: value for name, value in row.items() if value is not None and math.isfinite(value)}

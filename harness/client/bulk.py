@@ -31,8 +31,8 @@ class _Lengths(dict[bytes, int]):
     def __missing__(self, head: bytes) -> int:
         if len(self) > 65536:
             self.clear()
-        found = _HEAD.match(head)
-        length = int(found[1], 16) + len(found[1]) if found else -1
+        start = _HEAD.match(head)
+        length = int(start[1], 16) + len(start[1]) if start else -1
         self[head] = length
         return length
 
@@ -92,11 +92,11 @@ def _stamp(lengths: list[int], reads: Sequence[bytes], stamps: Sequence[int]) ->
     if arrived[: num - 1] == sizes[:-1] and num <= len(reads) and arrived[num - 1] >= sizes[-1] - 2:
         return stamps[:num]
     ready = [end - 2 for end in accumulate(sizes)]
-    found: list[int] = []
+    completed: list[int] = []
     seen = 0
     for end, stamp in zip(accumulate(arrived), stamps, strict=True):
         now = bisect_right(ready, end, seen)
         if now > seen:
-            found += [stamp] * (now - seen)
+            completed += [stamp] * (now - seen)
             seen = now
-    return found
+    return completed

@@ -26,7 +26,7 @@ import msgspec
 from harness.client.body import Job, Target
 from harness.client.shard import Failure, Merge, Result, load_share, num_shares, share, write_job
 from harness.client.share_folder import STOP, ShareFolder
-from harness.client.window import UNWATCHED, ClientStats, Watch, cpu_seconds, percentile
+from harness.client.window import UNWATCHED, ClientStats, Watch, cpu_seconds, percentile, signals_held
 from harness.errors import InputError, MachineError
 from harness.schema import RequestRecord
 
@@ -92,6 +92,8 @@ class _Crew:
         self._bytes_read: list[int] = []
         self._cpu_at: list[tuple[int, float]] = []
         """CPU time of this process at times on the monotonic clock."""
+        self._results: dict[str, Result] = {}
+        """Of those that have ended, by the name of the file that says so."""
         self._decode = msgspec.json.Decoder(RequestRecord).decode
 
     def gather(self) -> None:
@@ -100,7 +102,7 @@ class _Crew:
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
             num_over = self._num_over
-            self._look_for_failures()
+            self._look_for_ends()
             ready = self._folder.published("ready")
             if ready and len(ready) == int(ready[0].read_text()):
                 self._count = len(ready)
@@ -129,33 +131,35 @@ class _Crew:
         KeyboardInterrupt goes on. Raises InputError, MachineError.
         """
         try:
-            results = self._until_ended(on_record, watch)
+            self._until_ended(on_record, watch)
         except KeyboardInterrupt:
             self._folder.order(STOP)
             with contextlib.suppress(MachineError):
                 self._until_ended(on_record, Watch(None, watch.on_pulse), time.monotonic() + _STOP_S)
             raise
+        results = list(self._results.values())
         stats = merged(results, *self._own_cpu_s(results))
         if self._job.load.duration_s is None and not stats.interrupted:
             self._merge.finish()
         return stats
 
-    def _until_ended(self, on_record: Keep, watch: Watch, deadline: float = math.inf) -> list[Result]:
+    def _until_ended(self, on_record: Keep, watch: Watch, deadline: float = math.inf) -> None:
         stopped, due_s, over_s = False, 0.0, math.inf
         while True:
-            ended = self._folder.published("ended")
-            self._look_for_failures()
-            if time.monotonic() >= due_s or len(ended) == self._count:
-                self._take_in(on_record)
+            self._look_for_ends()
+            num_ended = len(self._results)
+            if time.monotonic() >= due_s or num_ended == self._count:
+                with signals_held():
+                    self._take_in(on_record)
                 if watch.on_pulse:
                     watch.on_pulse(self._folder.pulse())
                 due_s = time.monotonic() + _INTAKE_S
-            if len(ended) == self._count:
-                return [msgspec.msgpack.decode(path.read_bytes(), type=Result) for path in ended]
+            if num_ended == self._count:
+                return
             if watch.stop and watch.stop.is_set() and not stopped:
                 self._folder.order(STOP)
                 stopped = True
-            if self._num_over * (self._count // len(self._processes)) > len(ended):
+            if self._num_over * (self._count // len(self._processes)) > num_ended:
                 over_s = min(over_s, time.monotonic())
             if time.monotonic() > min(deadline, over_s + _LATE_S):
                 raise self._gone()
@@ -190,12 +194,15 @@ class _Crew:
         at_end = next((cpu for at_ns, cpu in self._cpu_at if at_ns >= end_ns), now)
         return at_end - self._cpu_at[0][1], now - at_end
 
-    def _look_for_failures(self) -> None:
-        """Raises what a client process could not do."""
+    def _look_for_ends(self) -> None:
+        """Who has ended, and how. Raises what a client process could not do."""
         for path in self._folder.published("ended"):
+            if path.name in self._results:
+                continue
             end = msgspec.msgpack.decode(path.read_bytes(), type=Result | Failure)
             if isinstance(end, Failure):
                 raise InputError(end.error) if end.user_error else MachineError(end.error)
+            self._results[path.name] = end
 
     def _gone(self) -> MachineError:
         """A command has ended before its client processes have."""

@@ -98,10 +98,10 @@ class _Stream:
         ids = ",".join(str(self.sent + i + 1) for i in range(num))
         self.sent += num
         finish = '"length"' if self.sent >= self.num else "null"
-        said = f'"delta":{{"content":"{text}"}}' if self.chat else f'"text":"{text}"'
+        content = f'"delta":{{"content":"{text}"}}' if self.chat else f'"text":"{text}"'
         token_ids = f',"token_ids":[{ids}]' if self.script.token_ids else ""
         return _event(
-            f'"choices":[{{"index":0,{said},"logprobs":null,"finish_reason":{finish}{token_ids}}}],"usage":null'
+            f'"choices":[{{"index":0,{content},"logprobs":null,"finish_reason":{finish}{token_ids}}}],"usage":null'
         )
 
     def ending(self) -> bytes:
@@ -160,8 +160,8 @@ class _Peer(asyncio.Protocol):
         """Called by the loop."""
         self._buffer += data
         while True:
-            head, found, rest = self._buffer.partition(b"\r\n\r\n")
-            if not found:
+            head, blank, rest = self._buffer.partition(b"\r\n\r\n")
+            if not blank:
                 return
             length = 0
             for line in head.split(b"\r\n")[1:]:
@@ -228,8 +228,8 @@ def _plain(status: int, content: bytes, extra: bytes = b"") -> bytes:
 
 def _whole(stream: _Stream) -> bytes:
     text = "".join(f" {i}" for i in range(stream.num))
-    said = {"message": {"role": "assistant", "content": text}} if stream.chat else {"text": text}
-    choice = {"index": 0, **said, "finish_reason": "length", "token_ids": list(range(1, stream.num + 1))}
+    content = {"message": {"role": "assistant", "content": text}} if stream.chat else {"text": text}
+    choice = {"index": 0, **content, "finish_reason": "length", "token_ids": list(range(1, stream.num + 1))}
     usage = {"prompt_tokens": stream.prompt_len, "completion_tokens": stream.num}
     return _plain(200, msgspec.json.encode({"choices": [choice], "usage": usage}))
 

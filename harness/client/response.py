@@ -213,8 +213,8 @@ class Response:
         """Bytes after the head; informational answers (1xx) are passed over."""
         self._head_bytes += data
         while True:
-            raw, found, rest = self._head_bytes.partition(b"\r\n\r\n")
-            if not found:
+            raw, blank, rest = self._head_bytes.partition(b"\r\n\r\n")
+            if not blank:
                 if len(raw) > MAX_HEAD_BYTES or not b"HTTP/1.".startswith(raw[:7]):
                     raise FramingError(f"not an HTTP/1.1 answer: {raw[:80]!r}")
                 return b""

@@ -108,13 +108,13 @@ def from_words(words: Sequence[str]) -> list[ErrorBudget]:
 
 
 def _above_0(given: Mapping[str, str], name: str, kind: type[F]) -> F:
-    told = f"selfcheck: {name}={given[name]}"
+    words = f"selfcheck: {name}={given[name]}"
     try:
         value = kind(given[name])
     except ValueError as error:
-        raise InputError(f"{told} is not a {'whole ' * (kind is int)}number") from error
+        raise InputError(f"{words} is not a {'whole ' * (kind is int)}number") from error
     if value <= 0:
-        raise InputError(f"{told} must be above 0")
+        raise InputError(f"{words} must be above 0")
     return value
 
 

@@ -22,7 +22,7 @@ _LEAD_NS = 2_000_000
 _PULSE_S = 0.5
 
 
-class Pulse(Noun, tag="pulse"):
+class Pulse(Noun):
     """How far the timed part is."""
 
     num_in_flight: int
@@ -90,7 +90,7 @@ async def measured(dispatch: Dispatch, watch: Watch = UNWATCHED, gate: Gate = so
                 ended, cpu = monotonic_ns(), cpu_seconds() - cpu
                 if pulse and watch.on_pulse:
                     pulse.cancel()
-                    watch.on_pulse(_told(dispatch))
+                    watch.on_pulse(_pulse_of(dispatch))
                 later = cpu_seconds()
                 with signals_held():
                     dispatch.settle()
@@ -115,10 +115,10 @@ async def measured(dispatch: Dispatch, watch: Watch = UNWATCHED, gate: Gate = so
 async def _pulse(dispatch: Dispatch, on_pulse: Callable[[Pulse], None]) -> None:
     while True:
         await asyncio.sleep(_PULSE_S)
-        on_pulse(_told(dispatch))
+        on_pulse(_pulse_of(dispatch))
 
 
-def _told(dispatch: Dispatch) -> Pulse:
+def _pulse_of(dispatch: Dispatch) -> Pulse:
     return Pulse(num_in_flight=dispatch.num_in_flight, num_ended=dispatch.num_ended)
 
 
