@@ -1,4 +1,6 @@
-"""An OpenAI-compatible server over the Oracle: full precision, one request at a time, no field ignored.
+"""An OpenAI-compatible server over the Oracle: full precision, no field ignored.
+
+It generates for one request at a time; given tokens it scores for as many requests as wait, together.
 
 usage: python -m engines.transformers_server MODEL --port N [--host H] [--name NAME] [--dtype float32]
            [--device cpu] [--threads N]
@@ -12,15 +14,18 @@ import json
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
 import transformers
 
 from engines.transformers_oracle import Oracle, Sampling, Top
+from engines.transformers_played import Precision
+from engines.transformers_views import Asked, View, Viewer
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -28,6 +33,14 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
+
+
+class Played(msgspec.Struct, forbid_unknown_fields=True):
+    """Whose rounding, and whether the named faults, are to be played on the scored tokens."""
+
+    dtype: Literal["bfloat16", "float16", "float32"]
+    kv_cache_dtype: Literal["", "fp8_e4m3"] = ""
+    faults: bool = False
 
 
 class Question(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,6 +60,7 @@ class Question(msgspec.Struct, forbid_unknown_fields=True):
     top_logprobs: int = 0
     prompt_logprobs: int | None = None
     prompt_logprobs_from: int = 1
+    prompt_logprobs_played: Played | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
@@ -58,13 +72,62 @@ class BadRequest(Exception):
     """Answered with 400 and its words."""
 
 
+class Waiting:
+    """One request's tokens to score, and what came of it."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.view: View | None = None
+        self.error: Exception | None = None
+
+
+GATHER_S = 0.02
+"""How long the first of several requests waits for the others: what they share is read once."""
+AT_ONCE = 16
+"""Requests scored together; each holds the hidden states of its output."""
+
+
 class Service:
     """The oracle behind a lock, and what /metrics counts."""
 
     def __init__(self, oracle: Oracle, name: str) -> None:
         self.oracle, self.name = oracle, name
         self.lock = threading.Lock()
+        self._viewer = Viewer(oracle)
+        self._waiting: deque[Waiting] = deque()
         self.prompt_tokens = self.generation_tokens = self.waiting = 0
+
+    def view(self, asked: Asked) -> View:
+        """What the oracle thinks of given tokens; whoever holds the lock scores for all that wait.
+
+        Raises torch.OutOfMemoryError.
+        """
+        own = Waiting(asked)
+        self._waiting.append(own)
+        time.sleep(GATHER_S)
+        with self.lock:
+            while own.view is None and own.error is None:
+                self._score([self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))])
+        if own.view is None:
+            raise own.error or RuntimeError("a request was scored without an answer")
+        return own.view
+
+    def _score(self, batch: list[Waiting]) -> None:
+        """Together; one by one where that does not fit the memory."""
+        try:
+            for one, view in zip(batch, self._viewer.views([b.asked for b in batch]), strict=True):
+                one.view = view
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            if len(batch) == 1:
+                batch[0].error = error
+            else:
+                for one in batch:
+                    self._score([one])
+        except Exception as error:
+            for one in batch:
+                one.error = error
+            raise
 
     def prompt_ids(self, question: Question) -> list[int]:
         """Token ids of the prompt. Raises BadRequest."""
@@ -177,12 +240,23 @@ def _chat_logprob(top: Top, text: Callable[[int], str]) -> dict[str, Any]:
     return {"token": text(top.token_id), "logprob": top.logprob, "top_logprobs": best}
 
 
-def prompt_logprobs(service: Service, ids: list[int], question: Question) -> list[dict[str, Any] | None]:
+def asked(ids: list[int], question: Question) -> Asked:
+    """The positions and parts that a question asks for."""
+    played = question.prompt_logprobs_played
+    return Asked(
+        ids,
+        min(question.prompt_logprobs_from, len(ids)),
+        question.prompt_logprobs or 0,
+        Precision(played.dtype, played.kv_cache_dtype) if played else None,
+        bool(played and played.faults),
+    )
+
+
+def prompt_logprobs(service: Service, question: Asked, view: View) -> list[dict[str, Any] | None]:
     """vLLM's shape: per position {token id: {logprob, rank, decoded_token}}, null before those asked for."""
-    text, num_best = service.oracle.text, question.prompt_logprobs or 0
-    first = min(question.prompt_logprobs_from, len(ids))
-    rows: list[dict[str, Any] | None] = [None] * first
-    for top in service.oracle.score(ids, num_best, first):
+    text, num_best = service.oracle.text, question.num_best
+    rows: list[dict[str, Any] | None] = [None] * question.first
+    for top in view.tops:
         row = {
             str(i): {"logprob": value, "rank": rank, "decoded_token": text(i)}
             for rank, (i, value) in enumerate(top.best[:num_best], start=1)
@@ -237,17 +311,18 @@ class Handler(BaseHTTPRequestHandler):
         except (msgspec.MsgspecError, BadRequest) as error:
             body = {"message": str(error), "type": "invalid_request_error", "code": 400}
             return self._json(400, {"error": body})
+        answer = Answer(service, question, ids)
         service.waiting += 1
-        with service.lock:
-            service.waiting -= 1
-            service.prompt_tokens += len(ids)
-            answer = Answer(service, question, ids)
-            try:
-                self._stream(answer) if question.stream else self._whole(answer)
-            except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True
-            except torch.OutOfMemoryError as error:
-                self._out_of_memory(answer, error)
+        try:
+            scored = None if question.prompt_logprobs is None else service.view(asked(ids, question))
+            with service.lock:
+                service.waiting -= 1
+                service.prompt_tokens += len(ids)
+                self._stream(answer) if question.stream else self._whole(answer, scored)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+        except torch.OutOfMemoryError as error:
+            self._out_of_memory(answer, error)
 
     def _out_of_memory(self, answer: Answer, error: Exception) -> None:
         """Said to the client, unless its stream has begun; the next request may fit."""
@@ -259,16 +334,19 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._json(507, {"error": {"message": words, "type": "out_of_memory", "code": 507}})
 
-    def _whole(self, answer: Answer) -> None:
+    def _whole(self, answer: Answer, scored: View | None) -> None:
         question = answer.question
-        before = None
-        if question.prompt_logprobs is not None:
-            before = prompt_logprobs(self.service, answer.ids, question)
         text = "".join(piece for piece, _ in answer.pieces())
         choice = _said(question, text, answer.finish_reason, whole=True)
         choice["logprobs"] = answer.logprobs(answer.tops)
-        if before is not None:
-            choice["prompt_logprobs"] = before
+        if scored is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(self.service, asked(answer.ids, question), scored)
+        if scored is not None and question.prompt_logprobs_played:
+            choice["played"] = {
+                "logprob": scored.twin_logprob,
+                "margin": scored.twin_margin,
+                "faults": scored.played,
+            }
         if question.return_token_ids:
             choice["token_ids"] = [t.token_id for t in answer.tops]
             choice["prompt_token_ids"] = answer.ids

@@ -53,11 +53,24 @@ def _pack(fields: dict[str, Any], known: Known) -> dict[str, Any]:
     repeated = [name for name, value in shared.items() if value and fields.get(name) == value]
     made = {name: value for name, value in fields.items() if name not in repeated}
     made |= {name: rounded(made[name]) for name in _LOGPROBS if name in made}
+    if made.get("played"):
+        made["played"] = _played(made["played"])
     made |= {name: round(made[name], DECIMALS) for name in _MOMENTS if name in made}
     if "content_at_s" in made:
         times = [round(at * PER_S) for at in made.pop("content_at_s")]
         made[GAPS] = times[:1] + [b - a for a, b in pairwise(times)]
     return {REPEATED: repeated, **made} if repeated else made
+
+
+def _played(fields: dict[str, Any]) -> dict[str, Any]:
+    """schema.Played with rounded numbers."""
+    faults = {name: rounded(values) for name, values in fields["faults"].items()}
+    return {
+        **fields,
+        "logprob": rounded(fields["logprob"]),
+        "margin": rounded(fields["margin"]),
+        "faults": faults,
+    }
 
 
 def _unpack(fields: dict[str, Any], known: Known) -> dict[str, Any]:

@@ -585,6 +585,19 @@ class Metrics(Noun):
     schedule_delay_s: Distribution | None = None
 
 
+class Played(Noun):
+    """The reference in the part of the engine, on the tokens that the engine said: one entry per token."""
+
+    precision: str
+    """What was played: dtype, and that of keys and values where it is another."""
+    logprob: tuple[float, ...]
+    """Of the emitted token, in that precision."""
+    margin: tuple[float, ...]
+    """By the full-precision reference: best logprob - that of the token which that precision prefers."""
+    faults: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
+    """Fault -> logprob of the emitted token with it - without it, both in full precision."""
+
+
 class Score(Noun):
     """One request's output, teacher-forced through the reference: one entry per emitted token."""
 
@@ -603,6 +616,8 @@ class Score(Noun):
     """Per token, the reference's best token ids with their logprobs, where the engine gave its own."""
     emitted_top_logprobs: tuple[dict[int, float], ...] = ()
     """The engine's own; tokens it named ambiguously are left out."""
+    played: Played | None = None
+    """What rounding and named faults do to the reference on these tokens; None where it did not say."""
     prompt_token_ids: tuple[int, ...] = ()
     """Kept, so that stored outputs can be replayed through another reference."""
     retokenised: bool = False

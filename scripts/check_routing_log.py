@@ -23,6 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engines.transformers_oracle import Oracle
+from engines.transformers_reading import pieces
 from harness import store
 from harness.moe import distance, plugin, routing_log, timed
 from harness.moe.routing_log import RoutingLog
@@ -117,7 +118,8 @@ def _reference(oracle: Oracle, log: RoutingLog, wanted: dict[int, list[int]]) ->
     oracle.routes.on = True
     blocks: list[dict[str, Any]] = []
     for number, ids in wanted.items():
-        oracle.score([*ids, 0], 0)
+        for _ in pieces(oracle.model, ids):
+            pass
         routes = np.asarray(oracle.routes.take())
         span = [log.request_ids[number], 0, len(ids), len(ids)]
         blocks += [

@@ -1,70 +1,112 @@
-"""The oracle on the real tiny MoE: a prompt read in pieces is the same prompt."""
+"""The oracle on the real tiny MoE: read in any way, a prompt is the same; what is played is so."""
 
 import json
 import subprocess
+from typing import Any
 
 import pytest
 
 from harness import registry
 from harness.host import engine_env
 
-SCRIPT = """
+BEGIN = """
 import json
-from engines import transformers_oracle as oracle
+from engines import transformers_oracle as oracle, transformers_reading as reading
+from engines.transformers_played import Precision
+from engines.transformers_views import Asked, Viewer
 model = oracle.Oracle("models/tiny-moe", "float32", "cpu")
+viewer = Viewer(model)
 text = "The expert is chosen by the router, and the router is chosen by the token. " * 9
 ids = model.tokenizer(text).input_ids
+"""
+READING = (
+    BEGIN
+    + """
+def view(*asked):
+    return [[list(t) for t in v.tops] for v in viewer.views(asked)]
 
-def view():
-    scores = [tuple(t) for t in model.score(ids, 2)]
+def generated():
     steps = model.generate(ids, oracle.Sampling(), 8, 2)
-    return scores + [tuple(next(steps)) for _ in range(8)]
+    return [next(steps).token_id for _ in range(8)]
 
 def routes():
-    model.score(ids, 2)
     model.routes.on = True
     next(model.generate(ids, oracle.Sampling(), 8, 2))
     model.routes.on = False
     return model.routes.take()
 
-fresh = model.generate(ids, oracle.Sampling(), 8, 2)
-generated = [tuple(next(fresh)) for _ in range(8)]
-whole, routed = view(), routes()
-oracle._SCORES_AT_ONCE = 37 * len(ids)
-pieces, rerouted = view(), routes()
-oracle._SCORES_AT_ONCE = 2**26
-other = ids[:-40] + ids[-80:-40]
-model.score(ids, 2)
-behind = [tuple(t) for t in model.score(other, 2, len(ids) - 40)]
-num_known = model._known(other[:-50])[0]
-model.score(ids[:3], 2)
-afresh = [tuple(t) for t in model.score(other, 2)][-40:]
-repeats = [next(model.generate(other, oracle.Sampling(), 8, 2)).token_id for _ in range(2)]
-print(json.dumps({"tokens": len(ids), "scored": len(whole) - 8,
-    "same": [a[0] == b[0] and a[2] == b[2] for a, b in zip(whole, pieces)],
-    "routed": len(routed), "rerouted": routed == rerouted,
-    "continued": [t[0] for t in generated] == [t[0] for t in whole[-8:]],
-    "known": num_known == len(other) - 50,
-    "behind": [a[0] == b[0] and a[2] == b[2] for a, b in zip(behind, afresh)],
-    "behind_apart": max(abs(a[1] - b[1]) for a, b in zip(behind, afresh)), "repeats": repeats,
-    "apart": max(abs(a[1] - b[1]) for a, b in zip(whole, pieces))}))
+cut = len(ids) - 40
+ends = [Asked(ids, cut, 2), Asked(ids[:cut] + ids[:30], cut, 2), Asked(ids[:cut] + ids[7:60], cut, 2)]
+others = [Asked(ids[5:200], 150, 2), Asked(ids[20:90], 1, 2)]
+whole = view(*ends, *others)
+alone = [view(one)[0] for one in (*ends, *others)]
+steps, routed = generated(), routes()
+reading.SCORES_AT_ONCE = 37 * len(ids)
+pieces, stepped, rerouted = view(*ends, *others), generated(), routes()
+flat = [[t for one in views for t in one] for views in (whole, alone, pieces)]
+print(json.dumps({"tokens": len(ids), "lengths": [len(one) for one in whole],
+    "tokens_of": [t[0] for t in flat[0]] == [t for one in (*ends, *others) for t in one.ids[one.first:]],
+    "same": all(a[0] == b[0] == c[0] and a[2] == b[2] == c[2] for a, b, c in zip(*flat)),
+    "apart": max(max(abs(a[1] - b[1]), abs(a[1] - c[1])) for a, b, c in zip(*flat)),
+    "routed": len(routed), "rerouted": routed == rerouted, "continued": steps == stepped}))
 """
+)
+PLAYING = (
+    BEGIN
+    + """
+def mean(values):
+    return sum(map(abs, values)) / len(values)
+
+steps = model.generate(ids, oracle.Sampling(), 200, 2)
+said = ids + [next(steps).token_id for _ in range(120)]
+plain = Asked(said, len(ids), 2)
+first, asked, kept = viewer.views([
+    plain, plain._replace(precision=Precision("bfloat16"), faults=True),
+    plain._replace(precision=Precision("bfloat16", "fp8_e4m3"), faults=True)])
+again = viewer.views([plain])[0]
+own = [t.logprob for t in first.tops]
+router = next(m for m in model.model.modules() if hasattr(m, "top_k"))
+print(json.dumps({
+    "silent": not (first.twin_logprob or first.twin_margin or first.played),
+    "same": max(abs(a - b.logprob) for a, b in zip(own, again.tops)), "top_k": router.top_k,
+    "twin": mean([a - b for a, b in zip(asked.twin_logprob, own)]),
+    "margins": min(asked.twin_margin), "lengths": [len(asked.twin_margin), len(said) - len(ids)],
+    "kept": mean([a - b for a, b in zip(kept.twin_logprob, own)]),
+    "faults": {name: mean(values) for name, values in asked.played.items()}, "of_kept": sorted(kept.played)}))
+"""
+)
 
 
-@pytest.mark.engine
-def test_a_prompt_read_in_pieces_is_the_same_prompt() -> None:
+def ran(script: str) -> dict[str, Any]:
+    """What the script prints last, run where torch is."""
     python = engine_env.ensure("transformers", registry.ROOT, print)
     done = subprocess.run(
-        [str(python), "-c", SCRIPT],
+        [str(python), "-c", script],
         capture_output=True,
         text=True,
         check=True,
         cwd=registry.ROOT,
         timeout=300,
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["tokens"] > 3 * 37 and found["scored"] == found["tokens"] - 1
-    assert found["routed"] == found["tokens"] and found["rerouted"]
-    assert found["known"] and len(found["behind"]) == 40 and all(found["behind"])
-    assert found["behind_apart"] < 1e-4 and len(set(found["repeats"])) == 1
-    assert found["continued"] and all(found["same"]) and found["apart"] < 1e-4
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.engine
+def test_sequences_read_alone_together_or_in_pieces_are_the_same_sequences() -> None:
+    found = ran(READING)
+    assert found["tokens"] > 3 * 37 and found["lengths"] == [40, 30, 53, 45, 69]
+    assert found["tokens_of"] and found["same"] and found["apart"] < 1e-4
+    assert found["routed"] == found["tokens"] and found["rerouted"] and found["continued"]
+
+
+@pytest.mark.engine
+def test_a_precision_and_named_faults_are_played_and_leave_the_oracle_as_it_was() -> None:
+    found = ran(PLAYING)
+    assert found["silent"] and found["same"] < 1e-5 and found["top_k"] == 4
+    assert found["lengths"][0] == found["lengths"][1] and found["margins"] >= 0
+    assert 0.003 < found["twin"] < 0.05 and found["kept"] > 1.5 * found["twin"]
+    faults = found["faults"]
+    assert faults["one expert fewer"] > 3 * found["twin"] and faults["int8 weights"] > 0
+    assert faults["rms epsilon x 100"] > 0 and faults["logits 2 % flatter"] > 0
+    assert "fp8 keys and values" in faults and "fp8 keys and values" not in found["of_kept"]

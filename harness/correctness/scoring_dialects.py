@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from harness.errors import AttestationError, InputError
+from harness.schema import Played
 
 Ids = Sequence[int]
 LOWEST_LOGPROB = -9999.0
@@ -29,6 +30,8 @@ class Forced(NamedTuple):
     """Best logprob - the token's, nats; >= 0."""
     top: tuple[dict[int, float], ...] = ()
     """The reference's best token ids with their logprobs, and the token itself."""
+    played: Played | None = None
+    """Where it was asked for the engine's precision too."""
 
 
 class Dialect(NamedTuple):
@@ -77,7 +80,7 @@ def _ask_prompt_logprobs_from(
 ) -> tuple[str, dict[str, Any]]:
     """The same, but only the output's positions are answered: a long prompt's own are most of the work."""
     path, body = _ask_prompt_logprobs(prompt_ids, output_ids, model, top_k)
-    return path, {**body, "prompt_logprobs_from": max(len(prompt_ids), 1)}
+    return path, {**body, "max_tokens": 0, "prompt_logprobs_from": max(len(prompt_ids), 1)}
 
 
 def _read_prompt_logprobs(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> Forced:
@@ -100,6 +103,20 @@ def _read_prompt_logprobs(response: dict[str, Any], prompt_ids: Ids, output_ids:
         entries.append(_entry(own.get("logprob"), best, own.get("rank")))
         top.append({int(name): max(e["logprob"], LOWEST_LOGPROB) for name, e in (row or {}).items()})
     return _forced(entries, top)
+
+
+def _read_played(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> Forced:
+    """The same with choices[0].played, {logprob, margin, faults}, where it was asked for and fitted."""
+    forced = _read_prompt_logprobs(response, prompt_ids, output_ids)
+    played = response["choices"][0].get("played") or {}
+    if len(played.get("logprob", ())) != len(output_ids):
+        return forced
+    faults = {name: tuple(values) for name, values in played["faults"].items()}
+    return forced._replace(
+        played=Played(
+            precision="", logprob=tuple(played["logprob"]), margin=tuple(played["margin"]), faults=faults
+        )
+    )
 
 
 def _ask_sglang(prompt_ids: Ids, output_ids: Ids, model: str, top_k: int) -> tuple[str, dict[str, Any]]:
@@ -140,7 +157,7 @@ def _read_sglang(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> 
 
 DIALECTS = {
     "prompt_logprobs": Dialect(_ask_prompt_logprobs, _read_prompt_logprobs),
-    "prompt_logprobs_from": Dialect(_ask_prompt_logprobs_from, _read_prompt_logprobs),
+    "prompt_logprobs_from": Dialect(_ask_prompt_logprobs_from, _read_played),
     "sglang_generate": Dialect(_ask_sglang, _read_sglang),
 }
 
