@@ -14,18 +14,17 @@ import json
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
 import transformers
 
 from engines.transformers_oracle import Oracle, Sampling, Top
-from engines.transformers_played import Precision
-from engines.transformers_views import Asked, View, Viewer
+from engines.transformers_scoring import Played, Scorer, prompt_logprobs
+from engines.transformers_views import Asked, View
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,14 +32,6 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
-
-
-class Played(msgspec.Struct, forbid_unknown_fields=True):
-    """Whose rounding, and whether the named faults, are to be played on the scored tokens."""
-
-    dtype: Literal["bfloat16", "float16", "float32"]
-    kv_cache_dtype: Literal["", "fp8_e4m3"] = ""
-    faults: bool = False
 
 
 class Question(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,62 +63,14 @@ class BadRequest(Exception):
     """Answered with 400 and its words."""
 
 
-class Waiting:
-    """One request's tokens to score, and what came of it."""
-
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
-        self.view: View | None = None
-        self.error: Exception | None = None
-
-
-GATHER_S = 0.02
-"""How long the first of several requests waits for the others: what they share is read once."""
-AT_ONCE = 16
-"""Requests scored together; each holds the hidden states of its output."""
-
-
 class Service:
     """The oracle behind a lock, and what /metrics counts."""
 
     def __init__(self, oracle: Oracle, name: str) -> None:
         self.oracle, self.name = oracle, name
         self.lock = threading.Lock()
-        self._viewer = Viewer(oracle)
-        self._waiting: deque[Waiting] = deque()
+        self.scorer = Scorer(oracle, self.lock)
         self.prompt_tokens = self.generation_tokens = self.waiting = 0
-
-    def view(self, asked: Asked) -> View:
-        """What the oracle thinks of given tokens; whoever holds the lock scores for all that wait.
-
-        Raises torch.OutOfMemoryError.
-        """
-        own = Waiting(asked)
-        self._waiting.append(own)
-        time.sleep(GATHER_S)
-        with self.lock:
-            while own.view is None and own.error is None:
-                self._score([self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))])
-        if own.view is None:
-            raise own.error or RuntimeError("a request was scored without an answer")
-        return own.view
-
-    def _score(self, batch: list[Waiting]) -> None:
-        """Together; one by one where that does not fit the memory."""
-        try:
-            for one, view in zip(batch, self._viewer.views([b.asked for b in batch]), strict=True):
-                one.view = view
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            if len(batch) == 1:
-                batch[0].error = error
-            else:
-                for one in batch:
-                    self._score([one])
-        except Exception as error:
-            for one in batch:
-                one.error = error
-            raise
 
     def prompt_ids(self, question: Question) -> list[int]:
         """Token ids of the prompt. Raises BadRequest."""
@@ -240,30 +183,11 @@ def _chat_logprob(top: Top, text: Callable[[int], str]) -> dict[str, Any]:
     return {"token": text(top.token_id), "logprob": top.logprob, "top_logprobs": best}
 
 
-def asked(ids: list[int], question: Question) -> Asked:
+def _asked(ids: list[int], question: Question) -> Asked:
     """The positions and parts that a question asks for."""
-    played = question.prompt_logprobs_played
-    return Asked(
-        ids,
-        min(question.prompt_logprobs_from, len(ids)),
-        question.prompt_logprobs or 0,
-        Precision(played.dtype, played.kv_cache_dtype) if played else None,
-        bool(played and played.faults),
-    )
-
-
-def prompt_logprobs(service: Service, question: Asked, view: View) -> list[dict[str, Any] | None]:
-    """vLLM's shape: per position {token id: {logprob, rank, decoded_token}}, null before those asked for."""
-    text, num_best = service.oracle.text, question.num_best
-    rows: list[dict[str, Any] | None] = [None] * question.first
-    for top in view.tops:
-        row = {
-            str(i): {"logprob": value, "rank": rank, "decoded_token": text(i)}
-            for rank, (i, value) in enumerate(top.best[:num_best], start=1)
-        }
-        own = {"logprob": top.logprob, "rank": top.rank, "decoded_token": text(top.token_id)}
-        rows.append({**row, str(top.token_id): own})
-    return rows
+    first, played = min(question.prompt_logprobs_from, len(ids)), question.prompt_logprobs_played
+    asked = Asked(ids, first, question.prompt_logprobs or 0)
+    return played.part(asked) if played else asked
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -314,7 +238,7 @@ class Handler(BaseHTTPRequestHandler):
         answer = Answer(service, question, ids)
         service.waiting += 1
         try:
-            scored = None if question.prompt_logprobs is None else service.view(asked(ids, question))
+            scored = None if question.prompt_logprobs is None else service.scorer.view(_asked(ids, question))
             with service.lock:
                 service.waiting -= 1
                 service.prompt_tokens += len(ids)
@@ -340,7 +264,9 @@ class Handler(BaseHTTPRequestHandler):
         choice = _said(question, text, answer.finish_reason, whole=True)
         choice["logprobs"] = answer.logprobs(answer.tops)
         if scored is not None:
-            choice["prompt_logprobs"] = prompt_logprobs(self.service, asked(answer.ids, question), scored)
+            choice["prompt_logprobs"] = prompt_logprobs(
+                self.service.oracle.text, _asked(answer.ids, question), scored
+            )
         if scored is not None and question.prompt_logprobs_played:
             choice["played"] = {
                 "logprob": scored.twin_logprob,
