@@ -32,6 +32,7 @@ from harness.schema import (
     Opinion,
     Recipe,
     Request,
+    RequestRecord,
     Row,
     SecondOpinion,
     TrialResult,
@@ -215,7 +216,8 @@ def _agreement(
     scores = [s for t in done for s in t.scores]
     records = [r for t in done for r in t.records]
     if not scores:
-        return agreement.judge((), records) if records else None
+        settings = JudgeSettings(usual=_usual(done, groups, ""))
+        return agreement.judge((), records, settings=settings) if records else None
     trial = done[0].result.trial
     # Held against itself, the reference could not fail: it gets its dtype's default floor.
     floor_name = scores[0].reference if scores[0].reference != trial.variant else ""
@@ -225,10 +227,21 @@ def _agreement(
         reference_dtype=_dtype(floor) or _intended_dtype(scores[0].reference),
         seed=recipe.seed,
         expected_len=_expected_len(done[0]),
+        usual=_usual(done, groups, scores[0].reference),
     )
     own = [s for t in floor for s in t.scores] or None
     healthy = [r for t in floor for r in t.records]
     return agreement.judge(scores, records, own, settings, healthy)
+
+
+def _usual(
+    done: list[Measured], groups: dict[tuple[str, str], list[Measured]], reference: str
+) -> tuple[RequestRecord, ...]:
+    """Whose text shows what is usual here: the reference's; where it was not timed, the others'."""
+    trial = done[0].result.trial
+    there = {variant: found for (variant, scenario), found in groups.items() if scenario == trial.scenario}
+    chosen = [reference] if reference in there else [name for name in there if name != trial.variant]
+    return tuple(record for name in chosen for one in there[name] for record in one.records)
 
 
 def _intended_dtype(variant: str) -> str:

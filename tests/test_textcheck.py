@@ -11,6 +11,7 @@ import textwrap
 import types
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from harness.correctness import textcheck
@@ -84,6 +85,16 @@ def test_premature_ends_are_counted_with_their_finish_reasons() -> None:
     stopped = record("a b c", (1, 2, 3), finish_reason="stop")
     (alarm,) = textcheck.alarms([stopped, stopped], {"r1": 64})
     assert alarm == "premature end in 2 of 2 outputs (finish reasons: stop 2)"
+
+
+def test_an_alarm_tells_what_the_references_own_text_does_not() -> None:
+    loop, fine = record("no no " * 99), record(json.__doc__ or "")
+    few, some = [loop, *[fine] * 11], [*[loop] * 4, *[fine] * 8]
+    assert textcheck.alarms(some, healthy=some) == textcheck.alarms(few, healthy=some) == ()
+    assert textcheck.alarms(some, healthy=few)[0].startswith("repetition in 4 of 12 outputs")
+    assert len(textcheck.alarms(few, healthy=[fine] * 12)) == 1
+    nan = msgspec.structs.replace(fine, output_logprobs=(float("nan"),))
+    assert textcheck.alarms([nan], healthy=[nan])[0].startswith("NaN logprobs in 1 of 1")
 
 
 def test_failed_requests_have_no_symptoms() -> None:

@@ -109,6 +109,8 @@ class JudgeSettings(Noun):
     seed: int = 0
     expected_len: dict[str, int] = msgspec.field(default_factory=dict)
     """Request id -> output tokens that had to come, to find premature ends."""
+    usual: tuple[RequestRecord, ...] = ()
+    """Output that alarms are held against where it is not floor_records."""
 
 
 class _Floor(NamedTuple):
@@ -137,7 +139,7 @@ def judge(
     is looked at: it can FAIL, it cannot PASS.
     """
     symptoms = _symptoms(records, floor_records)
-    alarms = textcheck.alarms(records, settings.expected_len)
+    alarms = textcheck.alarms(records, settings.expected_len, settings.usual or floor_records)
     tokens = divergence.tokens_of(scores)
     reference_floor = _floor(floor_scores or (), settings)
     own = self_noise.sums(scores, _outlier(tokens, reference_floor))

@@ -28,6 +28,8 @@ INCOMPRESSIBLE = 0.8
 DRIFT_SHARE = 0.5
 """Growth of a character class from the first to the last quarter that no ordinary text shows."""
 SIGNIFICANCE = 1e-3
+TELLING = 2.0
+"""Times as often as in healthy output that a symptom must show to be an alarm."""
 EXCERPT_LEN = 80
 
 S = TypeVar("S", bound=Sequence[object])
@@ -72,16 +74,26 @@ def symptoms(record: RequestRecord) -> tuple[Symptom, ...]:
     )
 
 
-def alarms(records: Sequence[RequestRecord], expected_len: dict[str, int] | None = None) -> tuple[str, ...]:
+def alarms(
+    records: Sequence[RequestRecord],
+    expected_len: dict[str, int] | None = None,
+    healthy: Sequence[RequestRecord] = (),
+) -> tuple[str, ...]:
     """One sentence per kind of symptom: how many outputs, from where on, and an excerpt.
 
-    `expected_len`: request id -> tokens that had to come (ignore_eos), to find premature ends.
+    `expected_len`: request id -> tokens that had to come (ignore_eos), to find premature ends. A symptom that
+    `healthy` output of the same requests shows at least half as often says nothing of an engine: left out.
     """
     done = [r for r in records if not r.error]
     by_kind: dict[str, list[Symptom]] = {}
     for symptom in (s for r in done for s in symptoms(r)):
         by_kind.setdefault(symptom.kind, []).append(symptom)
-    sentences = [_sentence(kind, found, len(done)) for kind, found in sorted(by_kind.items())]
+    theirs, num_theirs = _counts(healthy), sum(not r.error for r in healthy)
+    sentences = [
+        _sentence(kind, found, len(done))
+        for kind, found in sorted(by_kind.items())
+        if kind == NAN or TELLING * theirs[kind] * len(done) < len(found) * num_theirs or not num_theirs
+    ]
     short = [r for r in done if r.output_len < (expected_len or {}).get(r.request_id, 0)]
     if short:
         reasons = Counter(r.finish_reason or "none" for r in short)
