@@ -9,14 +9,14 @@ from typing import TypeVar
 
 import msgspec
 
-from harness import registry, store
+from harness import registry, samples, store
 from harness.correctness import agreement, task_accuracy
 from harness.correctness.agreement import JudgeSettings
 from harness.correctness.conformance import broken
 from harness.errors import StoreError
 from harness.host import calibration
 from harness.label import fairness, provenance
-from harness.numbers import energy, intervals, load_search
+from harness.numbers import energy, intervals, load_search, silences, verdicts
 from harness.numbers.load_search import SearchResult
 from harness.numbers.measured import Measured, calibrations, load
 from harness.reporting import opinions
@@ -25,7 +25,6 @@ from harness.schema import (
     Comparison,
     Difference,
     Effective,
-    GoodputLimit,
     Interval,
     Launch,
     Noun,
@@ -60,16 +59,18 @@ def compare(run: Path) -> Comparison:
         trial = measured.result.trial
         groups[(trial.variant, trial.scenario)].append(measured)
     rows = tuple(_row(key, groups, recipe) for key in _ordered(groups, recipe))
-    said, limits = _opinions(groups, notes), _limits(groups, recipe, notes)
-    contrasts = intervals.contrasts(_throughputs(groups, rows), recipe.baseline or _baseline(recipe, rows))
+    said, searches = _opinions(groups, notes), _searches(groups, notes)
+    found = samples.samples(groups, rows, recipe, _rates(searches))
     return Comparison(
         run_id=run.name,
         question=recipe.question,
         rows=rows,
-        contrasts=contrasts,
+        contrasts=verdicts.contrasts(found, recipe.baseline or _baseline(recipe, rows)),
         differences=_differences(groups),
         opinions=said,
-        limits=limits,
+        limits=tuple(
+            load_search.limit(key, list(found.values()), recipe) for key, found in searches.items() if found
+        ),
         ran=provenance.ran(run),
         notes=(
             *notes,
@@ -88,20 +89,25 @@ def _host_bound(rows: Iterable[Row], groups: dict[tuple[str, str], list[Measured
             yield f"{row.variant} at {row.scenario}: {said}"
 
 
-def _limits(
-    groups: dict[tuple[str, str], list[Measured]], recipe: Recipe, notes: list[str]
-) -> tuple[GoodputLimit, ...]:
-    """What searches for the largest rate within the SLO found."""
-    found = {
-        key: [
-            result
+def _searches(
+    groups: dict[tuple[str, str], list[Measured]], notes: list[str]
+) -> dict[tuple[str, str], dict[int, SearchResult]]:
+    """What searches for the largest rate within the SLO found, by restart."""
+    return {
+        key: {
+            trial.result.trial.restart: result
             for trial in trials
             if (trial.folder / "search.json").exists()
             for result in _stored(trial.folder / "search.json", SearchResult, notes)
-        ]
+        }
         for key, trials in groups.items()
     }
-    return tuple(load_search.limit(key, results, recipe) for key, results in found.items() if results)
+
+
+def _rates(
+    searches: dict[tuple[str, str], dict[int, SearchResult]],
+) -> dict[tuple[str, str], dict[int, float]]:
+    return {key: {restart: one.rate for restart, one in found.items()} for key, found in searches.items()}
 
 
 def _opinions(groups: dict[tuple[str, str], list[Measured]], notes: list[str]) -> tuple[SecondOpinion, ...]:
@@ -163,8 +169,9 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
     )
     if not done:
         return row
-    by_rate = sorted(done, key=_rate)
-    rate = intervals.interval([_rate(t) for t in by_rate])
+    steady = scenario in samples.steady_scenarios(groups)
+    by_rate = sorted(done, key=lambda t: samples.rate(t, steady))
+    rate = intervals.interval([samples.rate(t, steady) for t in by_rate])
     median = by_rate[len(by_rate) // 2]
     return msgspec.structs.replace(
         row,
@@ -172,6 +179,9 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
         reason="",
         metrics=median.metrics,
         output_throughput=rate,
+        plateau=all(map(samples.has_plateau, done)) if samples.closed(last.result.trial.load) else None,
+        tails=samples.row_tails(done, recipe),
+        silences=silences.silences(median.table) if median.table else None,
         energy=median.energy,
         cost_per_million_tokens=_cost(recipe, launch, rate),
         agreement=_agreement(done, groups, recipe),
@@ -187,10 +197,6 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
 def _notes(trial: Measured) -> tuple[str, ...]:
     points = trial.conformance.points if trial.conformance else ()
     return (*trial.result.notes, *trial.notes, *broken(points))
-
-
-def _rate(trial: Measured) -> float:
-    return trial.metrics.output_throughput if trial.metrics else 0.0
 
 
 def _cost(recipe: Recipe, launch: Launch | None, rate: Interval) -> float | None:
@@ -266,21 +272,6 @@ def _dtype(trials: list[Measured]) -> str:
         return ""
     on_cpu = shown[0].device in (None, "cpu")
     return str(shown[0].dtype) if on_cpu or shown[0].dtype != "float32" else "tensorfloat32"
-
-
-def _throughputs(
-    groups: dict[tuple[str, str], list[Measured]], rows: tuple[Row, ...]
-) -> dict[tuple[str, str], dict[int, float]]:
-    """(scenario, variant) -> restart -> output tokens/s, of the rows that are ranked."""
-    return {
-        (row.scenario, row.variant): {
-            t.result.trial.restart: t.metrics.output_throughput
-            for t in groups[row.variant, row.scenario]
-            if t.result.status == "done" and t.metrics
-        }
-        for row in rows
-        if row.rankable
-    }
 
 
 def _baseline(recipe: Recipe, rows: tuple[Row, ...]) -> str:

@@ -6,11 +6,15 @@ All are frozen, keyword-only and strict: a misspelt field is an error, not a def
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, dataclass_transform
+from typing import Annotated, Any, Literal, NamedTuple, dataclass_transform
 
 import msgspec
 
 SCHEMA_VERSION = 1
+WHOLE_SHARE = 0.05
+"""Share of answers that arrived whole from which on latencies are those of the delivery."""
+COARSE_CHUNK = 8.0
+"""Tokens per chunk from which on they are; speculative decoding makes two to four in one step."""
 
 Scalar = str | int | float | bool | None
 Accelerator = Literal["cpu", "cuda", "rocm"]
@@ -420,6 +424,8 @@ class Options(Noun, omit_defaults=True):
     """Longest that clients= may wait in a scheduler's queue until all its processes have started."""
     moe_log: Scalar = None
     """Layers whose routing is logged: true or "all", 0, "0,12,23"."""
+    percentile: Annotated[float, msgspec.Meta(ge=50.0, lt=100.0)] = 99.0
+    """Tail that is asked for: open loops send as many requests as it needs; it is printed where certified."""
     price: float | None = None
     """Of an accelerator, or of a host without any, per hour."""
     prompts: Prompts = "ids"
@@ -583,6 +589,19 @@ class Metrics(Noun):
     icl_s: Distribution | None = None
     e2el_s: Distribution | None = None
     schedule_delay_s: Distribution | None = None
+    due_ttft_s: Distribution | None = None
+    """First content - due: what a user waits. The same as ttft_s in a closed loop."""
+    due_e2el_s: Distribution | None = None
+    """Last content - due."""
+    whole_share: float = 0.0
+    """Share of the answers of 8 and more tokens whose chunks all came at once."""
+    tokens_per_chunk: float | None = None
+    """Output tokens / content chunks."""
+
+    @property
+    def delivered(self) -> bool:
+        """TTFT and TPOT describe how answers were delivered, not how they were generated."""
+        return self.whole_share > WHOLE_SHARE or (self.tokens_per_chunk or 0.0) >= COARSE_CHUNK
 
 
 class Played(Noun):
@@ -676,6 +695,55 @@ class Agreement(Noun):
     """Findings that need no reference: repetition, gibberish, NaN, premature end."""
 
 
+class Tail(Noun):
+    """What may be said of a latency's percentiles from all requests of a row, seconds."""
+
+    metric: str
+    """ttft, tpot, e2el; due_ttft and due_e2el from the due time in open loop."""
+    asked: float
+    """Percentile that was asked for, 0 .. 1."""
+    share: float
+    """Highest percentile that this many requests certify, at most the asked one; 0 = not even the median."""
+    value: float | None
+    bound: float | None
+    """99 % upper confidence bound of the percentile `share`."""
+    num: int
+    """Requests."""
+    num_effective: float
+    """Requests that they are worth: those that were slow together count less."""
+    pooled: bool
+    """False: restarts differ by more than chance; `value` is their median, `bound` that of the slowest."""
+    needed: int
+    """Requests more that the asked percentile needs, over all restarts; 0 = it is certified."""
+
+
+class Silence(NamedTuple):
+    """One moment in which no stream got a chunk although several waited."""
+
+    at_s: float
+    """Since the trial's start."""
+    length_s: float
+    at_tokens: float
+    """Output tokens, of all streams, that had come by then."""
+
+
+class Silences(Noun):
+    """Those of one trial."""
+
+    threshold_s: float
+    """Shorter ones are steps."""
+    total_s: float
+    share: float
+    """Of the time from the first request sent to the last chunk."""
+    median_s: float
+    prefill_share: float = 0.0
+    """The same of stops that end with a request's first chunk: all waited for its prefill; not in `found`."""
+    period_s: float | None = None
+    """Median distance of neighbours; None where distances are not alike, or are few."""
+    period_tokens: float | None = None
+    found: tuple[Silence, ...] = ()
+
+
 class Row(Noun):
     """One line of the table: a variant at a scenario, over all restarts."""
 
@@ -687,6 +755,12 @@ class Row(Noun):
     metrics: Metrics | None = None
     """Of the median restart."""
     output_throughput: Interval | None = None
+    """Of the plateau where every ranked row of the scenario has one, else of the whole window."""
+    plateau: bool | None = None
+    """Closed loop: whether every restart had a plateau, so that ramps are left out of the rate."""
+    tails: tuple[Tail, ...] = ()
+    silences: Silences | None = None
+    """Of the median restart."""
     agreement: Agreement | None = None
     energy: Energy | None = None
     """Of the median restart; None where no accelerator showed its power."""
@@ -712,15 +786,33 @@ class Row(Noun):
 
 
 class Contrast(Noun):
-    """variant against baseline at one scenario."""
+    """variant against baseline at one scenario, in one figure."""
 
     scenario: str
     baseline: str
     variant: str
+    metric: str = "output_throughput"
+    """output_throughput (per GPU), speed_per_user, due_ttft_p50, tpot_p50, due_e2el_p50, goodput;
+
+    goodput_rate of a search; exploratory: ttft_p50, e2el_p50, p90, p95, p99 where certified, energy.
+    """
+    title: str = "output tok/s"
+    """The figure in words."""
+    lower_is_better: bool = False
+    primary: bool = True
+    """One of the figures that the load asks for; the others are exploratory and corrected for nothing."""
     ratio: Interval | None = None
-    """variant / baseline output throughput."""
+    """variant / baseline with its 95 % interval over restarts, not corrected."""
     p_value: float | None = None
-    """Of "the ratio is 1", Holm-corrected over all contrasts of the run; None without an interval."""
+    """Of "the ratio is 1"; Holm-corrected over all primary contrasts of the run; None without an interval."""
+    detectable: float | None = None
+    """Smallest ratio above 1 (or 1 / it, below) that would have been decided four times in five."""
+    spread: float | None = None
+    """Standard deviation of the log ratio between restarts, as the interval has it."""
+    num_cells: int = 1
+    """Cells of the run that the spread was learned from."""
+    num_hosts: int = 1
+    """Hosts that the interval is over; 1 = it holds for one host, whose restarts it is over."""
     words: str = ""
 
 

@@ -31,6 +31,8 @@ class Columns:
     """Last content chunk; NaN without content."""
     input_len: NDArray[np.int64]
     output_len: NDArray[np.int64]
+    num_chunks: NDArray[np.int64]
+    """Chunks that carried content."""
     icl_s: NDArray[np.floating]
     """Gaps between content chunks of the successful requests, all requests in one flat array."""
 
@@ -49,6 +51,16 @@ class Columns:
         """(last content - first content) / (output_len - 1); NaN for fewer than two tokens."""
         gaps = np.where(self.output_len > 1, self.output_len - 1, 1)
         return np.where(self.output_len > 1, (self.last_at_s - self.first_at_s) / gaps, np.nan)
+
+    @property
+    def due_ttft_s(self) -> Floats:
+        """First content - due: what a user waits. A send before it was due counts from the send."""
+        return self.first_at_s - np.minimum(self.due_at_s, self.sent_at_s)
+
+    @property
+    def due_e2el_s(self) -> Floats:
+        """Last content - due, as `due_ttft_s`."""
+        return self.last_at_s - np.minimum(self.due_at_s, self.sent_at_s)
 
     @property
     def schedule_delay_s(self) -> Floats:

@@ -26,6 +26,7 @@ FIELDS = {
     "last_at_s": "<f8",
     "input_len": "<i8",
     "output_len": "<i8",
+    "num_chunks": "<i8",
     "icl_s": "<f4",
 }
 """Column of harness.numbers.columns.Columns -> type on disk. Gaps are in single precision: 1 ns at 10 ms."""
@@ -171,5 +172,6 @@ def _columns(batch: list[_Line | RequestRecord], times: array[float], part: Part
         "last_at_s": last,
         "input_len": np.array([line.input_len or line.prompt_len for line in batch], dtype=np.int64),
         "output_len": np.array([line.output_len for line in batch], dtype=np.int64),
+        "num_chunks": counts,
         "icl_s": gaps[ok[gap_owner]].astype(np.float32),
     }

@@ -1,8 +1,8 @@
-"""How sure a number is: t-intervals over server restarts, ratios, and verdicts in words. Pure.
+"""How sure a number is: t-intervals over server restarts, ratios, and Holm's correction. Pure.
 
 Formulas: Student's t-interval of a mean; a ratio is the t-interval of the mean difference of logs
-(paired by restart where both sides have it, else Welch's), exponentiated; several comparisons are
-corrected by Holm's step-down procedure (Holm 1979).
+(paired by position, else Welch's), exponentiated; several comparisons are corrected by Holm's step-down
+procedure (Holm 1979). What verdicts are made of is in harness/numbers/verdicts.py.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from harness.schema import Contrast, Interval
+from harness.schema import Interval
 
 CONFIDENCE = 0.95
 Restarts = Mapping[int, float]
@@ -78,64 +77,6 @@ def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
         worst = max(worst, min(1.0, p * (len(order) - rank)))
         adjusted[index] = worst
     return tuple(adjusted)
-
-
-def contrasts(samples: Mapping[tuple[str, str], Restarts], baseline: str) -> tuple[Contrast, ...]:
-    """Every variant against `baseline` at each scenario, Holm-corrected together, with words.
-
-    `samples` maps (scenario, variant) to the throughput of each restart.
-    """
-    found = []
-    for (scenario, variant), values in samples.items():
-        base = samples.get((scenario, baseline))
-        if variant != baseline and base and values:
-            found.append((Contrast(scenario=scenario, baseline=baseline, variant=variant), values, base))
-    sides = [_matched(values, base) for _, values, base in found]
-    adjusted = holm([p_value(a, b, paired=paired) for a, b, paired in sides])
-    num = sum(p is not None for p in adjusted)
-    return tuple(
-        _worded(msgspec.structs.replace(contrast, ratio=ratio(a, b, paired=paired), p_value=p), num)
-        for (contrast, _, _), (a, b, paired), p in zip(found, sides, adjusted, strict=True)
-    )
-
-
-def words(contrast: Contrast, num_comparisons: int = 1) -> str:
-    """The contrast as a sentence: "A is 1.18x B (1.12-1.25)", "A and B are too close to call ...", ..."""
-    estimate = contrast.ratio
-    pair = f"{contrast.variant} and {contrast.baseline}"
-    if estimate is None:
-        return f"{pair}: no ratio, a side has no throughput"
-    if estimate.num < 2:
-        return (
-            f"{contrast.variant} was seen at {estimate.mean:.2f}x {contrast.baseline}: one run, no interval"
-        )
-    span = f"{estimate.low:.2f}-{estimate.high:.2f}"
-    close = f"{pair} are too close to call ({span}"
-    if estimate.low <= 1.0 <= estimate.high:
-        return f"{close})"
-    if contrast.p_value is not None and contrast.p_value >= 1.0 - CONFIDENCE:
-        return f"{close} alone, not after correcting for {num_comparisons} comparisons)"
-    return f"{contrast.variant} is {estimate.mean:.2f}x {contrast.baseline} ({span})"
-
-
-def decided(contrast: Contrast) -> bool:
-    """Whether one side is faster: the interval excludes 1, and does so after the correction."""
-    estimate = contrast.ratio
-    if estimate is None or estimate.num < 2 or estimate.low <= 1.0 <= estimate.high:
-        return False
-    return contrast.p_value is None or contrast.p_value < 1.0 - CONFIDENCE
-
-
-def _worded(contrast: Contrast, num_comparisons: int) -> Contrast:
-    return msgspec.structs.replace(contrast, words=words(contrast, num_comparisons))
-
-
-def _matched(a: Restarts, b: Restarts) -> tuple[list[float], list[float], bool]:
-    """Both sides on their common restarts when at least two are common, else everything, unpaired."""
-    common = sorted(a.keys() & b.keys())
-    if len(common) >= 2:
-        return [a[r] for r in common], [b[r] for r in common], True
-    return list(a.values()), list(b.values()), False
 
 
 def _log_ratio(a_values: Sequence[float], b_values: Sequence[float], *, paired: bool) -> LogRatio | None:

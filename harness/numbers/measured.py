@@ -11,6 +11,7 @@ from harness.errors import StoreError
 from harness.host import telemetry
 from harness.numbers import collector, energy, metrics, steady
 from harness.numbers.collector import Collected
+from harness.numbers.columns import Columns
 from harness.schema import (
     Attestation,
     Calibration,
@@ -34,6 +35,8 @@ class Measured(NamedTuple):
     result: TrialResult
     metrics: Metrics | None
     """None when no request was sent."""
+    table: Columns | None
+    """All its requests."""
     records: list[RequestRecord]
     """For checks of the output: all of them, or an even sample where there are very many."""
     notes: tuple[str, ...]
@@ -57,6 +60,7 @@ def load(folder: Path, recipe: Recipe) -> Measured:
         metrics=metrics.summarize(collected.columns, recipe.slo)
         if collected and collected.summary.num
         else None,
+        table=collected.columns if collected else None,
         records=collected.sample() if collected else [],
         notes=_notes(result, collected) if collected else (),
         energy=_energy(folder, collected, launch),

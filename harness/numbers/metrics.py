@@ -51,6 +51,10 @@ def summarize(table: Columns, slo: Mapping[str, float]) -> Metrics:
         icl_s=distribution(table.icl_s),
         e2el_s=distribution(table.e2el_s[ok]),
         schedule_delay_s=distribution(table.schedule_delay_s[ok]),
+        due_ttft_s=distribution(table.due_ttft_s[ok]),
+        due_e2el_s=distribution(table.due_e2el_s[ok]),
+        whole_share=steady.whole(table),
+        tokens_per_chunk=_tokens_per_chunk(table),
     )
 
 
@@ -70,6 +74,12 @@ def distribution(values: NDArray[np.floating]) -> Distribution | None:
         p99=p99,
         max=float(defined.max()),
     )
+
+
+def _tokens_per_chunk(table: Columns) -> float | None:
+    """Output tokens / content chunks of the successful requests; None without chunks."""
+    chunks = int(table.num_chunks[table.ok].sum())
+    return int(table.output_len[table.ok].sum()) / chunks if chunks else None
 
 
 def window(table: Columns) -> tuple[float, float]:

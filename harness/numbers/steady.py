@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.numbers.columns import Columns
-from harness.schema import Load
+from harness.schema import WHOLE_SHARE, Load
 
 PLATEAU = 0.9
 """Share of the most requests in flight from which on the load counts as up."""
@@ -18,8 +18,6 @@ SERVED = 0.95
 LUMP_TOKENS = 8
 LUMP_SHARE = 0.02
 """Share of E2EL within which all chunks came: an answer held back and sent whole."""
-LUMP_REQUESTS = 0.05
-"""Share of such answers that is worth a note."""
 MIN_OFFERED = 20
 """Requests needed to speak of a rate."""
 
@@ -64,14 +62,26 @@ def held_back(table: Columns) -> str:
     Their TTFT and TPOT describe how the stream was delivered (a starved API server, a buffering proxy), not
     how tokens were generated.
     """
-    long = table.ok & (table.output_len >= LUMP_TOKENS)
-    lumps = long & (table.last_at_s - table.first_at_s < LUMP_SHARE * table.e2el_s)
-    if not long.any() or lumps.sum() <= LUMP_REQUESTS * long.sum():
+    lumps, long = _lumps(table)
+    if not long or lumps <= WHOLE_SHARE * long:
         return ""
     return (
-        f"{lumps.sum()} of {long.sum()} answers arrived whole instead of token by token; "
+        f"{lumps} of {long} answers arrived whole instead of token by token; "
         "TTFT and TPOT show the delivery, not the generation"
     )
+
+
+def whole(table: Columns) -> float:
+    """Share of the answers of many tokens whose chunks all came at once."""
+    lumps, long = _lumps(table)
+    return lumps / long if long else 0.0
+
+
+def _lumps(table: Columns) -> tuple[int, int]:
+    """(those that came at once, all) answers of LUMP_TOKENS and more."""
+    long = table.ok & (table.output_len >= LUMP_TOKENS)
+    lumps = long & (table.last_at_s - table.first_at_s < LUMP_SHARE * table.e2el_s)
+    return int(lumps.sum()), int(long.sum())
 
 
 def saturation(table: Columns, load: Load) -> str:

@@ -111,7 +111,8 @@ def _latency(values: Distribution | None) -> Cell:
 
 
 def _rank(standing: Standing) -> Cell:
-    return Cell(str(standing.rank) if standing.rank else "-")
+    unsteady = "*" * (standing.row.plateau is False)
+    return Cell(f"{standing.rank}{unsteady}" if standing.rank else "-")
 
 
 def _rate(standing: Standing) -> Cell:
@@ -184,7 +185,8 @@ COLUMNS = (
     Column(
         "#",
         _rank,
-        "rank by output tok/s within the scenario; - = not ranked (FAIL, INVALID, or not done)",
+        "rank by output tok/s within the scenario; - = not ranked (FAIL, INVALID, or not done); * = a closed "
+        "loop too short for a plateau, so that its ramps are part of the rate",
         short="#",
         numeric=True,
     ),

@@ -72,7 +72,7 @@ def entry(comparison: Comparison, environment: Environment, recipe: Recipe, *, b
         "",
         markdown_table(comparison),
         "",
-        *_part("Verdicts", [f"{c.scenario}: {c.words}" for c in comparison.contrasts]),
+        *_part("Verdicts", [f"{c.scenario}: {c.words}" for c in comparison.contrasts if c.primary]),
         *_part("Failures", failures(comparison.rows)),
         *_part("Remarks", list(comparison.notes)),
         *(["What ran:", "", launched(comparison), ""] if comparison.ran else []),

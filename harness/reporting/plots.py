@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.escape import plain
-from harness.numbers.intervals import decided
+from harness.numbers.verdicts import decided
 from harness.reporting.curves import REGRESSION, Curve, frontier
 from harness.schema import Contrast
 

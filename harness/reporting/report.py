@@ -35,7 +35,7 @@ def table(comparison: Comparison) -> Table:
 
 def footnotes(comparison: Comparison) -> tuple[str, ...]:
     """Lines printed under the terminal table: verdicts, failures, then what the columns mean."""
-    lines = [plain(f"{c.scenario}: {c.words}") for c in comparison.contrasts]
+    lines = [plain(f"{c.scenario}: {c.words}") for c in comparison.contrasts if c.primary]
     lines += [plain(line) for line in failures(comparison.rows)]
     lines += [plain(line) for line in (*goodput.lines(comparison), *opinions.lines(comparison.opinions))]
     lines += [plain(note) for note in comparison.notes]

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from harness.escape import block, plain
-from harness.numbers.intervals import decided
+from harness.numbers.verdicts import decided
 from harness.reporting import goodput, opinions, report, what_ran
 from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Contrast, Environment, Row
@@ -82,7 +82,8 @@ def _verdict(contrast: Contrast) -> dict[str, object]:
 
 def _forest(comparison: Comparison) -> str:
     """The ratios as a plot; "" where none has an interval."""
-    known = [c for c in comparison.contrasts if c.ratio and c.ratio.num > 1]
+    rates = [c for c in comparison.contrasts if c.metric == "output_throughput"]
+    known = [c for c in rates if c.ratio and c.ratio.num > 1]
     if not known:
         return ""
     from harness.reporting import plots  # matplotlib: half a second that a page without plots need not pay
