@@ -51,7 +51,7 @@ def test_plain_lines_count_what_is_in_flight_even_before_anything_ended() -> Non
     progress.record(RequestRecord(request_id="a", output_len=5))
     progress.trial_end(TrialResult(trial=TRIAL, status="done", duration_s=0.5))
     first, second, last = out.getvalue().splitlines()
-    assert "v sharegpt@c2 r1: 0 of 9 requests, 7 in flight, 0 failed" in first
+    assert "v sharegpt-sample@c2 r1: 0 of 9 requests, 7 in flight, 0 failed" in first
     assert "1 of 9 requests, 7 in flight" in second
     assert "in flight" not in last and "1 of 9 requests, 0 failed, 10 tokens/s" in last
 

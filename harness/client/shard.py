@@ -163,20 +163,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=float, help="wall-clock start, seconds since 1970")
     parser.add_argument("--out", type=Path, help="file for the records; needs --start")
     words = parser.parse_args(argv)
-    job, part = read_job(words.job), Part(words.index, words.count)
-    if words.start is None or words.out is None:
-        crew_share(job, part, ShareFolder(words.job.parent))
-        return
-
-    async def gate() -> int:
-        return start_ns(f"unix {words.start}")
-
-    print(msgspec.json.encode(run_share(job, part, gate, Beat(words.out)).stats).decode())
+    try:
+        job, part = read_job(words.job), Part(words.index, words.count)
+        if words.start is None or words.out is None:
+            crew_share(job, part, ShareFolder(words.job.parent))
+        else:
+            print(msgspec.json.encode(alone(job, part, words.start, words.out).stats).decode())
+    except HarnessError as error:
+        parser.exit(error.exit_code, f"{error}\n")
 
 
 def _variable(*names: str, otherwise: int) -> int:
     """What a scheduler (Slurm, torchrun, Ray) says in the environment."""
     return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
+
+
+def alone(job: Job, part: Part, start_unix_s: float, out: Path) -> Result:
+    """One share without a coordinator. Raises InputError, MachineError."""
+
+    async def gate() -> int:
+        return start_ns(f"unix {start_unix_s}")
+
+    return run_share(job, part, gate, Beat(out))
 
 
 def crew_share(job: Job, part: Part, folder: ShareFolder) -> None:
