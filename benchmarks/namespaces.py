@@ -28,17 +28,32 @@ def namespaces(num: int) -> Iterator[list[str]]:
         _ip("addr", "add", f"{GATEWAY}/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
         for i, name in enumerate(names):
-            outside, inside = f"h{os.getpid()}o{i}", f"h{os.getpid()}i{i}"
+            outside, inside = f"h{os.getpid()}o{i}", interface(i)
             _ip("netns", "add", name)
             _ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
             _ip("link", "set", outside, "master", bridge, "up")
             _ip("-n", name, "addr", "add", f"10.77.0.{i + 2}/24", "dev", inside)
             _ip("-n", name, "link", "set", inside, "up")
+            _ip("-n", name, "link", "set", "lo", "up")
         yield names
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
         subprocess.run(["ip", "link", "del", bridge], stderr=subprocess.DEVNULL)
+
+
+def usable() -> bool:
+    """Whether this process may make them."""
+    try:
+        with namespaces(1):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+def interface(number: int) -> str:
+    """The device inside namespace `number`, at 10.77.0.(number + 2)."""
+    return f"h{os.getpid()}i{number}"
 
 
 def _ip(*words: str) -> None:

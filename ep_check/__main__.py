@@ -40,7 +40,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--fault", default="", help="wrong-reset, swapped-weights or dropped-rank: must turn red"
+        "--fault",
+        default="",
+        help="wrong-reset, swapped-weights, dropped-rank, dispatched-ids or stale-handle: must turn red",
     )
     parser.add_argument(
         "--option", action="append", default=[], help="NAME=VALUE for one backend, repeatable"

@@ -58,6 +58,22 @@ def unsuited(pattern: str, shape: Shape) -> str:
     return ""
 
 
+def overflow(pattern: str, shape: Shape, num_tokens: int, iterations: int = 3) -> str:
+    """Why a pattern sends some rank more rows than it may receive, "" when none (or no limit is set)."""
+    if not shape.receive_limit:
+        return ""
+    for iteration in range(iterations):
+        routes = [build(pattern, shape, rank, num_tokens, iteration) for rank in range(shape.world_size)]
+        for rank in range(shape.world_size):
+            rows = sum(int((r.topk_ids // shape.experts_per_rank == rank).any(dim=1).sum()) for r in routes)
+            if rows > shape.receive_limit:
+                return (
+                    f"rank {rank} would receive {rows} tokens where max_total_recv_tokens leaves "
+                    f"{shape.receive_limit}: MORI's kernel asserts beyond it"
+                )
+    return ""
+
+
 def validate(routing: Routing, shape: Shape) -> None:
     """Raise InvalidRoutingError for an expert named twice by a token, an unknown id or a bad weight."""
     ids, weights = routing.topk_ids, routing.topk_weights

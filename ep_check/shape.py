@@ -28,6 +28,13 @@ class Shape:
         return self.options.get(name, "")
 
     @property
+    def receive_limit(self) -> int:
+        """Most rows a rank may receive under the option max_total_recv_tokens, as MORI rounds it; 0 = any."""
+        total = int(self.option("max_total_recv_tokens") or 0)
+        per_rank = min(self.max_tokens, -(-total // self.world_size))
+        return self.world_size * per_rank
+
+    @property
     def experts_per_rank(self) -> int:
         """Experts one rank owns."""
         return self.num_experts // self.world_size

