@@ -22,6 +22,14 @@ ENV LD_LIBRARY_PATH=/opt/torch-lib:/opt/rocm/lib:/usr/local/lib
 
 ARG MORI_REPO=https://github.com/ROCm/mori.git
 ARG MORI_REF=624002c
+# Build options of MORI's user guide: NICs of Broadcom and Pensando, kernel tracing (MORI-VIZ), DeepEP's 3D layout.
+# MORI compiles kernels at run time too and reads the first two then (python/mori/jit/config.py): they stay set.
+ARG USE_BNXT=OFF
+ARG USE_IONIC=OFF
+ARG ENABLE_PROFILER=OFF
+ARG ENABLE_STANDARD_MOE_ADAPT=OFF
+ENV USE_BNXT=${USE_BNXT} USE_IONIC=${USE_IONIC} \
+    ENABLE_PROFILER=${ENABLE_PROFILER} ENABLE_STANDARD_MOE_ADAPT=${ENABLE_STANDARD_MOE_ADAPT}
 # --no-build-isolation: MORI compiles against the torch of this image, not against one that pip would fetch.
 RUN git clone "${MORI_REPO}" /opt/src/mori && cd /opt/src/mori \
  && git checkout "${MORI_REF}" && git submodule update --init --recursive \

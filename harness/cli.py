@@ -217,8 +217,7 @@ def plan(
     from harness.label import dialect_check
 
     machine = probe()
-    recipe, _ = planning.recipe_of(words or ["all"], machine, everything=True)
-    planned = planning.plan(recipe, machine)
+    planned = planning.everything(words or [], machine)
     if check:
         results = dialect_check.check_all([(p.variant, p.launch) for p in planned], machine.images)
         _say(dialect_check.as_text(results))

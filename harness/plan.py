@@ -73,10 +73,26 @@ class Planned(Noun):
         return Trial(variant=self.variant.name, workload=planned.workload, load=planned.load, restart=restart)
 
 
-def recipe_of(given: Sequence[str], machine: Machine, *, everything: bool = False) -> tuple[Recipe, str]:
+def everything(given: Sequence[str], machine: Machine) -> tuple[Planned, ...]:
+    """What `plan` shows: "all" is every variant, here or not, each with the shapes of its own accelerator.
+
+    Raises InputError and HarnessError as recipe_of() and plan() do.
+    """
+    words = recipes.Words(given)
+    if words.plain[:1] not in ([], ["all"]) or {"recipe", "run_id"} & set(words.pairs):
+        return plan(recipe_of(given, machine)[0], machine)
+    pairs = [f"{key}={value}" for key, value in words.pairs.items()]
+    kinds: dict[Accelerator, list[str]] = {}
+    for variant in registry.variants().values():
+        if launchers.named(launchers.usual(variant, machine)).OWNS_SERVER:
+            kinds.setdefault(variant.accelerator, []).append(variant.name)
+    asked = ([",".join(names), *words.plain[1:], *pairs] for names in kinds.values())
+    return tuple(p for each in asked for p in plan(recipe_of(each, machine)[0], machine))
+
+
+def recipe_of(given: Sequence[str], machine: Machine) -> tuple[Recipe, str]:
     """(recipe, run id) of a command line; recipe=FILE is a recipe file, run_id= resumes that run.
 
-    `everything`: "all" means every variant, whether it can run here or not.
     Raises InputError for names, keys and values that are not understood.
     """
     words = recipes.Words(given)
@@ -92,21 +108,16 @@ def recipe_of(given: Sequence[str], machine: Machine, *, everything: bool = Fals
     else:
         names = words.plain[0] if words.plain else "all"
         model, launcher = words.pairs.get("model", ""), words.pairs.get("launcher", "")
-        variants = launched() if everything and names == "all" else select(names, machine, model)
-        recipe = recipes.from_words(words, variants, _kind(variants, machine))
+        variants = select(names, machine, model)
+        recipe = recipes.from_words(words, variants, _kind(variants))
         return recipe, run_id or store.new_run_id("-".join([names, *words.plain[1:2], launcher]))
     return recipe, run_id or store.new_run_id(Path(path).stem)
 
 
-def launched() -> tuple[str, ...]:
-    """Every variant that this harness launches."""
-    return tuple(name for name, v in registry.variants().items() if v.engine != "openai")
-
-
-def _kind(variants: tuple[str, ...], machine: Machine) -> Accelerator:
-    """cpu when a variant of the recipe runs on CPU: the shapes are the same for all."""
-    kinds = {registry.variant(v).accelerator for v in variants}
-    return "cpu" if "cpu" in kinds else machine.accelerator
+def _kind(variants: tuple[str, ...]) -> Accelerator:
+    """What the variants run on, wherever they are planned; cpu when one does: shapes are the same for all."""
+    kinds = [registry.variant(v).accelerator for v in variants]
+    return "cpu" if "cpu" in kinds else kinds[0]
 
 
 def select(names: str, machine: Machine, model: str = "") -> tuple[str, ...]:
@@ -137,6 +148,7 @@ def plan(recipe: Recipe, machine: Machine) -> tuple[Planned, ...]:
     Raises InputError for unknown names and HarnessError for refusals (dummy weights of a MoE ...).
     """
     _refuse_twins(recipe)
+    _refuse_mixed_image(recipe)
     return tuple(_planned(registry.variant(name), recipe, machine) for name in recipe.variants)
 
 
@@ -156,12 +168,23 @@ def _refuse_twins(recipe: Recipe) -> None:
         )
 
 
+def _refuse_mixed_image(recipe: Recipe) -> None:
+    engines = sorted({registry.variant(name).engine for name in recipe.variants})
+    if recipe.image and len(engines) > 1:
+        raise InputError(
+            f"image={recipe.image} holds one engine, but the variants are of {' and '.join(engines)}; "
+            "run each engine by itself."
+        )
+
+
 def reference(recipe: Recipe, machine: Machine) -> Planned | None:
     """The variant that scores everybody's output; None when the recipe has none and none can run here."""
     name = recipe.reference or _default_reference(recipe, machine)
     if not name or name == "none":
         return None
-    plain = msgspec.structs.replace(recipe, args=(), env={}, launcher=None, url="", workloads=(), loads=())
+    plain = msgspec.structs.replace(
+        recipe, args=(), env={}, launcher=None, url="", image="", workloads=(), loads=()
+    )
     return _planned(registry.variant(name), plain, machine)
 
 
@@ -182,7 +205,9 @@ def _model_of(recipe: Recipe) -> str:
 
 def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     model = models.resolve(recipe.model or variant.model)
-    deployment = deploy(variant, model, recipe, recipe.launcher or launchers.usual(variant, machine))
+    variant = msgspec.structs.replace(variant, image=recipe.image or variant.image)
+    launcher = recipe.launcher or launchers.usual(variant, machine, contained=bool(recipe.image))
+    deployment = deploy(variant, model, recipe, launcher)
     planned = Planned(
         variant=variant,
         model=model,
@@ -194,7 +219,13 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
         options=recipe.options,
     )
     skip = feasible.feasible(variant, machine, model, deployment.launcher) if planned.own_server else ""
-    return launching(msgspec.structs.replace(planned, skip=skip), _PLAN_PORT, store.results_root())
+    planned = launching(msgspec.structs.replace(planned, skip=skip), _PLAN_PORT, store.results_root())
+    if recipe.image and planned.launch.image != recipe.image:
+        raise InputError(
+            f"image={recipe.image} would be ignored: launcher={launcher} runs {variant.name} in no "
+            "container; leave one of the two out."
+        )
+    return planned
 
 
 def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Deployment:

@@ -28,6 +28,7 @@ _RECIPE_KEYS: dict[str, type] = {
     "launcher": str,
     "url": str,
     "python": str,
+    "image": str,
     "question": str,
     "repeats": int,
     "warmup": int,

@@ -475,6 +475,8 @@ class Recipe(Noun):
     url: str = ""
     python: str = ""
     """Interpreter to use instead of each variant's own environment."""
+    image: str = ""
+    """Image to use instead of each variant's own, in a container."""
     args: tuple[str, ...] = ()
     """Engine arguments appended to every variant."""
     env: dict[str, str] = msgspec.field(default_factory=dict)

@@ -65,12 +65,16 @@ def setup_py(name: str, module: str, **wanted: str) -> dict[str, str]:
 
 
 REPOSITORIES: dict[str, dict[str, str]] = {
-    "mori": setup_py("amd_mori", "mori", MORI_GPU_ARCHS="gfx942;gfx950"),
+    "mori": setup_py(
+        "amd_mori", "mori", MORI_GPU_ARCHS="gfx942;gfx950", ENABLE_PROFILER="ON", USE_BNXT="OFF"
+    ),
     "vllm": {
         **setup_py("vllm", "vllm", VLLM_TARGET_DEVICE="rocm", PYTORCH_ROCM_ARCH="gfx942;gfx950"),
         "requirements/rocm.txt": "# nothing\n",
     },
-    "deepep": setup_py("deep_ep", "deep_ep", TORCH_CUDA_ARCH_LIST="9.0", MAX_JOBS="16"),
+    "deepep": setup_py(
+        "deep_ep", "deep_ep", TORCH_CUDA_ARCH_LIST="9.0", MAX_JOBS="16", NVSHMEM_IB_ENABLE_IBGDA="0"
+    ),
     "trtllm": {
         "setup.py": _TRTLLM_SETUP,
         "tensorrt_llm/__init__.py": "",

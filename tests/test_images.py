@@ -72,6 +72,18 @@ def test_an_image_built_from_a_revision_is_never_called_something_else() -> None
     assert images.default_tag("trtllm", {}).startswith("2e669133")
 
 
+def test_every_image_that_is_built_here_has_a_variant_that_runs_on_it() -> None:
+    built = {name: f"{name}:{images.default_tag(name, {})}" for name in images.names()}
+    used = {variant.image for variant in registry.variants().values()}
+    assert {name: image for name, image in built.items() if image not in used} == {}
+
+
+def test_moris_build_options_are_settings() -> None:
+    options = ("USE_BNXT", "USE_IONIC", "ENABLE_PROFILER", "ENABLE_STANDARD_MOE_ADAPT")
+    words = [f"{option}=ON" for option in options]
+    assert images.parse_settings(images.find_dockerfile("vllm-mori"), words) == dict.fromkeys(options, "ON")
+
+
 def test_a_plain_context_holds_the_dockerfile_only(tmp_path: Path) -> None:
     images.make_context("trtllm", tmp_path, silent)
     assert [path.name for path in tmp_path.iterdir()] == ["Dockerfile"]
@@ -166,14 +178,20 @@ def base(engine: Any) -> str:
 
 GPU_BUILDS = {
     "vllm-mori": (
-        ("VLLM_REPO=/srv/vllm.git", f"VLLM_REF={REF}", "MORI_REPO=/srv/mori.git", f"MORI_REF={REF}"),
+        (
+            "VLLM_REPO=/srv/vllm.git",
+            f"VLLM_REF={REF}",
+            "MORI_REPO=/srv/mori.git",
+            f"MORI_REF={REF}",
+            "ENABLE_PROFILER=ON",
+        ),
         "ls /opt/torch-lib/libtorch.so && dpkg -s libopenmpi-dev libpci-dev > /dev/null"
         " && cat /opt/src/vllm.commit /opt/src/mori.commit && echo $LD_LIBRARY_PATH [$MORI_GPU_ARCHS]"
         " && python3 -c 'import mori, vllm'",
         "/opt/torch-lib:/opt/rocm/lib:/usr/local/lib []",
     ),
     "sglang-deepep": (
-        ("DEEPEP_REPO=/srv/deepep.git", f"DEEPEP_REF={REF}"),
+        ("DEEPEP_REPO=/srv/deepep.git", f"DEEPEP_REF={REF}", "NVSHMEM_IB_ENABLE_IBGDA=0"),
         "test -e /usr/lib/$(uname -m)-linux-gnu/libmlx5.so && pip show nvidia-nvshmem-cu13"
         " && cat /opt/src/deepep.commit && python3 -c 'import deep_ep' && echo built",
         "built",

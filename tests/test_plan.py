@@ -46,6 +46,65 @@ def test_all_of_a_node_runs_one_model_and_has_a_reference() -> None:
     assert oracle is not None and oracle.variant.name == "vllm-tp"
 
 
+LAPTOP = Machine(accelerator="cpu", environments=("vllm-cpu",))
+"""A machine without accelerators and without a Docker Engine."""
+
+
+def test_a_plan_off_the_node_is_what_the_node_runs() -> None:
+    """Shapes, loads, skips and the container are the variant's, whatever this machine is."""
+    (here,) = plan.plan(plan.recipe_of(["trtllm-ep"], LAPTOP)[0], LAPTOP)
+    (there,) = plan.plan(plan.recipe_of(["trtllm-ep"], NODE)[0], NODE)
+    assert here.trials == there.trials and here.launch == there.launch
+    assert [t.workload.params.get("input_len") for t in here.trials if t.skip] == [30000]
+    assert here.trials[0].load.request_rate == 10.0
+    assert "no Docker Engine answers" in here.skip or "needs cuda" in here.skip
+    assert "docker run" in plan.as_text((here,))
+
+
+def test_where_the_engine_itself_is_and_no_docker_it_runs_as_a_process() -> None:
+    """As in a container of the engine's own image, on the node."""
+    inside = replace(NODE, docker="", images=(), importable=("vllm",))
+    (planned,) = plan.plan(Recipe(question="?", variants=("vllm-ep",)), inside)
+    assert planned.deployment.launcher == "process"
+    (other,) = plan.plan(Recipe(question="?", variants=("sglang-tp",)), inside)
+    assert other.deployment.launcher == "docker"
+
+
+def test_a_plan_of_all_has_every_variants_own_shapes() -> None:
+    planned = {p.variant.name: p for p in plan.everything([], LAPTOP)}
+    assert set(planned) == set(variants()) - {"attach"}
+    longest = {
+        name: max(int(str(t.workload.params.get("input_len", 0))) for t in planned[name].trials)
+        for name in ("vllm-cpu", "vllm-mori")
+    }
+    assert longest == {"vllm-cpu": 3000, "vllm-mori": 30000}
+
+
+def test_an_image_of_ones_own_takes_the_place_of_the_variants() -> None:
+    words = ["vllm-mori", "image=vllm-mori:v0.32.0"]
+    (planned,) = plan.plan(plan.recipe_of(words, LAPTOP)[0], LAPTOP)
+    assert planned.launch.image == "vllm-mori:v0.32.0"
+    assert "\n  vllm-mori:v0.32.0 \\\n" in plan.as_text((planned,))
+    cpu = ["vllm-cpu", "image=vllm-cpu:mine"]
+    (planned,) = plan.plan(plan.recipe_of(cpu, LAPTOP)[0], LAPTOP)
+    assert planned.deployment.launcher == "docker" and planned.launch.image == "vllm-cpu:mine"
+    assert planned.launch.argv[:3] == ("vllm", "serve", "/models/tiny-moe")
+    oracle = plan.reference(plan.recipe_of(cpu, LAPTOP)[0], LAPTOP)
+    assert oracle is None or oracle.launch.image == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["vllm-ep,sglang-tp", "image=x:1"], "holds one engine, but the variants are of sglang and vllm"),
+        (["vllm-cpu", "image=x:1", "launcher=process"], "would be ignored: launcher=process"),
+    ],
+)
+def test_an_image_that_cannot_be_meant_is_a_sentence(words: list[str], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        plan.plan(plan.recipe_of(words, LAPTOP)[0], LAPTOP)
+
+
 def test_variants_of_different_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_LOG", str(tmp_path / "log.md"))
     recipe = Recipe(question="?", variants=("vllm-cpu", "transformers"))

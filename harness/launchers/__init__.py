@@ -102,19 +102,18 @@ def by_hand(launch: Launch) -> str:
     return f"# by the launcher {launch.launcher}, which is not here\n{shlex.join(launch.argv)}"
 
 
-def usual(variant: Variant, machine: Machine) -> str:
+def usual(variant: Variant, machine: Machine, contained: bool = False) -> str:
     """The launcher of a variant when nobody names one.
 
-    The engine's own if its file names one (LAUNCHER); containers for images of accelerators, unless this
-    machine has no Docker Engine but the engine itself: then it is such a container.
+    The engine's own if its file names one (LAUNCHER); containers where they are asked for, and for images of
+    accelerators, unless this machine has no Docker Engine but the engine itself: then it is such a container.
     """
     if own := registry.fact(variant.engine, "LAUNCHER", ""):
         return str(own)
-    here = (
-        machine.accelerator == variant.accelerator and registry.package(variant.engine) in machine.importable
-    )
-    contained = variant.image and variant.accelerator != "cpu" and (machine.docker or not here)
-    return "docker" if contained else "process"
+    installed = registry.package(variant.engine) in machine.importable
+    inside_one = not machine.docker and machine.accelerator == variant.accelerator and installed
+    usually = bool(variant.image) and variant.accelerator != "cpu" and not inside_one
+    return "docker" if contained or usually else "process"
 
 
 def _folders() -> tuple[Path, ...]:
