@@ -70,21 +70,21 @@ class Search:
         """Warm up; the rate to begin with, requests/s."""
         bench, trial = self.bench, self.trial
         bench.progress.stage(f"{trial.variant} {trial.scenario}: warm-up")
-        warm_up(bench, trial, self.target)
+        warm_up(bench, trial, self.running, self.target)
         if trial.load.request_rate:
             return trial.load.request_rate
         load = Load(max_concurrency=trial.load.max_concurrency or _FLOOD)
-        requests, _ = built(self._reseeded(1), load, bench.planned.model.path, 0)
-        stats = client.fire(self.here, spoken(bench, requests), load, lambda record: None)
+        requests, _ = built(self._reseeded(1), load, bench.planned.tokenizer, 0)
+        stats = client.fire(self.here, spoken(bench, self.running, requests), load, lambda record: None)
         return _START_SHARE * len(requests) / stats.duration_s
 
     def hopeless(self) -> str:
         """Why no rate can meet the SLO: requests one at a time miss it; "" when they meet it."""
         spec = msgspec.structs.replace(self._reseeded(2), num_prompts=_ALONE)
         load = Load(max_concurrency=1)
-        alone, _ = built(spec, load, self.bench.planned.model.path, 0)
+        alone, _ = built(spec, load, self.bench.planned.tokenizer, 0)
         records: list[RequestRecord] = []
-        client.fire(self.here, spoken(self.bench, alone), load, records.append)
+        client.fire(self.here, spoken(self.bench, self.running, alone), load, records.append)
         share = metrics.attained(columns(records), self.bench.recipe.slo)
         return "" if share >= 0.5 else "even one request at a time does not meet it"
 
@@ -104,7 +104,7 @@ class Search:
         load = msgspec.structs.replace(self.trial.load, request_rate=rate)
         trial = msgspec.structs.replace(self.trial, load=load)
         asked = verification.asked(bench.recipe)
-        timed, proof = built(spec, load, bench.planned.model.path, *asked)
+        timed, proof = built(spec, load, bench.planned.tokenizer, *asked)
         store.write(self.folder / "workload.json", proof)
         if spec == self.trial.workload:
             save_sample(bench.run, trial, timed)

@@ -45,6 +45,26 @@ def resolve(alias: str) -> Model:
     return with_config(msgspec.structs.replace(model, path=str(folder)))
 
 
+YARDSTICK = "models/tiny-moe"
+"""Folder, in the repository, of the tokenizer that measures prompts for a model whose own is not known."""
+
+
+def said(name: str) -> Model:
+    """What a server's own name for its model stands for: an alias, an alias's id, else a mere name."""
+    for model in models().values():
+        if name and name in (model.alias, model.hf_id):
+            return resolve(model.alias)
+    return Model(alias=name or "unknown")
+
+
+def name_of(model: Model) -> str:
+    """What resolve() takes for this model: its alias, else its folder from the repository's root."""
+    if model.alias in models() or not model.path:
+        return model.alias
+    folder = Path(model.path)
+    return folder.relative_to(ROOT).as_posix() if folder.is_relative_to(ROOT) else model.path
+
+
 def _name(folder: Path) -> str:
     """The folder's name; of a snapshot in the Hugging Face cache, the model's."""
     repository = folder.parent.parent.name

@@ -11,6 +11,7 @@ import msgspec
 
 from harness import launchers, models, registry, store
 from harness import recipe as recipes
+from harness.client import endpoint
 from harness.errors import HarnessError, InputError
 from harness.label import feasible, guards
 from harness.schema import (
@@ -22,6 +23,7 @@ from harness.schema import (
     Model,
     Noun,
     Options,
+    Prompts,
     Recipe,
     Trial,
     Variant,
@@ -62,6 +64,23 @@ class Planned(Noun):
     def own_server(self) -> bool:
         """Whether this harness starts the engine."""
         return launchers.named(self.deployment.launcher).OWNS_SERVER
+
+    @property
+    def exact(self) -> bool:
+        """Whether prompts are built from the model's own tokens, so that lengths are known beforehand."""
+        return self.own_server or bool(self.model.path)
+
+    @property
+    def tokenizer(self) -> str:
+        """Folder of the tokenizer that prompts are built with; for an unknown model our own, a yardstick."""
+        return self.model.path if self.exact else str(registry.ROOT / models.YARDSTICK)
+
+    @property
+    def ways(self) -> tuple[Prompts, ...]:
+        """How prompts may be sent, best first: as the user asked, else ids wherever those are exact."""
+        if self.options.prompts != "ids":
+            return (self.options.prompts,)
+        return ("ids", "text", "chat") if self.exact else ("text", "chat")
 
     @property
     def one_scenario_per_launch(self) -> bool:
@@ -191,8 +210,10 @@ def reference(recipe: Recipe, machine: Machine) -> Planned | None:
 def _default_reference(recipe: Recipe, machine: Machine) -> str:
     """The fp32 oracle where it can run, else the first variant without expert parallelism."""
     oracles = [v for v in registry.variants().values() if v.engine == ORACLE]
+    if not (recipe.model or _model_of(recipe)):
+        return ""  # endpoints whose weights nobody named: nothing is installed to judge them
     for variant in oracles:
-        known = models.resolve(recipe.model or _model_of(recipe) or variant.model)
+        known = models.resolve(recipe.model or _model_of(recipe))
         if variant.accelerator == machine.accelerator and not feasible.feasible(variant, machine, known):
             return variant.name
     plain = [n for n in recipe.variants if registry.variant(n).parallel.expert == 1]
@@ -204,10 +225,15 @@ def _model_of(recipe: Recipe) -> str:
 
 
 def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
-    model = models.resolve(recipe.model or variant.model)
     variant = msgspec.structs.replace(variant, image=recipe.image or variant.image)
     launcher = recipe.launcher or launchers.usual(variant, machine, contained=bool(recipe.image))
+    served = _served(recipe) if not launchers.named(launcher).OWNS_SERVER else ()
+    name = recipe.model or variant.model
+    model = models.resolve(name) if name else models.said(_name(recipe, served, ()))
     deployment = deploy(variant, model, recipe, launcher)
+    if served:
+        wanted = (model.alias, model.hf_id, model.path)
+        deployment = msgspec.structs.replace(deployment, served_model_name=_name(recipe, served, wanted))
     planned = Planned(
         variant=variant,
         model=model,
@@ -228,6 +254,16 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     return planned
 
 
+def _served(recipe: Recipe) -> tuple[str, ...]:
+    """What the server of url= says it serves."""
+    return endpoint.served(recipe.url, recipe.options.api_key_env) if recipe.url else ()
+
+
+def _name(recipe: Recipe, served: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    """The name to ask a server for. Raises InputError where it serves several."""
+    return recipe.options.served_name or endpoint.chosen(recipe.url, served, wanted)
+
+
 def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Deployment:
     """With what the variant would run, as its launcher lets it see that. Raises InputError."""
     deployment = Deployment(
@@ -239,7 +275,7 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Dep
         python=recipe.python,
         extra_args=tuple(map(_own, recipe.args)),
         extra_env={k: _own(v) for k, v in recipe.env.items()},
-        url=recipe.url,
+        url=recipe.url.rstrip("/").removesuffix("/v1"),
     )
     return launchers.named(launcher).deployed(deployment, variant)
 
@@ -280,6 +316,7 @@ def render(variant: Variant, deployment: Deployment) -> Launch:
         port=deployment.port,
         url=deployment.url,
         served_model_name=deployment.served_model_name,
+        model=models.name_of(deployment.model),
         revision=deployment.model.loaded_revision if launcher.OWNS_SERVER else "",
     )
     return launcher.fitted(launch, deployment, variant)

@@ -84,7 +84,7 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     for model in used.values():
         models.check_weights(model)
     for trial in (t for p in planned if not p.skip for t in p.trials if not t.skip):
-        built(trial.workload, trial.load, planned[0].model.path, *verification.asked(recipe))
+        built(trial.workload, trial.load, planned[0].tokenizer, *verification.asked(recipe))
     store.write_recipe(run, recipe)
     images = [p.launch.image for p in planned if not p.skip and p.launch.image]
     store.write(run / "environment.json", environment.probe(used.values(), images))
@@ -182,7 +182,7 @@ def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
             store.write(folder / "evidence.json", server.storable(evidence))
             keep_attestation(folder, attestation.attest(bench.effective(evidence), chosen.variant))
             bench.progress.stage(f"{chosen.variant.name}: pre-flight")
-            verification.preflight(folder, running)
+            verification.preflight(folder, running, chosen.ways)
             layer = bench.recipe.options.moe_log
             with visit_recorder.recording(chosen.launch, running.launch.base_url, layer, folder):
                 left = serve_trials(bench, pending, running)

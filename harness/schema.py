@@ -161,6 +161,8 @@ class Launch(Noun):
     url: str = ""
     """Base URL, when it is not http://host:port (attach)."""
     served_model_name: str = ""
+    model: str = ""
+    """What resolves to its weights: alias, Hugging Face id or folder; "" in older files: the served name."""
     ready_path: str = "/health"
     api_key_env: str = ""
     """Name of the caller's variable that holds the API key; the key itself is written nowhere."""
@@ -429,6 +431,8 @@ class Options(Noun, omit_defaults=True):
     price: float | None = None
     """Of an accelerator, or of a host without any, per hour."""
     prompts: Prompts = "ids"
+    served_name: str = ""
+    """Name of the model at an endpoint that serves several."""
     slo_share: float = 0.99
     """Share of requests that must meet the SLO where its largest rate is searched for."""
     stream: bool = True

@@ -37,6 +37,12 @@ _VARIABLES = (
 
 
 _LOCKED = (401, 403)
+_NOT_THERE = (404, 405)
+"""Of a path: some endpoints have chat completions only."""
+_QUESTIONS: dict[str, dict[str, Any]] = {
+    "completions": {"prompt": "1 + 1 ="},
+    "chat/completions": {"messages": [{"role": "user", "content": "1 + 1 ="}]},
+}
 
 
 class Running:
@@ -206,12 +212,15 @@ def _completes(launch: Launch) -> bool:
         alive = requests.get(base + launch.ready_path, headers=key, timeout=5)
         if alive.status_code in _LOCKED:
             raise _locked(launch, alive.status_code)
-        if alive.status_code != 200:
+        if alive.status_code != 200 and launchers.of(launch).OWNS_SERVER:
             return False
-        body = {"model": launch.served_model_name, "prompt": "1 + 1 =", "max_tokens": 2, "temperature": 0}
-        answer = requests.post(base + "/v1/completions", json=body, headers=key, timeout=600)
-        if answer.status_code in _LOCKED:
-            raise _locked(launch, answer.status_code)
+        model: dict[str, Any] = {"model": launch.served_model_name, "max_tokens": 2}
+        for path, prompt in _QUESTIONS.items():
+            answer = requests.post(f"{base}/v1/{path}", json=model | prompt, headers=key, timeout=600)
+            if answer.status_code in _LOCKED:
+                raise _locked(launch, answer.status_code)
+            if answer.status_code not in _NOT_THERE:
+                break
         said = answer.json() if answer.status_code == 200 else None
     except requests.RequestException:
         return False

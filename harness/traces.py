@@ -27,7 +27,7 @@ def record(bench: Bench, trial: Trial, running: Running, folder: Path) -> str:
     bench.progress.stage(f"{name}: a few requests under the profiler")
     try:
         with profiling(running.launch.base_url):
-            warm_up(bench, trial, target_of(bench, running))
+            warm_up(bench, trial, running, target_of(bench, running))
     except http.RequestException as error:
         return f"{name}: no trace was taken, its profiler did not answer ({type(error).__name__})"
     written = sorted(folder.glob("*.json*"), key=lambda path: path.stat().st_size)

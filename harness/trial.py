@@ -89,13 +89,13 @@ class Bench:
 def measure(bench: Bench, trial: Trial, running: Running) -> None:
     """Warm up, fire, keep everything. Ctrl-C marks the trial interrupted and is raised again."""
     folder = store.trial_folder(bench.run, trial)
-    model_folder = bench.planned.model.path
+    model_folder = bench.planned.tokenizer
     timed, proof = built(trial.workload, trial.load, model_folder, *verification.asked(bench.recipe))
     store.write(folder / "workload.json", proof)
     save_sample(bench.run, trial, timed)
     target = target_of(bench, running)
     bench.progress.stage(f"{trial.variant} {trial.scenario}: warm-up")
-    warm_up(bench, trial, target)
+    warm_up(bench, trial, running, target)
     bench.progress.trial_begin(trial, len(timed))
     outcome = interrupted = TrialResult(
         trial=trial, status="interrupted", reason="stopped by the user", started_at=environment.now()
@@ -143,7 +143,7 @@ def timed_part(
     """Fire once, with telemetry beside; how it ended and whether its numbers count."""
     folder = store.trial_folder(bench.run, trial)
     target, timed = work
-    worded = spoken(bench, timed)
+    worded = spoken(bench, running, timed)
     flush(bench, running)
     before = counters(bench, running)
     running.new_log_lines()
@@ -157,7 +157,8 @@ def timed_part(
         started = environment.now()
         stats = _fire(bench, target, worded, trial, write)
     after = counters(bench, running)
-    count_tokens(folder / "requests.jsonl", bench.planned.model.path)
+    if bench.planned.exact:
+        count_tokens(folder / "requests.jsonl", bench.planned.model.path)
     outcome = TrialResult(
         trial=trial,
         status="done",
@@ -214,9 +215,16 @@ def _built(
     return timed, proof
 
 
-def spoken(bench: Bench, timed: tuple[Request, ...]) -> tuple[Request, ...]:
-    """The requests as this run sends them: prompts=text or chat where an endpoint takes no token ids."""
-    return workload.worded(timed, bench.recipe.options.prompts, Vocabulary(bench.planned.model.path))
+def spoken(bench: Bench, running: Running, timed: tuple[Request, ...]) -> tuple[Request, ...]:
+    """The requests as this server takes them: prompts as text or chat where it takes no token ids.
+
+    Unless the user asked for text, our count of its tokens is then no length to hold the usage against.
+    """
+    accepted = running.accepted
+    worded = workload.worded(timed, accepted.prompts, Vocabulary(bench.planned.tokenizer))
+    if bench.planned.exact and not accepted.refused:
+        return worded
+    return tuple(msgspec.structs.replace(r, prompt_len=0) for r in worded)
 
 
 def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
@@ -247,7 +255,7 @@ def target_of(bench: Bench, running: Running) -> client.Target:
     return acceptance.applied(target, running.accepted)
 
 
-def warm_up(bench: Bench, trial: Trial, target: client.Target) -> None:
+def warm_up(bench: Bench, trial: Trial, running: Running, target: client.Target) -> None:
     """Requests of the trial's own input length, other tokens, at its concurrency; nothing is kept."""
     concurrency = min(trial.load.max_concurrency or bench.recipe.warmup, 64)
     num = max(bench.recipe.warmup, concurrency) if bench.recipe.warmup else 0
@@ -255,10 +263,10 @@ def warm_up(bench: Bench, trial: Trial, target: client.Target) -> None:
         return
     spec = msgspec.structs.replace(trial.workload, num_prompts=num, seed=trial.workload.seed + _WARM_SEED)
     load = Load(max_concurrency=concurrency)
-    warm, _ = built(spec, load, bench.planned.model.path, 0)
+    warm, _ = built(spec, load, bench.planned.tokenizer, 0)
     short = [msgspec.structs.replace(r, max_tokens=min(r.max_tokens, _WARM_TOKENS)) for r in warm]
     here = msgspec.structs.replace(target, place=())
-    client.fire(here, spoken(bench, tuple(short)), load, lambda record: None)
+    client.fire(here, spoken(bench, running, tuple(short)), load, lambda record: None)
 
 
 def flush(bench: Bench, running: Running) -> None:
@@ -287,7 +295,7 @@ def judged(
 ) -> TrialResult:
     """The outcome with the reasons why it failed or its numbers would not count, by one pass over them."""
     timed, stats = fired
-    seen = validity.Seen(timed)
+    seen = validity.Seen(timed, exact=bench.planned.exact)
     for record in store.records(store.trial_folder(bench.run, outcome.trial)):
         seen.add(record)
     if dead := running.dead():

@@ -33,5 +33,5 @@ def test_the_exit_status_says_that_a_promise_is_broken() -> None:
 
 
 def test_nothing_there_is_one_sentence() -> None:
-    with pytest.raises(InputError, match="does not list a model"):
+    with pytest.raises(InputError, match="lists no model"):
         probe.run("http://127.0.0.1:9")

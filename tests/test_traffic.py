@@ -219,7 +219,8 @@ def test_text_and_whole_answers_with_the_prompts_length_held_against_usage(desk:
     """The server takes any text for one token, so that the harness must notice."""
     words = ("32/5", "num_prompts=6", "concurrency=2", "reference=none", "warmup=0")
     with known_server.running(Script(first_token_s=0.01, token_s=0.001)) as url:
-        done = desk.run("load", f"url={url}", *words, "prompts=text", "stream=false", "api_key_env=HF_TOKEN")
+        options = ("prompts=text", "stream=false", "api_key_env=HF_TOKEN", "model=tiny-moe")
+        done = desk.run("load", f"url={url}", *words, *options)
     assert done.returncode == 0, done.stderr
     row = desk.row("attach", "text-32-5@c2")
     assert row.invalid == "6 prompts were read as another length (first: 32 tokens sent, 1 read)"

@@ -14,11 +14,11 @@ import msgspec
 import requests
 
 from harness import client
+from harness.client import acceptance
+from harness.client.acceptance import PROMPT_IDS
 from harness.client.body import Target, authorization, body, path, url_parts
-from harness.schema import Load, Noun, Request, RequestRecord
+from harness.schema import Load, Noun, Prompts, Request, RequestRecord
 
-PROMPT_IDS = tuple(range(100, 117))
-"""17 ids that every vocabulary has."""
 NUM_TOKENS = 16
 TIMEOUT_S = 120.0
 
@@ -38,19 +38,21 @@ class Conformance(Noun):
     points: tuple[Point, ...]
 
 
-def preflight(target: Target, *, harsh: bool = False) -> tuple[Point, ...]:
+def preflight(target: Target, *, harsh: bool = False, way: Prompts = "ids") -> tuple[Point, ...]:
     """All points, in a fixed order. A request that fails is found in the points that needed it.
 
-    `harsh`: send also a token id beyond the vocabulary, of which a GPU engine may die.
+    `harsh`: send also a token id beyond the vocabulary, of which a GPU engine may die. Of prompts that go as
+    text or messages no length is known, and only a completion is stopped by a string that its text has.
     """
-    probe = _Probe(target)
+    probe = _Probe(target, way)
     streamed = probe.record()
     again = probe.record()
     whole = probe.record(msgspec.structs.replace(target, stream=False))
     with_logprobs = probe.record(logprobs=True)
+    exact = (_prompt_len(streamed),) if way == "ids" else ()
     return (
-        _completes(streamed),
-        _prompt_len(streamed),
+        _completes(streamed, way),
+        *exact,
         _output_len(streamed),
         _usage(streamed),
         _token_ids(streamed),
@@ -59,7 +61,7 @@ def preflight(target: Target, *, harsh: bool = False) -> tuple[Point, ...]:
         _same("stream equals whole answer", streamed, whole, "the streamed text is not what the model said"),
         _same("greedy output repeats", streamed, again, "agreement must allow for run-to-run noise"),
         probe.done_marker(),
-        probe.stop_string(streamed),
+        *(() if way == "chat" else (probe.stop_string(streamed),)),
         *probe.bad_parameters(harsh),
         probe.alive_afterwards(),
     )
@@ -73,9 +75,10 @@ def broken(points: tuple[Point, ...]) -> tuple[str, ...]:
 # --- points of a record --------------------------------------------------------------------------
 
 
-def _completes(record: RequestRecord) -> Point:
+def _completes(record: RequestRecord, way: Prompts) -> Point:
+    kinds = {"ids": "token-id prompts", "text": "prompts of text", "chat": "chat messages"}
     return Point(
-        name="completions with token-id prompts",
+        name=f"completions with {kinds[way]}",
         held=not record.error,
         found=record.error or "answered",
         consequence="prompts of exact length cannot be sent, so work is not identical between engines",
@@ -152,11 +155,10 @@ def _same(name: str, one: RequestRecord, other: RequestRecord, consequence: str)
 class _Probe:
     """Sends small requests to one target."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, way: Prompts) -> None:
         self.target = msgspec.structs.replace(target, timeout_s=TIMEOUT_S, num_workers=1)
-        self.request = Request(
-            request_id="preflight", max_tokens=NUM_TOKENS, prompt_token_ids=PROMPT_IDS, ignore_eos=True
-        )
+        plain = Request(request_id="preflight", max_tokens=NUM_TOKENS, ignore_eos=True)
+        self.request = acceptance.asked(plain, PROMPT_IDS, way)
 
     def record(self, target: Target | None = None, *, logprobs: bool = False) -> RequestRecord:
         """One request through the very client that measures."""

@@ -12,8 +12,9 @@ from statistics import median
 import msgspec
 
 from harness import client
+from harness.client import acceptance
 from harness.client.body import Target
-from harness.schema import Load, Noun, Request, RequestRecord
+from harness.schema import Load, Noun, Prompts, Request, RequestRecord
 
 BATCHES = (1, 1, 2, 8, 32)
 """Requests in flight of each pass: the others are compared with the first, the second is its repeat."""
@@ -45,17 +46,13 @@ class Determinism(Noun):
     passes: tuple[Pass, ...]
 
 
-def prompts(num: int, output_len: int = OUTPUT_LEN, *, logprobs: bool = False) -> list[Request]:
-    """Ids that every vocabulary has, different in each; `logprobs` also shows how far those move."""
-    return [
-        Request(
-            request_id=f"probe-{i}",
-            prompt_token_ids=tuple(100 + (i * 37 + j * 11) % 800 for j in range(PROMPT_LEN)),
-            max_tokens=output_len,
-            logprobs=logprobs,
-        )
-        for i in range(num)
-    ]
+def prompts(
+    num: int, output_len: int = OUTPUT_LEN, *, logprobs: bool = False, way: Prompts = "ids"
+) -> list[Request]:
+    """Ids that every vocabulary has, different in each, or sentences; `logprobs` shows how they move."""
+    plain = [Request(request_id=f"probe-{i}", max_tokens=output_len, logprobs=logprobs) for i in range(num)]
+    numbers = [tuple(100 + (i * 37 + j * 11) % 800 for j in range(PROMPT_LEN)) for i in range(num)]
+    return [acceptance.asked(r, n, way) for r, n in zip(plain, numbers, strict=True)]
 
 
 def passes(target: Target, requests: Sequence[Request], batches: Sequence[int] = BATCHES) -> tuple[Pass, ...]:

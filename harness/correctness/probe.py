@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-import requests
 
 from harness import models
-from harness.client import acceptance
-from harness.client.body import Target, authorization
+from harness.client import acceptance, endpoint
+from harness.client.body import Target
 from harness.correctness import conformance, determinism, known_answers
 from harness.errors import HarnessError, InputError
 from harness.escape import plain
@@ -36,12 +33,14 @@ def run(url: str, model: str = "", *, harsh: bool = False, api_key_env: str = ""
     """
     name = model or _first_model(url, api_key_env)
     asked = Target(base_url=url, model=name, api_key_env=api_key_env)
-    accepted = acceptance.ask(asked)
+    accepted = acceptance.ask(asked, ("ids", "text", "chat"))
+    way = accepted.prompts
     target = acceptance.applied(asked, accepted)
     known = _known(target, name)
-    passes = determinism.passes(target, determinism.prompts(NUM_PROMPTS, OUTPUT_LEN, logprobs=True))
+    prompts = determinism.prompts(NUM_PROMPTS, OUTPUT_LEN, logprobs=True, way=way)
+    passes = determinism.passes(target, prompts)
     # Last, because an engine may die of it.
-    points = conformance.preflight(target, harsh=harsh)
+    points = conformance.preflight(target, harsh=harsh, way=way)
     return Probed(points=points, known=known, passes=passes, accepted=accepted)
 
 
@@ -71,13 +70,10 @@ def lines(found: Probed) -> list[str]:
 
 
 def _first_model(url: str, api_key_env: str) -> str:
-    base = url.rstrip("/").removesuffix("/v1")
-    try:
-        key = authorization(api_key_env)
-        listed: Any = requests.get(f"{base}/v1/models", headers=key, timeout=10).json()
-        return str(listed["data"][0]["id"])
-    except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
+    names = endpoint.served(url, api_key_env)
+    if not names:
         raise InputError(
-            f"{base}/v1/models does not list a model ({type(error).__name__}); give the base URL of a "
-            "running OpenAI-compatible server, and its model's name"
-        ) from error
+            f"{url.rstrip('/')} lists no model at /v1/models; give the base URL of a running "
+            "OpenAI-compatible server, and its model's name"
+        )
+    return names[0]

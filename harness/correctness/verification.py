@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from harness.correctness.replay import ReplayOptions, Sample
 from harness.errors import HarnessError, InputError
 from harness.plan import Planned
 from harness.progress import Progress
-from harness.schema import Launch, Model, Recipe, Request, Score, TrialResult
+from harness.schema import Launch, Model, Prompts, Recipe, Request, Score, TrialResult
 from harness.tokens import Vocabulary
 
 PROMPT_TOKENS = 4096
@@ -167,10 +167,10 @@ def _keep_unscored(samples: dict[Path, list[Sample]], cause: str, reference: str
         keep(trial, replay.unscored(chosen, cause, reference))
 
 
-def preflight(visit: Path, running: server.Running) -> None:
+def preflight(visit: Path, running: server.Running, ways: Sequence[Prompts] = ("ids",)) -> None:
     """Ask what the engine takes of a request, then write which promises of its API it keeps.
 
-    Those it breaks become notes of its rows.
+    Those it breaks become notes of its rows. `ways` of sending a prompt are tried in their order.
     """
     engine = registry.engine(running.launch.engine)
     target = client.Target(
@@ -179,11 +179,14 @@ def preflight(visit: Path, running: server.Running) -> None:
         extras=dict(getattr(engine, "EXTRAS", {})),
         api_key_env=running.launch.api_key_env,
     )
-    running.accepted = acceptance.ask(target)
+    running.accepted = acceptance.ask(target, ways)
+    way = running.accepted.prompts
     target = acceptance.applied(target, running.accepted)
-    points = (*conformance.preflight(target), *known(target, model_of(visit)))
+    points = conformance.preflight(target, way=way)
+    if way == "ids":
+        points = (*points, *known(target, model_of(visit)))
     store.write(visit / "conformance.json", conformance.Conformance(points=points))
-    prompts = determinism.prompts(determinism.NUM_IN_PREFLIGHT)
+    prompts = determinism.prompts(determinism.NUM_IN_PREFLIGHT, way=way)
     passes = determinism.passes(target, prompts, (1, 1, len(prompts)))
     store.write(visit / determinism.FILE, determinism.Determinism(passes=passes))
 
@@ -235,8 +238,9 @@ def samples_of(run: Path, folder: Path) -> list[Sample]:
 
 
 def model_of(visit: Path) -> Model:
-    """The model of a server life, by its served name; one without files here when that is no alias."""
-    name = store.read(visit / "launch.json", Launch).served_model_name
+    """The model of a server life; one without files here when its name resolves to none."""
+    launch = store.read(visit / "launch.json", Launch)
+    name = launch.model or launch.served_model_name
     try:
         return models.resolve(name)
     except HarnessError:

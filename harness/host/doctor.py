@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import models, registry
+from harness import launchers, models, registry
 from harness.containers.docker_engine import how_to_get
 from harness.errors import HarnessError
 from harness.host import engine_env, node
@@ -49,6 +49,9 @@ def verdicts(found: Inspection) -> tuple[Check, ...]:
     """One line per variant: can it run here with its default model, else why not; those that can first."""
     lines = []
     for name, variant in registry.variants().items():
+        if not launchers.named(launchers.usual(variant, found.machine)).OWNS_SERVER:
+            lines.append(Check(name=name, state="ok", detail=_how(variant)))
+            continue
         if not variant.model:
             continue
         try:

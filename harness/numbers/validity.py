@@ -19,8 +19,11 @@ HIT_MARGIN = 0.02
 class Seen:
     """What a trial's records add up to; of no record more than the first that tells a story is kept."""
 
-    def __init__(self, requests: Iterable[Request] = ()) -> None:
+    def __init__(self, requests: Iterable[Request] = (), *, exact: bool = True) -> None:
+        """`exact`: prompts hold the model's own tokens, so engines can be held to the lengths asked for."""
+        self._exact = exact
         self._expected: Mapping[str, int] = {r.request_id: r.max_tokens for r in requests if r.ignore_eos}
+        self._num_uncounted = 0
         self._tally = token_counts.Tally()
         self._cached = self._read = self._missing = self._due = 0
         self._num_short = self._num_misread = 0
@@ -42,6 +45,7 @@ class Seen:
         if record.error:
             self.first_error = self.first_error or record.error
             return
+        self._num_uncounted += token_counts.uncounted(record)
         self._cached += record.cached_len
         self._read += record.input_len
         if record.prompt_len and record.input_len and record.input_len != record.prompt_len:
@@ -61,18 +65,37 @@ class Seen:
             f"{self._num_misread} prompts were read as another length (first: {self._misread})"
             if self._num_misread
             else "",
-            self._short(),
+            self._short() if self._exact else "",
+            self._uncounted(),
             _client_bound(stats),
         ]
         return [reason for reason in found if reason]
 
     def notes(self, outcome: TrialResult) -> tuple[str, ...]:
-        """What belongs beside valid numbers: how much of a shared prefix the engine really reused."""
+        """What belongs beside valid numbers: lengths as counted, and how much of a prefix was reused."""
+        counted = () if self._exact else self._as_counted()
         ideal = _ideal_hit_share(outcome)
         if not ideal or not self._read:
-            return ()
+            return counted
         share = self._hits(outcome) / self._read
-        return (f"prefix cache: {share:.1%} of prompt tokens reused, an ideal cache would reuse {ideal:.1%}",)
+        reused = f"prefix cache: {share:.1%} of prompt tokens reused, an ideal cache would reuse {ideal:.1%}"
+        return (*counted, reused)
+
+    def _as_counted(self) -> tuple[str, ...]:
+        """How far the lengths of a server of unknown weights are from those asked for."""
+        if not self.num_ok:
+            return ()
+        read = f"weights and tokenizer not known: {self._read / self.num_ok:.0f} prompt tokens per request"
+        short = f", {self._num_short} of {self.num_ok} outputs ended before max_tokens"
+        return (f"{read}{short if self._num_short else ''}, as the server counts them",)
+
+    def _uncounted(self) -> str:
+        if not self._num_uncounted:
+            return ""
+        return (
+            f"the server states no usage for {self._num_uncounted} requests, and its tokenizer is not known "
+            "to count their output with: give model="
+        )
 
     def _hits(self, outcome: TrialResult) -> float:
         return outcome.counters.get("prefix_cache_hits", 0) or self._cached
