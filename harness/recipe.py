@@ -13,6 +13,7 @@ import msgspec
 
 from harness import registry
 from harness.errors import InputError
+from harness.numbers import tails
 from harness.schema import Accelerator, Load, Options, Recipe, Scalar, WorkloadSpec
 
 ORIGIN_SHAPES = ("1000/2000", "5000/1000", "10000/500", "30000/100", "sharegpt-lengths")
@@ -49,6 +50,10 @@ _LOAD_KEYS = (
     "search",
 )
 _OWN_KEYS = ("recipe", "run_id", "num_prompts", "args")
+_FEW = 12
+"""Requests of a trial on CPU: three turns of four slots."""
+_TURNS = 8
+"""Turns of a closed loop's slots on accelerators: of two turns, most is ramp."""
 _ENOUGH_RATE = 50
 """Requests/s that a closed loop of a given duration is prepared for."""
 _OPTION_KEYS = Options.__struct_fields__
@@ -81,7 +86,11 @@ def _is_pair(word: str) -> bool:
 
 def load_recipe(path: Path) -> Recipe:
     """A recipe file. Raises InputError with the path to the field."""
-    return registry.convert(registry.read_toml(path), Recipe, str(path))
+    table = registry.read_toml(path)
+    options = table.get("options")
+    if "repeats" not in table and isinstance(options, dict) and options.get("budget_s"):
+        table["repeats"] = 0
+    return registry.convert(table, Recipe, str(path))
 
 
 def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator) -> Recipe:
@@ -92,7 +101,9 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
     pairs = dict(words.pairs)
     small = accelerator == "cpu"
     made = loads(pairs, small)
-    num_prompts = _number("num_prompts", pairs.pop("num_prompts", str(_num_prompts(made, small))), int)
+    given = _number("num_prompts", pairs.pop("num_prompts"), int) if "num_prompts" in pairs else None
+    asked = _number("percentile", pairs.get("percentile", str(Options().percentile)), float)
+    nums = {load.label: given or _num_prompts(load, small, asked) for load in made}
     seed = _number("seed", pairs.get("seed", "0"), int)
     names = words.plain[1] if len(words.plain) > 1 else "all"
     if len(words.plain) > 2:
@@ -102,7 +113,7 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
     params = {k[2:]: _scalar(pairs.pop(k)) for k in list(pairs) if k.startswith("w.")}
     fields: dict[str, Any] = {
         "variants": variants,
-        "workloads": workload_specs(names, small, num_prompts, seed, params),
+        "workloads": _by_load(workload_specs(names, small, max(nums.values()), seed, params), nums),
         "loads": made,
         "args": _shell_words("args", pairs.pop("args", "")),
         "env": {k[4:]: pairs.pop(k) for k in list(pairs) if k.startswith("env.")},
@@ -110,8 +121,8 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
         "options": {k: _scalar(pairs.pop(k)) for k in list(pairs) if k in _OPTION_KEYS},
     }
     _shell_words("clients", str(fields["options"].get("clients", "")))
-    if pairs.get("repeats") == "auto":
-        pairs.pop("repeats")
+    if pairs.get("repeats", "auto" if "budget_s" in fields["options"] else "") == "auto":
+        pairs.pop("repeats", "")
         fields["repeats"] = 0
     for key, kind in _RECIPE_KEYS.items():
         if key in pairs:
@@ -141,12 +152,33 @@ def _shell_words(key: str, text: str) -> tuple[str, ...]:
         ) from error
 
 
-def _num_prompts(made: tuple[Load, ...], small: bool) -> int:
-    """Requests per trial where num_prompts= does not say: enough for a duration, or to tell 1 % from 2 %."""
-    lasting = [(load.duration_s, load.request_rate or _ENOUGH_RATE) for load in made if load.duration_s]
-    if lasting:
-        return max(math.ceil(duration_s * rate) for duration_s, rate in lasting)
-    return 100 if any(load.search for load in made) else 12 if small else 50
+def _num_prompts(load: Load, small: bool, percentile: float) -> int:
+    """Requests per trial where num_prompts= does not say.
+
+    Enough for a duration; for a search, to tell 1 % from 2 %; on CPU, for a plateau; on accelerators eight
+    turns of a closed loop's slots, and as many in an open loop as the percentile needs that is asked for.
+    """
+    slots = load.max_concurrency or 1
+    if load.duration_s:
+        return math.ceil(load.duration_s * (load.request_rate or _ENOUGH_RATE))
+    if load.search:
+        return 100
+    if small:
+        return max(_FEW, 3 * slots)
+    if load.arrival == "closed" and not load.request_rate:
+        return max(50, _TURNS * slots)
+    return tails.required(percentile / 100.0)
+
+
+def _by_load(specs: tuple[WorkloadSpec, ...], nums: dict[str, int]) -> tuple[WorkloadSpec, ...]:
+    """Each workload with the number of requests that each load needs: one for all where they agree."""
+    if len(set(nums.values())) == 1:
+        return specs
+    return tuple(
+        msgspec.structs.replace(spec, num_prompts=num, loads=(label,))
+        for spec in specs
+        for label, num in nums.items()
+    )
 
 
 def workload_specs(

@@ -11,7 +11,7 @@ from types import FrameType
 
 from msgspec.structs import replace
 
-from harness import compare, goodput, launchers, models, plan, second_opinion, server, store, traces
+from harness import compare, cost, goodput, launchers, models, plan, second_opinion, server, store, traces
 from harness.client import selfcheck
 from harness.correctness import tasks, verification
 from harness.errors import HarnessError, InputError, MachineError, StoreError
@@ -37,6 +37,7 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
     oracle = plan.reference(recipe, machine)
     begin(run, recipe, planned)
     progress.begin(run.name, max(recipe.repeats, 1) * sum(len(p.trials) for p in planned))
+    progress.note(cost.line(recipe, planned))
     interrupted: BaseException | None = None
     try:
         with interruptible():

@@ -31,7 +31,7 @@ def test_defaults_are_small_on_cpu_and_the_origins_on_gpus() -> None:
     theirs = made("vllm-cpu", "all", "w.path=mine.json", accelerator="cuda").workloads[-1]
     assert (theirs.label, theirs.params) == ("sharegpt", {"path": "mine.json"})
     assert gpu.loads == (Load(request_rate=10.0, arrival="poisson"),)
-    assert gpu.workloads[0].num_prompts == 50
+    assert gpu.workloads[0].num_prompts == 662
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_loads(words: list[str], labels: list[str]) -> None:
     [
         ([], 12),
         (["search=goodput"], 100),
-        (["rate=2,4", "duration=5"], 20),
+        (["rate=2,4", "duration=5"], 10),
         (["concurrency=8", "duration=5"], 250),
         (["duration=5", "num_prompts=7"], 7),
     ],
@@ -70,6 +70,25 @@ def test_there_are_requests_enough_for_the_load(words: list[str], num: int) -> N
     assert made_.workloads[0].num_prompts == num
     if "duration=5" in words:
         assert {load.duration_s for load in made_.loads} == {5.0}
+
+
+def test_trials_on_accelerators_reach_a_plateau_and_certify_what_is_asked() -> None:
+    both = made("vllm-cpu", "1000/200", "concurrency=8,64", accelerator="cuda")
+    assert [(w.num_prompts, w.loads) for w in both.workloads] == [(64, ("c8",)), (512, ("c64",))]
+    assert both.scenarios == ("1000-200@c8", "1000-200@c64")
+    p90 = made("vllm-cpu", "1000/200", "rate=10", "percentile=90", accelerator="cuda")
+    assert p90.workloads[0].num_prompts == 64 and p90.options.percentile == 90
+    with pytest.raises(InputError, match="percentile"):
+        made("vllm-cpu", "1000/200", "percentile=100", accelerator="cuda")
+
+
+def test_a_budget_restarts_until_intervals_are_tight(tmp_path: Path) -> None:
+    assert made("vllm-cpu", "64/8", "budget_s=600").repeats == 0
+    assert made("vllm-cpu", "64/8", "budget_s=600", "repeats=2").repeats == 2
+    assert made("vllm-cpu", "64/8").repeats == 1
+    path = tmp_path / "r.toml"
+    path.write_text('question = "q"\nvariants = ["vllm-cpu"]\n[options]\nbudget_s = 60.0\n')
+    assert recipe.load_recipe(path).repeats == 0
 
 
 def test_sharegpt_needs_its_file() -> None:

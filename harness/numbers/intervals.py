@@ -106,5 +106,10 @@ def _standard_error(data: np.ndarray) -> float:
     return float(data.std(ddof=1) / math.sqrt(data.size))
 
 
+def quantile(freedom: float) -> float:
+    """Student's t that a 95 % interval reaches on either side."""
+    return float(stdtrit(freedom, (1.0 + CONFIDENCE) / 2.0))
+
+
 def _half_width(error: float, freedom: float) -> float:
-    return float(stdtrit(freedom, (1.0 + CONFIDENCE) / 2.0)) * error
+    return quantile(freedom) * error

@@ -25,7 +25,7 @@ def enough(comparison: Comparison, restarts: int, spent_s: float, budget_s: floa
         return f"another round would exceed the budget of {budget_s:.0f} s"
     if restarts < MIN_RESTARTS:
         return ""
-    ratios = [c.ratio for c in comparison.contrasts if c.ratio]
+    ratios = [c.ratio for c in comparison.contrasts if c.ratio and c.primary]
     rates = [row.output_throughput for row in comparison.rows if row.output_throughput]
     if all(tight(i) for i in ratios or rates):
         return f"after {restarts} restarts every interval is within {PRECISION:.0%} of its value"
