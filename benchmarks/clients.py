@@ -28,9 +28,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from harness import foreign_client, store
+from harness import store
 from harness.client.window import percentile
 from harness.errors import HarnessError
+from harness.extras import foreign_client
 from harness.reporting import importers
 from harness.schema import Distribution, Noun
 

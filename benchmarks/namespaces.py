@@ -73,7 +73,7 @@ def spread(names: Sequence[str], command: Sequence[str]) -> int:
 
 
 def placing(names: Sequence[str]) -> str:
-    """What clients= takes to place one client process in each namespace."""
+    """What place= takes to place one client process in each namespace."""
     return f"{sys.executable} -m benchmarks.namespaces {','.join(names)}"
 
 
@@ -81,7 +81,7 @@ def show(words: Sequence[str]) -> int:
     """One trial of `load` from two namespaces, at a server of known timing on the bridge."""
     with namespaces(2) as names, known_server.running(host=GATEWAY) as url:
         given = [f"url={url}", "32/50", "rate=40", "num_prompts=400", "reference=none", *words]
-        load = [sys.executable, "-m", "harness", "load", *given, f"clients={placing(names)}"]
+        load = [sys.executable, "-m", "harness", "load", *given, f"place={placing(names)}"]
         return subprocess.run(load).returncode
 
 

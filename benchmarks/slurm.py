@@ -143,7 +143,7 @@ def show(words: Sequence[str]) -> int:
         if not any(word.startswith("url=") for word in words):
             url = stack.enter_context(known_server.running())
             given = [f"url={url}", "32/50", "rate=40", "num_prompts=400", "reference=none", *words]
-        load = [sys.executable, "-m", "harness", "load", *given, "clients=srun --nodes=2 --ntasks=2"]
+        load = [sys.executable, "-m", "harness", "load", *given, "place=srun --nodes=2 --ntasks=2"]
         return subprocess.run(load, env=env).returncode
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness import launchers, models, registry, store
+from harness import extras, launchers, models, registry, store
 from harness import recipe as recipes
 from harness.client import endpoint
 from harness.errors import HarnessError, InputError
@@ -201,9 +201,9 @@ def reference(recipe: Recipe, machine: Machine) -> Planned | None:
     name = recipe.reference or _default_reference(recipe, machine)
     if not name or name == "none":
         return None
-    plain = msgspec.structs.replace(
-        recipe, args=(), env={}, launcher=None, url="", image="", workloads=(), loads=()
-    )
+    own = Options(allow_dummy_moe=recipe.options.allow_dummy_moe, api_key_env=recipe.options.api_key_env)
+    bare = msgspec.structs.replace(recipe, args=(), env={}, launcher=None, url="", image="", options=own)
+    plain = msgspec.structs.replace(bare, workloads=(), loads=())
     return _planned(registry.variant(name), plain, machine)
 
 
@@ -283,8 +283,9 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Dep
 def launching(planned: Planned, port: int, folder: Path) -> Planned:
     """The same, its launch composed for a port and for a folder of this machine that outlives the engine.
 
-    The one place where a launch is made: the engine's command, what its launcher adds, labels, API key, and
-    where a profiler writes. Raises HarnessError for what must not be launched (guards.check).
+    The one place where a launch is made: the engine's command, what its launcher adds, labels, API key, where
+    a profiler writes, and what optional features need. Raises HarnessError for what must not be launched
+    (guards.check), InputError for an option that a feature does not understand.
     """
     deployment = msgspec.structs.replace(planned.deployment, port=port)
     launch = render(planned.variant, deployment)
@@ -294,12 +295,15 @@ def launching(planned: Planned, port: int, folder: Path) -> Planned:
     launch = msgspec.structs.replace(
         launch, labels=(*launch.labels, *labels), api_key_env=planned.options.api_key_env
     )
-    return msgspec.structs.replace(
+    composed = msgspec.structs.replace(
         planned,
         deployment=deployment,
         launch=_keeping_traces(launch, planned.variant.traces, folder / TRACES),
         warnings=warnings,
     )
+    for feature in extras.offered("launching", planned.options, variant=planned.variant):
+        composed = feature(composed, folder)
+    return composed
 
 
 def render(variant: Variant, deployment: Deployment) -> Launch:

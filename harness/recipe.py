@@ -56,7 +56,8 @@ _TURNS = 8
 """Turns of a closed loop's slots on accelerators: of two turns, most is ramp."""
 _ENOUGH_RATE = 50
 """Requests/s that a closed loop of a given duration is prepared for."""
-_OPTION_KEYS = Options.__struct_fields__
+_OPTION_KEYS = dict(zip(Options.__struct_fields__, Options.__struct_encode_fields__, strict=True))
+"""Key of an option -> what files call it, which is an older key of some."""
 
 
 class Words:
@@ -86,11 +87,23 @@ def _is_pair(word: str) -> bool:
 
 def load_recipe(path: Path) -> Recipe:
     """A recipe file. Raises InputError with the path to the field."""
-    table = registry.read_toml(path)
-    options = table.get("options")
-    if "repeats" not in table and isinstance(options, dict) and options.get("budget_s"):
-        table["repeats"] = 0
-    return registry.convert(table, Recipe, str(path))
+    fields: dict[str, Any] = registry.read_toml(path)
+    options = fields.get("options")
+    if isinstance(options, dict):
+        fields = {**fields, "options": _filed(options)}
+        if "repeats" not in fields and options.get("budget_s"):
+            fields["repeats"] = 0
+    return registry.convert(fields, Recipe, str(path))
+
+
+def _filed(options: dict[str, Any]) -> dict[str, Any]:
+    """Options under the names that files have for them. Raises InputError for one given in both spellings."""
+    for key, filed in _OPTION_KEYS.items():
+        if key != filed and key in options:
+            if filed in options:
+                raise InputError(f"{key}= and {filed}= are two names of one setting; keep one.")
+            options[filed] = options.pop(key)
+    return options
 
 
 def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator) -> Recipe:
@@ -118,9 +131,9 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
         "args": _shell_words("args", pairs.pop("args", "")),
         "env": {k[4:]: pairs.pop(k) for k in list(pairs) if k.startswith("env.")},
         "slo": {k[4:]: _number(k, pairs.pop(k), float) for k in list(pairs) if k.startswith("slo.")},
-        "options": {k: _scalar(pairs.pop(k)) for k in list(pairs) if k in _OPTION_KEYS},
+        "options": _filed({k: _scalar(pairs.pop(k)) for k in list(pairs) if k in _option_words()}),
     }
-    _shell_words("clients", str(fields["options"].get("clients", "")))
+    _shell_words("place", str(fields["options"].get("clients", "")))
     if pairs.get("repeats", "auto" if "budget_s" in fields["options"] else "") == "auto":
         pairs.pop("repeats", "")
         fields["repeats"] = 0
@@ -135,6 +148,11 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
         raise InputError(f"There is no key {next(iter(pairs))!r}. There are: {', '.join(known)}.")
     fields.setdefault("question", _question(variants))
     return registry.convert(fields, Recipe, "command line")
+
+
+def _option_words() -> set[str]:
+    """Keys of options, old ones included."""
+    return {*_OPTION_KEYS, *_OPTION_KEYS.values()}
 
 
 def _question(variants: tuple[str, ...]) -> str:

@@ -11,20 +11,18 @@ from types import FrameType
 
 from msgspec.structs import replace
 
-from harness import compare, cost, goodput, launchers, models, plan, second_opinion, server, store, traces
+from harness import compare, cost, extras, launchers, models, plan, server, store
 from harness.client import selfcheck
-from harness.correctness import tasks, verification
+from harness.correctness import verification
 from harness.errors import HarnessError, InputError, MachineError, StoreError
 from harness.host import calibration, engines_ready, environment
 from harness.label import attestation, dialect_check
-from harness.moe import plugin as routing
-from harness.moe import visit_recorder
-from harness.numbers import stopping
+from harness.numbers import load_search, metrics, stopping
 from harness.plan import Planned
 from harness.progress import Progress
 from harness.reporting import publish
 from harness.schema import Attestation, Comparison, Machine, Recipe, Trial, TrialResult
-from harness.trial import Bench, built, measure
+from harness.trial import Visit, built, measure
 
 
 def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Comparison:
@@ -38,18 +36,21 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
     begin(run, recipe, planned)
     progress.begin(run.name, max(recipe.repeats, 1) * sum(len(p.trials) for p in planned))
     progress.note(cost.line(recipe, planned))
+    for chosen in (p for p in planned if not p.skip):
+        for warning in chosen.warnings:
+            progress.note(f"{chosen.variant.name}: {warning}")
     interrupted: BaseException | None = None
     try:
         with interruptible():
             planned, oracle = engines_ready.ensure_all(planned, oracle, progress.stage)
-            second_opinion.prepare(recipe, progress)
-            tasks.prepare(recipe, progress)
+            for prepare in extras.offered("prepare", recipe.options, recipe.loads):
+                prepare(recipe, progress)
             planned = check_flags(recipe, planned, machine, progress)
             plan.refuse(planned)
             check_client(recipe, run, progress)
             begun = time.monotonic()
             for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
-                visit(Bench(recipe, run, chosen, restart, progress, oracle))
+                carry_out(Visit(recipe, run, chosen, restart, progress, oracle))
             verification.replay_run(run, oracle, progress)
             progress.stage("packing the records")
             store.pack(run)
@@ -73,9 +74,9 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     if not (run / "recipe.toml").exists():
         for chosen in planned:
             launchers.of(chosen.launch).answering(chosen.launch)
-    second_opinion.check(recipe)
-    goodput.check(recipe)
-    tasks.named(recipe)
+    metrics.check_slo(recipe.slo)
+    for check in extras.offered("check", recipe.options, recipe.loads):
+        check(recipe)
     used = {p.model.alias: p.model for p in planned if not p.skip and p.own_server}
     if len(used) > 1:
         raise InputError(
@@ -118,8 +119,9 @@ def check_client(recipe: Recipe, run: Path, progress: Progress) -> None:
     if path.exists():
         return
     progress.stage("checking the client itself")
+    workers = recipe.options.workers
     budgets = [
-        selfcheck.run(load.request_rate, load.max_concurrency or goodput.flood(load), recipe.options.workers)
+        selfcheck.run(load.request_rate, load.max_concurrency or load_search.flood(load), workers)
         for load in recipe.loads
     ]
     store.write(path, budgets)
@@ -149,58 +151,55 @@ def visits(planned: tuple[Planned, ...], restarts: Iterable[int]) -> Iterator[tu
             yield chosen, restart
 
 
-def visit(bench: Bench) -> None:
+def carry_out(visit: Visit) -> None:
     """One server life: launch, prove the label, run what is not done yet, stop.
 
     An engine that dies takes the trial it died in; it is launched again for the rest. So is one whose prefix
     cache nothing else empties, after every scenario.
     """
-    pending = bench.pending()
+    pending = visit.pending()
     while pending:
-        left = _launch(bench, pending)
+        left = _launch(visit, pending)
         if len(left) == len(pending):
-            raise HarnessError(f"{bench.planned.variant.name}: a launch measured nothing; this is a defect.")
+            raise HarnessError(f"{visit.planned.variant.name}: a launch measured nothing; this is a defect.")
         pending = left
 
 
-def _launch(bench: Bench, pending: list[Trial]) -> list[Trial]:
+def _launch(visit: Visit, pending: list[Trial]) -> list[Trial]:
     """Trials still to do after one launch; those it touched have their trial.json."""
-    folder = store.visit_folder(bench.run, bench.planned.variant.name, bench.restart)
+    folder = visit.folder
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = plan.launching(bench.planned, server.port_for(bench.planned.launch), folder)
-    trace_folder = folder / plan.TRACES
+    chosen = plan.launching(visit.planned, server.port_for(visit.planned.launch), folder)
     if chosen.variant.traces:
-        trace_folder.mkdir(exist_ok=True)
-    chosen, unlogged = routing.logged(chosen, bench.recipe.options.moe_log, folder)
-    if unlogged:
-        bench.progress.note(unlogged)
+        (folder / plan.TRACES).mkdir(exist_ok=True)
     store.write(folder / "launch.json", plan.redacted(chosen.launch))
     log_path = folder / "server.log"
     store.write(folder / "calibration.json", calibration.calibrate(chosen.launch))
     try:
-        with server.serving(chosen.launch, log_path, bench.run.name, bench.progress.stage) as running:
+        with server.serving(chosen.launch, log_path, visit.run.name, visit.progress.stage) as running:
             evidence = running.evidence()
             store.write(folder / "evidence.json", server.storable(evidence))
-            keep_attestation(folder, attestation.attest(bench.effective(evidence), chosen.variant))
-            bench.progress.stage(f"{chosen.variant.name}: pre-flight")
+            keep_attestation(folder, attestation.attest(visit.effective(evidence), visit.planned.variant))
+            visit.progress.stage(f"{visit.planned.variant.name}: pre-flight")
             verification.preflight(folder, running, chosen.ways)
-            layer = bench.recipe.options.moe_log
-            with visit_recorder.recording(chosen.launch, running.launch.base_url, layer, folder):
-                left = serve_trials(bench, pending, running)
-            verification.replay_through(bench.run, bench.oracle, running, bench.progress)
-            if traced := traces.record(bench, pending[0], running, trace_folder):
-                bench.progress.note(traced)
-        if told := routing.told(folder):
-            bench.progress.note(told)
+            with contextlib.ExitStack() as around:
+                for extra in visit.extras("around"):
+                    around.enter_context(extra(visit, running))
+                left = serve_trials(visit, pending, running)
+            verification.replay_through(visit.run, visit.oracle, running, visit.progress)
+            for after in visit.extras("after_visit") if not left else ():
+                after(visit, running)
+        for afterwards in visit.extras("afterwards"):
+            afterwards(visit)
         return left
     except StoreError:
         # Nothing the engine did: a rerun with the same run id measures these trials.
         raise
     except HarnessError as error:
-        done = {t.scenario for t in pending if bench.result_of(t)}
+        done = {t.scenario for t in pending if visit.result_of(t)}
         for trial in pending:
             if trial.scenario not in done:
-                bench.finish(
+                visit.finish(
                     trial,
                     TrialResult(trial=trial, status="failed", reason=error.message, evidence=error.details),
                 )
@@ -214,14 +213,14 @@ def _refuse_removed(run: Path) -> None:
         )
 
 
-def serve_trials(bench: Bench, pending: list[Trial], running: server.Running) -> list[Trial]:
+def serve_trials(visit: Visit, pending: list[Trial], running: server.Running) -> list[Trial]:
     """Measure one trial after the other; those that need another launch are left."""
     for index, trial in enumerate(pending):
-        (goodput.measure if trial.load.search else measure)(bench, trial, running)
-        second_opinion.ask(bench, trial, running)
-        if not pending[index + 1 :]:
-            tasks.ask(bench, running)
-        if running.dead() or bench.planned.one_scenario_per_launch:
+        search = trial.load.search
+        (extras.named(search).measure if search else measure)(visit, trial, running)
+        for after in visit.extras("after_trial"):
+            after(visit, trial, running)
+        if running.dead() or visit.planned.one_scenario_per_launch:
             return pending[index + 1 :]
     return []
 

@@ -418,12 +418,12 @@ class Options(Noun, omit_defaults=True):
     """Name of the caller's variable that holds the endpoint's API key."""
     budget_s: float = 0.0
     """repeats=auto starts no round that would end later than this; 0 = no limit."""
-    client: str = ""
-    """Other tools that measure the same server after us: vllm-bench,aiperf ..."""
-    clients: str = ""
-    """Command that places client processes: srun --ntasks=4 ..."""
-    clients_wait_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
-    """Longest that clients= may wait in a scheduler's queue until all its processes have started."""
+    second_opinion: str = msgspec.field(default="", name="client")
+    """Other tools that measure the same server after us: vllm-bench,aiperf ... Files call it client."""
+    place: str = msgspec.field(default="", name="clients")
+    """Command that places client processes: srun --ntasks=4 ... Files call it clients."""
+    place_wait_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    """Longest that place= may wait in a scheduler's queue until all its processes have started."""
     moe_log: Scalar = None
     """Layers whose routing is logged: true or "all", 0, "0,12,23"."""
     percentile: Annotated[float, msgspec.Meta(ge=50.0, lt=100.0)] = 99.0

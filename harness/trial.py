@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import requests as http
 
-from harness import client, registry, store, workload
+from harness import client, extras, registry, store, workload
 from harness.client import acceptance
 from harness.client.body import authorization
 from harness.correctness import verification
@@ -44,8 +46,8 @@ COUNTERS = ("prompt_tokens", "generation_tokens", "prefix_cache_hits", "prefix_c
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A planned variant in one restart of one run: what a trial needs to know of its surroundings."""
+class Visit:
+    """A planned variant in one restart of a run, in one or more engine lives: a trial's surroundings."""
 
     recipe: Recipe
     run: Path
@@ -54,6 +56,15 @@ class Bench:
     progress: Progress
     oracle: Planned | None = None
     """The reference that scores everybody's output."""
+
+    @property
+    def folder(self) -> Path:
+        """Where what its engine shows is kept, and beside it its trials."""
+        return store.visit_folder(self.run, self.planned.variant.name, self.restart)
+
+    def extras(self, hook: str) -> tuple[Callable[..., Any], ...]:
+        """What the optional features of this recipe and variant offer under that name."""
+        return extras.offered(hook, self.recipe.options, self.recipe.loads, self.planned.variant)
 
     def effective(self, evidence: Evidence) -> Effective:
         """What the engine shows it runs."""
@@ -86,79 +97,79 @@ class Bench:
         return left
 
 
-def measure(bench: Bench, trial: Trial, running: Running) -> None:
+def measure(visit: Visit, trial: Trial, running: Running) -> None:
     """Warm up, fire, keep everything. Ctrl-C marks the trial interrupted and is raised again."""
-    folder = store.trial_folder(bench.run, trial)
-    model_folder = bench.planned.tokenizer
-    timed, proof = built(trial.workload, trial.load, model_folder, *verification.asked(bench.recipe))
+    folder = store.trial_folder(visit.run, trial)
+    model_folder = visit.planned.tokenizer
+    timed, proof = built(trial.workload, trial.load, model_folder, *verification.asked(visit.recipe))
     store.write(folder / "workload.json", proof)
-    save_sample(bench.run, trial, timed)
-    target = target_of(bench, running)
-    bench.progress.stage(f"{trial.variant} {trial.scenario}: warm-up")
-    warm_up(bench, trial, running, target)
-    bench.progress.trial_begin(trial, len(timed))
+    save_sample(visit.run, trial, timed)
+    target = target_of(visit, running)
+    visit.progress.stage(f"{trial.variant} {trial.scenario}: warm-up")
+    warm_up(visit, trial, running, target)
+    visit.progress.trial_begin(trial, len(timed))
     outcome = interrupted = TrialResult(
         trial=trial, status="interrupted", reason="stopped by the user", started_at=environment.now()
     )
     try:
-        outcome = timed_part(bench, trial, running, (target, timed))
-        cold = unproven_warmth(bench, trial, running, outcome)
+        outcome = timed_part(visit, trial, running, (target, timed))
+        cold = unproven_warmth(visit, trial, running, outcome)
         if cold:
-            bench.progress.note(f"{trial.variant} {trial.scenario}: {cold}; measured once more")
+            visit.progress.note(f"{trial.variant} {trial.scenario}: {cold}; measured once more")
             outcome = interrupted
-            outcome = again(bench, trial, running, (target, timed), cold)
+            outcome = again(visit, trial, running, (target, timed), cold)
     except HarnessError as error:
         outcome = TrialResult(trial=trial, status="failed", reason=error.message, evidence=error.details)
         raise
     finally:
-        bench.finish(trial, outcome)
+        visit.finish(trial, outcome)
 
 
 def again(
-    bench: Bench, trial: Trial, running: Running, work: tuple[client.Target, tuple[Request, ...]], cold: str
+    visit: Visit, trial: Trial, running: Running, work: tuple[client.Target, tuple[Request, ...]], cold: str
 ) -> TrialResult:
     """The second and last measurement of a trial that was not warm; the first is kept beside it."""
-    folder = store.trial_folder(bench.run, trial)
+    folder = store.trial_folder(visit.run, trial)
     (folder / "requests.jsonl").replace(folder / "requests.cold.jsonl")
-    bench.progress.trial_begin(trial, len(work[1]))
-    outcome = timed_part(bench, trial, running, work)
+    visit.progress.trial_begin(trial, len(work[1]))
+    outcome = timed_part(visit, trial, running, work)
     notes = [f"a first measurement was discarded: {cold}"]
-    still = unproven_warmth(bench, trial, running, outcome)
+    still = unproven_warmth(visit, trial, running, outcome)
     if still:
         notes.append(f"not warm in the second measurement either: {still}")
     return msgspec.structs.replace(outcome, notes=(*outcome.notes, *notes))
 
 
-def unproven_warmth(bench: Bench, trial: Trial, running: Running, outcome: TrialResult) -> str:
+def unproven_warmth(visit: Visit, trial: Trial, running: Running, outcome: TrialResult) -> str:
     """Why a finished timed part was not warm, "" when nothing shows it."""
     if outcome.status != "done":
         return ""
-    found = collector.collect(store.trial_folder(bench.run, trial) / "requests.jsonl")
+    found = collector.collect(store.trial_folder(visit.run, trial) / "requests.jsonl")
     return warmup.cold(running.new_log_lines(), found.columns, found.sample())
 
 
 def timed_part(
-    bench: Bench, trial: Trial, running: Running, work: tuple[client.Target, tuple[Request, ...]]
+    visit: Visit, trial: Trial, running: Running, work: tuple[client.Target, tuple[Request, ...]]
 ) -> TrialResult:
     """Fire once, with telemetry beside; how it ended and whether its numbers count."""
-    folder = store.trial_folder(bench.run, trial)
+    folder = store.trial_folder(visit.run, trial)
     target, timed = work
-    worded = spoken(bench, running, timed)
-    flush(bench, running)
-    before = counters(bench, running)
+    worded = spoken(visit, running, timed)
+    flush(visit, running)
+    before = counters(visit, running)
     running.new_log_lines()
     sampler = telemetry.sampling(
         folder / "telemetry.jsonl",
-        bench.planned.variant.engine,
+        visit.planned.variant.engine,
         running.launch.metrics_url,
         running.launch.api_key_env,
     )
     with store.RecordWriter(folder / "requests.jsonl") as write, sampler:
         started = environment.now()
-        stats = _fire(bench, target, worded, trial, write)
-    after = counters(bench, running)
-    if bench.planned.exact:
-        count_tokens(folder / "requests.jsonl", bench.planned.model.path)
+        stats = _fire(visit, target, worded, trial, write)
+    after = counters(visit, running)
+    if visit.planned.exact:
+        count_tokens(folder / "requests.jsonl", visit.planned.model.path)
     outcome = TrialResult(
         trial=trial,
         status="done",
@@ -168,17 +179,17 @@ def timed_part(
         counters={k: after[k] - before[k] for k in COUNTERS if k in after and k in before},
         notes=running.accepted.notes,
     )
-    return judged(bench, running, outcome, (timed, stats))
+    return judged(visit, running, outcome, (timed, stats))
 
 
 def _fire(
-    bench: Bench, target: client.Target, timed: tuple[Request, ...], trial: Trial, write: store.RecordWriter
+    visit: Visit, target: client.Target, timed: tuple[Request, ...], trial: Trial, write: store.RecordWriter
 ) -> client.ClientStats:
     def keep(record: RequestRecord) -> None:
         write(record)
-        bench.progress.record(record)
+        visit.progress.record(record)
 
-    return client.fire(target, timed, trial.load, keep, client.Watch(on_pulse=bench.progress.pulse))
+    return client.fire(target, timed, trial.load, keep, client.Watch(on_pulse=visit.progress.pulse))
 
 
 def count_tokens(path: Path, model_folder: str) -> None:
@@ -215,14 +226,14 @@ def _built(
     return timed, proof
 
 
-def spoken(bench: Bench, running: Running, timed: tuple[Request, ...]) -> tuple[Request, ...]:
+def spoken(visit: Visit, running: Running, timed: tuple[Request, ...]) -> tuple[Request, ...]:
     """The requests as this server takes them: prompts as text or chat where it takes no token ids.
 
     Unless the user asked for text, our count of its tokens is then no length to hold the usage against.
     """
     accepted = running.accepted
-    worded = workload.worded(timed, accepted.prompts, Vocabulary(bench.planned.tokenizer))
-    if bench.planned.exact and not accepted.refused:
+    worded = workload.worded(timed, accepted.prompts, Vocabulary(visit.planned.tokenizer))
+    if visit.planned.exact and not accepted.refused:
         return worded
     return tuple(msgspec.structs.replace(r, prompt_len=0) for r in worded)
 
@@ -237,66 +248,66 @@ def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
                     write(request)
 
 
-def target_of(bench: Bench, running: Running) -> client.Target:
+def target_of(visit: Visit, running: Running) -> client.Target:
     """Where and how the client speaks to this engine."""
-    engine, options = registry.engine(bench.planned.variant.engine), bench.recipe.options
+    engine, options = registry.engine(visit.planned.variant.engine), visit.recipe.options
     target = client.Target(
         base_url=running.launch.base_url,
         model=running.launch.served_model_name,
-        timeout_s=bench.recipe.request_timeout_s,
+        timeout_s=visit.recipe.request_timeout_s,
         extras=dict(getattr(engine, "EXTRAS", {})),
         stream=options.stream,
         api_key_env=running.launch.api_key_env,
         num_workers=options.workers,
-        place=tuple(shlex.split(options.clients)),
-        place_wait_s=options.clients_wait_s,
-        share_folder=str(bench.run),
+        place=tuple(shlex.split(options.place)),
+        place_wait_s=options.place_wait_s,
+        share_folder=str(visit.run),
     )
     return acceptance.applied(target, running.accepted)
 
 
-def warm_up(bench: Bench, trial: Trial, running: Running, target: client.Target) -> None:
+def warm_up(visit: Visit, trial: Trial, running: Running, target: client.Target) -> None:
     """Requests of the trial's own input length, other tokens, at its concurrency; nothing is kept."""
-    concurrency = min(trial.load.max_concurrency or bench.recipe.warmup, 64)
-    num = max(bench.recipe.warmup, concurrency) if bench.recipe.warmup else 0
+    concurrency = min(trial.load.max_concurrency or visit.recipe.warmup, 64)
+    num = max(visit.recipe.warmup, concurrency) if visit.recipe.warmup else 0
     if not num:
         return
     spec = msgspec.structs.replace(trial.workload, num_prompts=num, seed=trial.workload.seed + _WARM_SEED)
     load = Load(max_concurrency=concurrency)
-    warm, _ = built(spec, load, bench.planned.tokenizer, 0)
+    warm, _ = built(spec, load, visit.planned.tokenizer, 0)
     short = [msgspec.structs.replace(r, max_tokens=min(r.max_tokens, _WARM_TOKENS)) for r in warm]
     here = msgspec.structs.replace(target, place=())
-    client.fire(here, spoken(bench, running, tuple(short)), load, lambda record: None)
+    client.fire(here, spoken(visit, running, tuple(short)), load, lambda record: None)
 
 
-def flush(bench: Bench, running: Running) -> None:
+def flush(visit: Visit, running: Running) -> None:
     """Empty the engine's prefix cache where it offers that; hits that follow still invalidate the row."""
-    call = getattr(registry.engine(bench.planned.variant.engine), "flush", lambda: None)()
+    call = getattr(registry.engine(visit.planned.variant.engine), "flush", lambda: None)()
     if call:
         method, path = call
         try:
             key, url = authorization(running.launch.api_key_env), running.launch.base_url + path
             http.request(method, url, headers=key, timeout=_ASK_S).raise_for_status()
         except http.RequestException as error:
-            bench.progress.note(f"{running.launch.variant}: prefix cache could not be flushed ({error})")
+            visit.progress.note(f"{running.launch.variant}: prefix cache could not be flushed ({error})")
 
 
-def counters(bench: Bench, running: Running) -> dict[str, float]:
+def counters(visit: Visit, running: Running) -> dict[str, float]:
     """The engine's own counters now, canonical names; {} where it has none."""
     launch = running.launch
-    return telemetry.counters(bench.planned.variant.engine, launch.metrics_url, _ASK_S, launch.api_key_env)
+    return telemetry.counters(visit.planned.variant.engine, launch.metrics_url, _ASK_S, launch.api_key_env)
 
 
 def judged(
-    bench: Bench,
+    visit: Visit,
     running: Running,
     outcome: TrialResult,
     fired: tuple[tuple[Request, ...], client.ClientStats],
 ) -> TrialResult:
     """The outcome with the reasons why it failed or its numbers would not count, by one pass over them."""
     timed, stats = fired
-    seen = validity.Seen(timed, exact=bench.planned.exact)
-    for record in store.records(store.trial_folder(bench.run, outcome.trial)):
+    seen = validity.Seen(timed, exact=visit.planned.exact)
+    for record in store.records(store.trial_folder(visit.run, outcome.trial)):
         seen.add(record)
     if dead := running.dead():
         what = f"died during {outcome.trial.scenario} ({dead}), {seen.num_ok} requests had finished"

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engines.transformers_oracle import Oracle
 from engines.transformers_reading import pieces
 from harness import store
-from harness.moe import distance, plugin, routing_log, timed
+from harness.extras import moe_log
+from harness.moe import distance, routing_log, timed
 from harness.moe.routing_log import RoutingLog
 from harness.schema import Request
 
@@ -35,7 +36,7 @@ _LAYER = re.compile(r"\.layers\.(\d+)\.")
 def main() -> None:
     """Print the verdicts."""
     given = _arguments()
-    log = timed.only(routing_log.read([str(plugin.log_of(given.visit))]), given.visit)
+    log = timed.only(routing_log.read([str(moe_log.log_of(given.visit))]), given.visit)
     print(f"{log.engine}: {len(log.step)} rows, layers {log.layers}, top-{log.top_k} of {log.num_experts}")
     print("counts:", log.counts, *log.notes, sep="\n  ")
     _print_completeness(log, _lengths(given.visit))

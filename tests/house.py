@@ -16,13 +16,11 @@ ENGINES = re.compile(r"[\w-]*(?:vllm|sglang|trtllm|tensorrt_llm|llamacpp)[\w-]*"
 FOREIGN = (
     "harness/reporting/importers/",
     "harness/reporting/exporters.py",
-    "harness/foreign_client.py",
+    "harness/extras/foreign_client.py",
     *(f"harness/{name}.py" for name in ("ep/bench_output", "ep/trace", "moe/convert", "moe/responses")),
 )
 """Files about other people's tools and formats say whose they are."""
-OPTIONAL = ("harness.extras", "harness.moe", "harness.ep")
-FEATURES = ("goodput", "second_opinion", "foreign_client", "traces", "correctness.tasks")
-"""Optional ones that stand in rooms of the spine."""
+OPTIONAL = ("harness.extras.", "harness.moe.", "harness.ep.")
 EFFECTS = {"subprocess", "requests", "socket", "docker", "aiohttp", "urllib", "http"}
 JUDGING = "agreement determinism divergence known_answers scoring_dialects self_noise task_accuracy textcheck"
 PARSING = "attestation dialect fairness feasible findings guards scale signatures"
@@ -115,8 +113,7 @@ def circles() -> Counter[str]:
 
 def optional(module: str) -> bool:
     """Whether a module is loaded only for who asks for it."""
-    features = {f"harness.{feature}" for feature in FEATURES}
-    return module in features or any(module == o or module.startswith(f"{o}.") for o in OPTIONAL)
+    return module.startswith(OPTIONAL)
 
 
 def spine_on_optional() -> Counter[str]:

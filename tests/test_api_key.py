@@ -13,7 +13,7 @@ import requests
 
 from harness import store
 from harness.correctness.conformance import Conformance
-from harness.foreign_client import ForeignJob, command, environment
+from harness.extras.foreign_client import ForeignJob, command, environment
 from harness.registry import ROOT
 from harness.schema import Opinion
 from harness.server import free_port
@@ -137,7 +137,7 @@ def test_other_tools_get_it_by_their_environment_and_nobody_elses() -> None:
 def test_each_tool_is_let_in(locked: Desk, url: str) -> None:
     tools = ("aiperf", "guidellm", "sglang-bench", "vllm-bench")
     process = locked.start(
-        "bench", "attach", f"url={url}", *QUICK, "api_key_env=OUR_KEY", f"client={','.join(tools)}"
+        "bench", "attach", f"url={url}", *QUICK, "api_key_env=OUR_KEY", f"second_opinion={','.join(tools)}"
     )
     _, said = process.communicate(timeout=580)
     assert process.returncode == 0, said

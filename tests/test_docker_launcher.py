@@ -18,10 +18,11 @@ import pytest
 import requests
 from docker.errors import APIError, NotFound
 
-from harness import plan, registry, server, traces
+from harness import plan, registry, server
 from harness.containers import settings as container
 from harness.containers.docker_engine import connect, how_to_get, image_digest, refused
 from harness.errors import LaunchError, MachineError
+from harness.extras import traces
 from harness.host import clean, engine_env
 from harness.launchers import docker
 from harness.launchers.docker import by_hand

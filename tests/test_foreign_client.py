@@ -10,9 +10,9 @@ import msgspec
 import psutil
 import pytest
 
-from harness import foreign_client
 from harness.errors import InputError, MachineError
-from harness.foreign_client import TOOLS, ForeignJob, call, command, loaded, run
+from harness.extras import foreign_client
+from harness.extras.foreign_client import TOOLS, ForeignJob, call, command, loaded, run
 from harness.schema import Load
 
 JOB = ForeignJob(

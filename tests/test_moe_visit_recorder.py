@@ -8,9 +8,10 @@ import pytest
 
 from harness import client, models, plan, registry, server
 from harness.errors import InputError
+from harness.extras import moe_log, sglang_recorder, visit_recorder
 from harness.host import engine_env
-from harness.moe import plugin, routing_log, sglang_recorder, visit_recorder
-from harness.schema import Deployment, Launch, Load, Request, RequestRecord
+from harness.moe import routing_log
+from harness.schema import Deployment, Launch, Load, Options, Request, RequestRecord
 from tests.test_moe_convert import recorder
 
 
@@ -22,7 +23,7 @@ def launch(folder: Path) -> Launch:
 
 def test_an_engine_without_the_recorder_is_left_alone(tmp_path: Path) -> None:
     other = Launch(variant="v", engine="vllm", launcher="process")
-    with visit_recorder.recording(other, "http://127.0.0.1:1", 0, tmp_path):
+    with visit_recorder.recording(other, "http://127.0.0.1:1", "0", tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -31,13 +32,13 @@ def test_a_recorder_that_refuses_never_fails_the_trials(tmp_path: Path) -> None:
     measured = []
     with (
         recorder(tmp_path, 404) as (url, _),
-        visit_recorder.recording(launch(tmp_path), url, 0, tmp_path),
+        visit_recorder.recording(launch(tmp_path), url, "0", tmp_path),
     ):
         measured.append("trial")
     assert measured == ["trial"]
     with pytest.raises(InputError, match=r"refused /start_expert_distribution_record with HTTP 404"):
         routing_log.read([str(tmp_path / sglang_recorder.LOG)])
-    assert "routing is not logged" in plugin.told(tmp_path)
+    assert "routing is not logged" in moe_log.told(tmp_path)
 
 
 def test_on_a_cpu_it_is_never_stopped_and_a_damaged_dump_is_named(tmp_path: Path) -> None:
@@ -47,14 +48,14 @@ def test_on_a_cpu_it_is_never_stopped_and_a_damaged_dump_is_named(tmp_path: Path
     ):
         pass
     assert asked == ["/start_expert_distribution_record", "/dump_expert_distribution_record"]
-    assert "Cannot read" in plugin.told(tmp_path)
+    assert "Cannot read" in moe_log.told(tmp_path)
 
 
 def test_trials_that_fail_still_fail(tmp_path: Path) -> None:
     with (
         recorder(tmp_path, 200) as (url, _),
         pytest.raises(RuntimeError, match="the trial's own"),
-        visit_recorder.recording(launch(tmp_path), url, 0, tmp_path),
+        visit_recorder.recording(launch(tmp_path), url, "0", tmp_path),
     ):
         raise RuntimeError("the trial's own")
 
@@ -73,9 +74,15 @@ def test_real_sglang_records_every_token_once(tmp_path: Path) -> None:
         root=str(registry.ROOT),
     )
     started = plan.render(variant, deployment)
-    planned = plan.Planned(variant=variant, model=model, deployment=deployment, launch=started, trials=())
-    made, why = plugin.logged(planned, 2, tmp_path)
-    assert why == ""
+    planned = plan.Planned(
+        variant=variant,
+        model=model,
+        deployment=deployment,
+        launch=started,
+        trials=(),
+        options=Options(moe_log=2),
+    )
+    made = moe_log.launching(planned, tmp_path)
     requests = [
         Request(request_id=f"q{i}", prompt_token_ids=tuple(range(10 + i, 30 + 2 * i)), max_tokens=4)
         for i in range(6)
@@ -83,7 +90,7 @@ def test_real_sglang_records_every_token_once(tmp_path: Path) -> None:
     records: list[RequestRecord] = []
     with server.serving(made.launch, tmp_path / "server.log", "test") as running:
         target = client.Target(base_url=running.launch.base_url, model=model.alias)
-        with visit_recorder.recording(made.launch, running.launch.base_url, 2, tmp_path):
+        with visit_recorder.recording(made.launch, running.launch.base_url, "2", tmp_path):
             client.fire(target, requests, Load(max_concurrency=4), records.append)
     log = routing_log.read([str(tmp_path / sglang_recorder.LOG)])
     assert log.layers == (2,) and log.num_experts == 16 and log.top_k == 4

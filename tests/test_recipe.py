@@ -153,7 +153,7 @@ def test_keys_reach_their_fields() -> None:
         (["prompts=words"], "options.prompts"),
         (["price=cheap"], "options.price"),
         (["args=--seed '1"], "args=--seed '1 is no command line: No closing quotation"),
-        (["clients=srun 'x"], "clients=srun 'x is no command line"),
+        (["place=srun 'x"], "place=srun 'x is no command line"),
         (
             ["w.input_len=64", "w.output_len=8"],
             "w.input_len= and w.output_len= hold for every workload and make 4 of them the same",
@@ -163,6 +163,18 @@ def test_keys_reach_their_fields() -> None:
 def test_bad_words_get_a_sentence(words: list[str], told: str) -> None:
     with pytest.raises(InputError, match=told.replace("(", r"\(")):
         made("vllm-cpu", *words)
+
+
+def test_old_keys_of_options_are_understood(tmp_path: Path) -> None:
+    old, new = ("client=aiperf", "clients=srun -n4"), ("second_opinion=aiperf", "place=srun -n4")
+    assert made("mock", *old) == made("mock", *new)
+    path = tmp_path / "recipe.toml"
+    for words in (old, new):
+        options = "\n".join(f"{key} = '{value}'" for key, _, value in (w.partition("=") for w in words))
+        path.write_text(f'question = "q"\nvariants = ["mock"]\n[options]\n{options}\n')
+        assert recipe.load_recipe(path).options == made("mock", *new).options
+    with pytest.raises(InputError, match="two names of one setting"):
+        made("mock", "client=aiperf", "second_opinion=guidellm")
 
 
 def test_a_recipe_survives_its_file(tmp_path: Path) -> None:

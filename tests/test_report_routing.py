@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 
 from harness import store
-from harness.moe import command, plugin, routing_log, timed
+from harness.extras import moe_log
+from harness.moe import routing_log, timed
 from harness.reporting import report_routing
 from harness.schema import Load, RequestRecord, Trial, TrialResult
 from tests import moe_logs, runs
@@ -17,7 +18,7 @@ def visit(run: Path, variant: str, seed: int) -> Path:
     """A server life that logged 6 requests at layers 0 and 1 of 8 experts."""
     folder = run / variant / "r1"
     folder.mkdir(parents=True)
-    moe_logs.random_log(folder / plugin.LOG, 6, seed, favour=2.0)
+    moe_logs.random_log(folder / moe_log.LOG, 6, seed, favour=2.0)
     return folder
 
 
@@ -37,8 +38,8 @@ def test_each_logged_layer_has_its_experts_and_its_ranks(tmp_path: Path) -> None
 def test_without_the_log_what_was_computed_of_it_is_shown(tmp_path: Path) -> None:
     folder = visit(tmp_path, "a", 1)
     before = report_routing.section(tmp_path, ["a"])
-    command.after_visit(folder)
-    (folder / plugin.LOG).unlink()
+    moe_log.told(folder)
+    (folder / moe_log.LOG).unlink()
     after = report_routing.section(tmp_path, ["a"])
     assert after.rows == before.rows and after.plots == before.plots
     assert str(tmp_path) not in (folder / "moe" / "moe.json").read_text()
@@ -47,7 +48,7 @@ def test_without_the_log_what_was_computed_of_it_is_shown(tmp_path: Path) -> Non
 def test_nothing_logged_or_damaged(tmp_path: Path) -> None:
     assert report_routing.section(tmp_path, []).empty
     folder = visit(tmp_path, "a", 1)
-    (folder / plugin.LOG).write_text('{"type":"problem","reason":"vLLM 0.9 has no MoERunner"}\n')
+    (folder / moe_log.LOG).write_text('{"type":"problem","reason":"vLLM 0.9 has no MoERunner"}\n')
     section = report_routing.section(tmp_path, ["a"])
     assert section.lines == ["a: moe.moelog holds no routing: vLLM 0.9 has no MoERunner."]
     assert not section.plots and not section.rows
@@ -61,7 +62,7 @@ def test_only_timed_requests_count(tmp_path: Path) -> None:
     prompt = moe_logs.block(2, 0, [("cmpl-text-0-0-ffffffff", 0, 2, 2)], [[4, 5], [6, 7]])
     decoded = moe_logs.block(3, 0, [("cmpl-text-0-0-ffffffff", 2, 1, 2)], [[1, 0]])
     probe = moe_logs.block(4, 0, [("cmpl-preflight-0-12345678", 0, 3, 3)], [[0, 1]] * 3)
-    path = moe_logs.write(folder / plugin.LOG, [warm_up, prompt, decoded, probe])
+    path = moe_logs.write(folder / moe_log.LOG, [warm_up, prompt, decoded, probe])
     log = routing_log.read([str(path)])
     assert timed.only(log, folder) is log, "no records, nothing is left out"
     store_folder = folder / "text@c1"
@@ -79,7 +80,7 @@ def test_a_discarded_measurement_does_not_count(tmp_path: Path) -> None:
     (folder / "text@c1").mkdir(parents=True)
     cold = moe_logs.block(2, 0, [("cmpl-text-0-0-0a1b2c3d", 0, 3, 3)], [[0, 1]] * 3)
     again = moe_logs.block(12, 0, [("cmpl-text-0-0-ffffffff", 0, 3, 3)], [[4, 5]] * 3)
-    path = moe_logs.write(folder / plugin.LOG, [cold, again])  # at 1002 and 1012 s of the epoch
+    path = moe_logs.write(folder / moe_log.LOG, [cold, again])  # at 1002 and 1012 s of the epoch
     record = RequestRecord(request_id="text-0", prompt_len=3, output_len=1)
     (folder / "text@c1" / "requests.jsonl").write_bytes(msgspec.json.encode(record) + b"\n")
     trial = Trial(variant="v", workload=runs.WORKLOAD, load=Load(max_concurrency=1))

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import store, traces
+from harness import store
+from harness.extras import traces
 from harness.launchers.process import MARK
 from harness.registry import ROOT
 from harness.schema import Attestation, Comparison, Environment, Launch, Row, TrialResult, Workload

@@ -1,4 +1,4 @@
-"""client=...: another tool at the same server, shown beside our own figures and never mixed with them."""
+"""second_opinion=...: another tool at the same server, shown beside our own figures, never mixed."""
 
 from __future__ import annotations
 
@@ -79,9 +79,12 @@ def test_what_a_tool_wrote_is_escaped() -> None:
 
 
 def test_an_unknown_client_is_a_sentence_before_anything_starts(desk: Desk) -> None:
-    done = desk.run("bench", "mock", "32/8", "client=wrk")
+    done = desk.run("bench", "mock", "32/8", "second_opinion=wrk")
     assert done.returncode == 2
-    assert "there is no client 'wrk': client= takes vllm-bench, sglang-bench, aiperf, guidellm" in done.stderr
+    assert (
+        "there is no client 'wrk': second_opinion= takes vllm-bench, sglang-bench, aiperf, guidellm"
+        in done.stderr
+    )
 
 
 RECIPE = """

@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness.correctness import task_accuracy, tasks
-from harness.correctness.tasks import TaskJob
+from harness.correctness import task_accuracy
 from harness.errors import InputError, MachineError
+from harness.extras import tasks
+from harness.extras.tasks import TaskJob
 from harness.host import engine_env
 from harness.registry import ROOT
 from harness.schema import Options, Recipe

@@ -1,6 +1,6 @@
 """Client processes that fire one schedule together, here (workers=N) or wherever a scheduler places them.
 
-clients="srun --nodes=4 --ntasks=4" runs that command with `python -m harness.client.shard JOB` behind it; for
+place="srun --nodes=4 --ntasks=4" runs that command with `python -m harness.client.shard JOB` behind it; for
 workers=N the same program is started N times from here. Either way they share a folder (share_folder.py) and
 no memory: each opens its connections and says so with a file; when all have, a start time is written; their
 records are taken in while they grow, each once. The start is on the monotonic clock, which processes of one
@@ -113,7 +113,7 @@ class _Crew:
             time.sleep(_POLL_S)
         raise MachineError(
             f"not all client processes were ready within {limit_s:g} s: see the scheduler's queue, or wait "
-            "longer with clients_wait_s=",
+            "longer with place_wait_s=",
             details=self._last_lines,
         )
 
@@ -207,7 +207,7 @@ class _Crew:
     def _gone(self) -> MachineError:
         """A command has ended before its client processes have."""
         codes = ", ".join(str(p.returncode) for p in self._processes if p.returncode is not None)
-        what = "the command of clients= ended" if self._job.target.place else "a client process ended"
+        what = "the command of place= ended" if self._job.target.place else "a client process ended"
         return MachineError(
             f"{what} (exit code {codes}) before all requests did: read the last lines below",
             details=self._last_lines,
@@ -250,7 +250,7 @@ def _start(argv: Sequence[str], output: BinaryIO) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise InputError(
-            f"clients={argv[0]} cannot be started ({error.strerror}): name a command that starts what "
+            f"place={argv[0]} cannot be started ({error.strerror}): name a command that starts what "
             "stands behind it, such as srun --ntasks=2"
         ) from error
 

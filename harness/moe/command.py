@@ -9,7 +9,7 @@ import msgspec
 
 from harness.errors import InputError
 from harness.escape import plain
-from harness.moe import balance, distance, plots, plugin, routing_log, timed
+from harness.moe import balance, distance, plots, routing_log
 from harness.moe.routing_log import RoutingLog
 from harness.schema import LayerBalance, RoutingDistance, RoutingReport
 
@@ -36,19 +36,6 @@ def run(files: Sequence[str], against: Sequence[str] = (), out: str = "", ep_siz
     report = build(log, distances, sizes)
     written = publish(report, log, other, Path(out)) if out else ()
     return "\n".join([as_text(report), *(f"wrote {path}" for path in written)])
-
-
-def after_visit(folder: Path) -> str:
-    """What a visit's routing log told, in one line; pictures and moe.json go to folder/moe."""
-    path = plugin.log_of(folder)
-    log = timed.only(routing_log.read([str(path)]), folder)
-    report = msgspec.structs.replace(build(log), source=path.name)
-    publish(report, log, None, folder / "moe")
-    worst = max(report.layers, key=lambda b: b.max_over_mean)
-    return (
-        f"routing of {len(log.layers)} layers in {folder / 'moe'}: busiest expert {worst.max_over_mean:.2f} "
-        f"times the mean (layer {worst.layer}, {worst.phase})" + "".join(f"; {note}" for note in log.notes)
-    )
 
 
 def build(

@@ -11,7 +11,10 @@ import math
 from collections.abc import Callable
 
 from harness.errors import InputError
-from harness.schema import GoodputLimit, Noun, Recipe
+from harness.schema import GoodputLimit, Load, Noun, Recipe
+
+FLOOD = 64
+"""Requests in flight while a search looks for the rate to begin with."""
 
 
 class SearchPlan(Noun):
@@ -123,3 +126,8 @@ def limit(name: tuple[str, str], found: list[SearchResult], recipe: Recipe) -> G
         num_restarts=len(found),
         words="; ".join(dict.fromkeys(words(one, recipe) for one in found)),
     )
+
+
+def flood(load: Load) -> int | None:
+    """Requests in flight at most while a search looks for its first rate; None for another load."""
+    return FLOOD if load.search and not load.request_rate else None

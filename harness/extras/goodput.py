@@ -19,14 +19,12 @@ from harness.numbers.columns import columns
 from harness.numbers.load_search import SearchResult
 from harness.schema import Load, Recipe, RequestRecord, Trial, TrialResult, WorkloadSpec
 from harness.server import Running
-from harness.trial import Bench, built, save_sample, spoken, target_of, timed_part, warm_up
+from harness.trial import Visit, built, save_sample, spoken, target_of, timed_part, warm_up
 
 _ARRIVALS = ("closed", "constant", "poisson", "gamma")
 _FILES = ("requests.jsonl", "telemetry.jsonl", "workload.json")
 _START_SHARE = 0.7
 """Of the rate that the engine gives when flooded: no open loop can hold more than all of it."""
-_FLOOD = 64
-"""Requests in flight while it is flooded."""
 _ALONE = 5
 """Requests that go out one at a time before rates are tried."""
 _OTHER_SEED = 104_729
@@ -34,13 +32,12 @@ _OTHER_SEED = 104_729
 
 
 def check(recipe: Recipe) -> None:
-    """Raises InputError for a limit on what has none, or a search without limits or without one rate."""
+    """Raises InputError for a search without limits or without one rate."""
     searches = [load for load in recipe.loads if load.search]
     if searches and not recipe.slo:
         raise InputError(
             "search=goodput needs a limit to meet: give slo.ttft_s=SECONDS or slo.tpot_s=SECONDS"
         )
-    metrics.check_slo(recipe.slo)
     for load in searches:
         if load.arrival not in _ARRIVALS:
             raise InputError(f"search=goodput looks for one rate, and arrival={load.arrival} has several")
@@ -49,43 +46,38 @@ def check(recipe: Recipe) -> None:
         raise InputError(f"slo_share={share:g} is not a share of requests: give a number above 0, at most 1")
 
 
-def flood(load: Load) -> int | None:
-    """Requests in flight at most while a search looks for its first rate; None for another load."""
-    return _FLOOD if load.search and not load.request_rate else None
-
-
 class Search:
     """One search on one running engine."""
 
-    def __init__(self, bench: Bench, trial: Trial, running: Running) -> None:
-        self.bench, self.trial, self.running = bench, trial, running
-        self.folder = store.trial_folder(bench.run, trial)
-        self.target = target_of(bench, running)
+    def __init__(self, visit: Visit, trial: Trial, running: Running) -> None:
+        self.visit, self.trial, self.running = visit, trial, running
+        self.folder = store.trial_folder(visit.run, trial)
+        self.target = target_of(visit, running)
         self.here = msgspec.structs.replace(self.target, place=())
         """Without processes elsewhere: one request at a time would not feed them."""
         self.outcomes: dict[float, TrialResult] = {}
-        self.keeps_prompts = bench.planned.own_server and registry.keeps_prompts(bench.planned.variant.engine)
+        self.keeps_prompts = visit.planned.own_server and registry.keeps_prompts(visit.planned.variant.engine)
 
     def begin(self) -> float:
         """Warm up; the rate to begin with, requests/s."""
-        bench, trial = self.bench, self.trial
-        bench.progress.stage(f"{trial.variant} {trial.scenario}: warm-up")
-        warm_up(bench, trial, self.running, self.target)
+        visit, trial = self.visit, self.trial
+        visit.progress.stage(f"{trial.variant} {trial.scenario}: warm-up")
+        warm_up(visit, trial, self.running, self.target)
         if trial.load.request_rate:
             return trial.load.request_rate
-        load = Load(max_concurrency=trial.load.max_concurrency or _FLOOD)
-        requests, _ = built(self._reseeded(1), load, bench.planned.tokenizer, 0)
-        stats = client.fire(self.here, spoken(bench, self.running, requests), load, lambda record: None)
+        load = Load(max_concurrency=trial.load.max_concurrency or load_search.FLOOD)
+        requests, _ = built(self._reseeded(1), load, visit.planned.tokenizer, 0)
+        stats = client.fire(self.here, spoken(visit, self.running, requests), load, lambda record: None)
         return _START_SHARE * len(requests) / stats.duration_s
 
     def hopeless(self) -> str:
         """Why no rate can meet the SLO: requests one at a time miss it; "" when they meet it."""
         spec = msgspec.structs.replace(self._reseeded(2), num_prompts=_ALONE)
         load = Load(max_concurrency=1)
-        alone, _ = built(spec, load, self.bench.planned.tokenizer, 0)
+        alone, _ = built(spec, load, self.visit.planned.tokenizer, 0)
         records: list[RequestRecord] = []
-        client.fire(self.here, spoken(self.bench, self.running, alone), load, records.append)
-        share = metrics.attained(columns(records), self.bench.recipe.slo)
+        client.fire(self.here, spoken(self.visit, self.running, alone), load, records.append)
+        share = metrics.attained(columns(records), self.visit.recipe.slo)
         return "" if share >= 0.5 else "even one request at a time does not meet it"
 
     def _reseeded(self, number: int) -> WorkloadSpec:
@@ -100,22 +92,22 @@ class Search:
 
     def fire(self, rate: float, spec: WorkloadSpec) -> float:
         """One timed part, put aside; the share of its requests that met the SLO."""
-        bench = self.bench
+        visit = self.visit
         load = msgspec.structs.replace(self.trial.load, request_rate=rate)
         trial = msgspec.structs.replace(self.trial, load=load)
-        asked = verification.asked(bench.recipe)
-        timed, proof = built(spec, load, bench.planned.tokenizer, *asked)
+        asked = verification.asked(visit.recipe)
+        timed, proof = built(spec, load, visit.planned.tokenizer, *asked)
         store.write(self.folder / "workload.json", proof)
         if spec == self.trial.workload:
-            save_sample(bench.run, trial, timed)
-        bench.progress.trial_begin(trial, len(timed))
-        outcome = self.outcomes[rate] = timed_part(bench, trial, self.running, (self.target, timed))
+            save_sample(visit.run, trial, timed)
+        visit.progress.trial_begin(trial, len(timed))
+        outcome = self.outcomes[rate] = timed_part(visit, trial, self.running, (self.target, timed))
         if self.running.dead():
             raise MachineError(outcome.reason, details=outcome.evidence)
         collected = collector.collect(self.folder / "requests.jsonl")
-        share = metrics.attained(collected.columns, bench.recipe.slo)
+        share = metrics.attained(collected.columns, visit.recipe.slo)
         name = f"{trial.variant} {trial.scenario}"
-        bench.progress.note(f"  {name}: {share:.1%} within the SLO at {rate:.4g} requests/s")
+        visit.progress.note(f"  {name}: {share:.1%} within the SLO at {rate:.4g} requests/s")
         _move(self.folder, self.place(rate))
         return share
 
@@ -126,7 +118,7 @@ class Search:
     def conclude(self, found: SearchResult) -> TrialResult:
         """The outcome at the found rate, its files where a trial has them."""
         rate = found.rate or min(p.rate for p in found.probes)
-        notes = [load_search.words(found, self.bench.recipe)]
+        notes = [load_search.words(found, self.visit.recipe)]
         for tried, outcome in self.outcomes.items():
             if "client-bound" in outcome.invalid:
                 notes.append(f"at {tried:.4g} requests/s: {outcome.invalid}")
@@ -145,15 +137,15 @@ def _move(source: Path, target: Path) -> None:
             (source / name).replace(target / name)
 
 
-def measure(bench: Bench, trial: Trial, running: Running) -> None:
+def measure(visit: Visit, trial: Trial, running: Running) -> None:
     """Search, keep every probe. Ctrl-C marks the trial interrupted and is raised again."""
     outcome = TrialResult(
         trial=trial, status="interrupted", reason="stopped by the user", started_at=environment.now()
     )
-    found = Search(bench, trial, running)
+    found = Search(visit, trial, running)
     found.folder.mkdir(parents=True, exist_ok=True)
     try:
-        plan = load_search.plan_of(bench.recipe, found.begin())
+        plan = load_search.plan_of(visit.recipe, found.begin())
         if why := found.hopeless():
             plan = msgspec.structs.replace(plan, max_trials=1)
         result = load_search.search(found.probe, plan)
@@ -166,4 +158,4 @@ def measure(bench: Bench, trial: Trial, running: Running) -> None:
         if not isinstance(error, MachineError):
             raise
     finally:
-        bench.finish(trial, outcome)
+        visit.finish(trial, outcome)

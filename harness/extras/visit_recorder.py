@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.moe import convert, plugin, routing_log, sglang_recorder
-from harness.schema import Launch, Scalar
+from harness.extras import sglang_recorder
+from harness.moe import convert, routing_log
+from harness.schema import Launch
 
 
 @contextlib.contextmanager
-def recording(launch: Launch, base_url: str, layer: Scalar, folder: Path) -> Iterator[None]:
-    """Record what runs inside; nothing for an engine without the recorder.
+def recording(launch: Launch, base_url: str, layers: str, folder: Path) -> Iterator[None]:
+    """Record what runs inside; nothing for an engine without the recorder. layers: "all", or "0,12,23".
 
     A recorder that fails never fails the trials: the log then says why it is empty.
     """
@@ -39,15 +40,14 @@ def recording(launch: Launch, base_url: str, layer: Scalar, folder: Path) -> Ite
                 stack.close()
             except HarnessError as error:  # the server has died: the trials say so
                 problem = error.message
-            _keep(folder, layer, problem)
+            _keep(folder, layers, problem)
 
 
-def _keep(folder: Path, layer: Scalar, problem: str) -> None:
+def _keep(folder: Path, layers: str, problem: str) -> None:
     dumps = sorted(folder.glob(sglang_recorder.DUMPS))
     try:
         if dumps:
             log = convert.sglang_dumps(dumps)
-            layers = plugin.layers_of(layer)
             wanted = log.layers if layers == "all" else [int(part) for part in layers.split(",")]
             converted = folder / f"{sglang_recorder.LOG}.new"
             routing_log.write(log.where(np.isin(log.layer, wanted)), converted)

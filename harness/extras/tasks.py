@@ -12,14 +12,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from harness import foreign_client, registry, store
+from harness import registry, store
 from harness.correctness.task_accuracy import FOLDER, PROBLEM
 from harness.errors import HarnessError, InputError, MachineError
+from harness.extras import foreign_client
 from harness.host import engine_env
 from harness.progress import Progress
 from harness.schema import Noun, Recipe
 from harness.server import Running
-from harness.trial import Bench
+from harness.trial import Visit
 
 ENVIRONMENT = "lm-eval"
 _OPEN_LOOP_CONCURRENCY = 32
@@ -57,34 +58,38 @@ def named(recipe: Recipe) -> tuple[str, ...]:
 
 def prepare(recipe: Recipe, progress: Progress) -> None:
     """Make the tool's environment while no engine runs; a failure is told again where it is needed."""
-    if named(recipe):
-        try:
-            _python(progress)
-        except HarnessError as error:
-            progress.note(f"no task will be asked: {error.message}")
-
-
-def ask(bench: Bench, running: Running) -> None:
-    """Ask the running server of the first restart all tasks of the recipe, unless that is done."""
-    folder = store.visit_folder(bench.run, bench.planned.variant.name, bench.restart) / FOLDER
-    if bench.restart > 1 or not named(bench.recipe) or folder.exists() or running.dead():
-        return
-    bench.progress.stage(f"{bench.planned.variant.name}: tasks {', '.join(named(bench.recipe))}")
     try:
-        run(job_of(bench, running), _python(bench.progress), folder)
+        _python(progress)
+    except HarnessError as error:
+        progress.note(f"no task will be asked: {error.message}")
+
+
+def check(recipe: Recipe) -> None:
+    """Raises InputError for a task's file that is not there."""
+    named(recipe)
+
+
+def after_visit(visit: Visit, running: Running) -> None:
+    """Ask the running server of the first restart all tasks of the recipe, unless that is done."""
+    folder = visit.folder / FOLDER
+    if visit.restart > 1 or folder.exists() or running.dead():
+        return
+    visit.progress.stage(f"{visit.planned.variant.name}: tasks {', '.join(named(visit.recipe))}")
+    try:
+        run(job_of(visit, running), _python(visit.progress), folder)
     except HarnessError as error:
         folder.mkdir(exist_ok=True)
         cause = ". ".join((error.message, *error.details.strip().splitlines()[-1:]))
         store.write_text(folder / PROBLEM, cause + "\n")
-        bench.progress.note(f"{bench.planned.variant.name}: tasks not answered: {cause}")
+        visit.progress.note(f"{visit.planned.variant.name}: tasks not answered: {cause}")
 
 
-def job_of(bench: Bench, running: Running) -> TaskJob:
+def job_of(visit: Visit, running: Running) -> TaskJob:
     """The recipe's tasks at the recipe's highest concurrency."""
-    asked, weights = named(bench.recipe), bench.planned.model.path
+    asked, weights = named(visit.recipe), visit.planned.model.path
     own = [Path(t).absolute().parent for t in asked if t.endswith(".yaml")]
     beside = Path(weights) / FOLDER
-    levels = [load.max_concurrency or _OPEN_LOOP_CONCURRENCY for load in bench.recipe.loads]
+    levels = [load.max_concurrency or _OPEN_LOOP_CONCURRENCY for load in visit.recipe.loads]
     has_tokenizer = bool(weights) and (Path(weights) / "tokenizer.json").is_file()
     return TaskJob(
         base_url=running.launch.base_url,
@@ -93,7 +98,7 @@ def job_of(bench: Bench, running: Running) -> TaskJob:
         folders=tuple(str(f) for f in [*own, *([beside.absolute()] if weights and beside.is_dir() else [])]),
         tokenizer=str(Path(weights).absolute()) if has_tokenizer else "",
         concurrency=max(levels, default=1),
-        limit=bench.recipe.options.task_limit,
+        limit=visit.recipe.options.task_limit,
         api_key_env=running.launch.api_key_env,
     )
 

@@ -1,20 +1,22 @@
-"""How an engine is told to log its routing: vLLM by a mounted plugin, SGLang by arguments of its own."""
+"""moe_log=LAYER: an engine logs its routing, vLLM by a mounted plugin, SGLang by arguments of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from harness import launchers
 from harness.errors import InputError
-from harness.moe import sglang_recorder
+from harness.extras import sglang_recorder, visit_recorder
+from harness.moe import command, routing_log, timed
+from harness.plan import Planned
 from harness.schema import Scalar
-
-if TYPE_CHECKING:
-    from harness.plan import Planned
+from harness.server import Running
+from harness.trial import Visit
 
 FOLDER = "moe_log"
 """The plugin's folder in the repository; it carries its own entry-point metadata."""
@@ -52,18 +54,28 @@ def layers_of(layer: Scalar) -> str:
     return layers
 
 
-def logged(planned: Planned, layer: Scalar, folder: Path) -> tuple[Planned, str]:
-    """The launch with its routing logged to the visit's folder, and why it is not, "" when it is.
+@contextlib.contextmanager
+def around(visit: Visit, running: Running) -> Iterator[None]:
+    """SGLang's recorder runs; nothing for another engine."""
+    layers, launch = layers_of(visit.recipe.options.moe_log), running.launch
+    with visit_recorder.recording(launch, launch.base_url, layers, visit.folder):
+        yield
 
-    layer: the recipe's option moe_log (None or False = not asked for). Raises InputError for other nonsense.
+
+def launching(planned: Planned, folder: Path) -> Planned:
+    """The launch with its routing logged to the visit's folder, or a warning that it is not.
+
+    Raises InputError for layers that are none.
     """
-    if layer is None or layer is False:
-        return planned, ""
-    launch, name = planned.launch, planned.variant.name
+    layer, launch = planned.options.moe_log, planned.launch
+    layers = layers_of(layer)
+    why = ""
     if launch.engine not in ("vllm", "sglang") or not planned.own_server:
-        return planned, f"{name}: routing is not logged, only a vLLM or SGLang that the harness starts can"
-    if planned.model.moe is None:
-        return planned, f"{name}: routing is not logged, {planned.model.alias} is no mixture of experts"
+        why = "only a vLLM or SGLang that the harness starts can"
+    elif planned.model.moe is None:
+        why = f"{planned.model.alias} is no mixture of experts"
+    if why:
+        return replace(planned, warnings=(*planned.warnings, f"routing is not logged, {why}"))
     launcher = launchers.of(launch)
     launch, out = launcher.inside(launch, folder, _OUT)
     if launch.engine == "vllm":
@@ -73,8 +85,8 @@ def logged(planned: Planned, layer: Scalar, folder: Path) -> tuple[Planned, str]
     else:
         flags = sglang_recorder.environment(out)
         launch = replace(launch, argv=(*launch.argv, *sglang_recorder.arguments(launch.accelerator)))
-    labels = (*launch.labels, f"routing logged: {layers_of(layer)}")
-    return replace(planned, launch=replace(launch, env={**launch.env, **flags}, labels=labels)), ""
+    labels = (*launch.labels, f"routing logged: {layers}")
+    return replace(planned, launch=replace(launch, env={**launch.env, **flags}, labels=labels))
 
 
 def log_of(folder: Path) -> Path:
@@ -83,13 +95,23 @@ def log_of(folder: Path) -> Path:
     return converted if converted.exists() else folder / LOG
 
 
-def told(folder: Path) -> str:
-    """What the visit's routing log told, in one line; "" when none was asked for."""
-    if not log_of(folder).exists():
-        return ""
-    from harness.moe import command  # brings matplotlib, which only a logged run needs
+def afterwards(visit: Visit) -> None:
+    """Say what the routing log of the visit told; pictures and moe.json go to its folder moe/."""
+    if log_of(visit.folder).exists():
+        visit.progress.note(told(visit.folder))
 
+
+def told(folder: Path) -> str:
+    """What a visit's routing log told, in one line, or why there is none."""
+    path = log_of(folder)
     try:
-        return command.after_visit(folder)
+        log = timed.only(routing_log.read([str(path)]), folder)
     except InputError as error:
         return f"routing is not logged: {error.message}"
+    report = replace(command.build(log), source=path.name)
+    command.publish(report, log, None, folder / "moe")
+    worst = max(report.layers, key=lambda b: b.max_over_mean)
+    return (
+        f"routing of {len(log.layers)} layers in {folder / 'moe'}: busiest expert {worst.max_over_mean:.2f} "
+        f"times the mean (layer {worst.layer}, {worst.phase})" + "".join(f"; {note}" for note in log.notes)
+    )

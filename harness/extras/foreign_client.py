@@ -177,7 +177,7 @@ TOOLS: dict[str, tuple[str, Callable[[ForeignJob, Path], Command]]] = {
     "aiperf": ("aiperf", _aiperf),
     "guidellm": ("guidellm", _guidellm),
 }
-"""client= name -> (environment it lives in, its command)."""
+"""second_opinion= name -> (environment it lives in, its command)."""
 
 
 def command(tool: str, job: ForeignJob, out: Path) -> Command:
@@ -186,11 +186,11 @@ def command(tool: str, job: ForeignJob, out: Path) -> Command:
 
 
 def names(chosen: object) -> tuple[str, ...]:
-    """The tools of client=A,B; () for none. Raises InputError for one that does not exist."""
+    """The tools of second_opinion=A,B; () for none. Raises InputError for one that does not exist."""
     asked = tuple(filter(None, str(chosen or "").split(",")))
     for tool in asked:
         if tool not in TOOLS:
-            raise InputError(f"there is no client {tool!r}: client= takes {', '.join(TOOLS)}")
+            raise InputError(f"there is no client {tool!r}: second_opinion= takes {', '.join(TOOLS)}")
     return asked
 
 
