@@ -82,12 +82,12 @@ def judged(answers: list[Answer]) -> dict[str, list[float]]:
         ends = iter(zip(accumulate(map(len, answer.reads)), answer.stamps, strict=True))
         end, stamp = next(ends)
         times: list[tuple[int, int]] = []
-        for found in _STAMPS.finditer(b"".join(answer.reads)):
-            while end < found.end():
+        for event in _STAMPS.finditer(b"".join(answer.reads)):
+            while end < event.end():
                 end, stamp = next(ends)
-            if found[1]:
-                ttft.append((stamp - answer.sent_ns - int(found[2]) + int(found[1])) / 1e6)
-            times.append((stamp, int(found[2])))
+            if event[1]:
+                ttft.append((stamp - answer.sent_ns - int(event[2]) + int(event[1])) / 1e6)
+            times.append((stamp, int(event[2])))
         gaps += [abs((b[0] - a[0]) - (b[1] - a[1])) / 1e6 for a, b in pairwise(times)]
     ttft.sort()
     gaps.sort()

@@ -131,12 +131,12 @@ class Bench:
 
     def _native(self, client: str, setting: Setting, number: int) -> Sample:
         cost = self._run(client, setting, setting.num_requests)
-        told = json.loads(cost.output)
+        printed = json.loads(cost.output)
         return self._sample(client, setting, number, cost).merge(
-            cpu_per_1000=told["cpu_s"] * 1000 / told["num_tokens"],
-            whole_cpu_per_1000=told.get("whole_cpu_s", told["cpu_s"]) * 1000 / told["num_tokens"],
-            ttft_error_ms=_pair(told.get("ttft_error_ms")),
-            itl_error_ms=_pair(told.get("itl_error_ms")),
+            cpu_per_1000=printed["cpu_s"] * 1000 / printed["num_tokens"],
+            whole_cpu_per_1000=printed.get("whole_cpu_s", printed["cpu_s"]) * 1000 / printed["num_tokens"],
+            ttft_error_ms=_pair(printed.get("ttft_error_ms")),
+            itl_error_ms=_pair(printed.get("itl_error_ms")),
         )
 
     def _foreign(self, client: str, setting: Setting, number: int) -> Sample:
@@ -162,7 +162,7 @@ class Bench:
         )
 
     def _run(self, client: str, setting: Setting, num: int) -> Cost:
-        with self._server(setting) as (port, told):
+        with self._server(setting) as (port, account):
             argv, file = self.argv(client, setting, port, num)
             before, started = _children_cpu(), time.monotonic()
             done = subprocess.run(
@@ -176,12 +176,12 @@ class Bench:
             cpu = _children_cpu() - before
         if done.returncode or (file is not None and not file.is_file()):
             raise ValueError(f"{client}: exit code {done.returncode}: {done.stderr.decode()[-200:]}")
-        return Cost(cpu, started, told, done.stdout.decode(), file)
+        return Cost(cpu, started, account, done.stdout.decode(), file)
 
     @contextmanager
     def _server(self, setting: Setting) -> Iterator[tuple[int, dict[str, Any]]]:
         """Port of a fresh server; its own account is filled in when the block has ended."""
-        told: dict[str, Any] = {}
+        account: dict[str, Any] = {}
         process = subprocess.Popen(
             [self.folder / "known_server", str(setting.first_us), str(setting.gap_us)],
             stdin=subprocess.PIPE,
@@ -191,9 +191,9 @@ class Bench:
         )
         assert process.stdout is not None
         try:
-            yield int(process.stdout.readline()), told
+            yield int(process.stdout.readline()), account
         finally:
-            told |= json.loads(process.communicate(timeout=30)[1])
+            account |= json.loads(process.communicate(timeout=30)[1])
 
 
 class Cost(NamedTuple):
@@ -245,8 +245,8 @@ def errors(file: Path, setting: Setting) -> tuple[tuple[float, float] | None, tu
         return _exact(data)
     if not setting.gap_us:
         return None, None
-    found = importers.read(file)[0].metrics
-    ttft, gaps = found.ttft_s, found.icl_s
+    metrics = importers.read(file)[0].metrics
+    ttft, gaps = metrics.ttft_s, metrics.icl_s
     return _beyond(ttft, setting.first_us), _beyond(gaps, setting.gap_us)
 
 

@@ -86,8 +86,8 @@ def _configured(folder: Path) -> Path:
     key.chmod(0o400)
     conf = folder / "slurm.conf"
     host = socket.gethostname().partition(".")[0]
-    told = {"host": host, "user": getpass.getuser(), "folder": folder, "cpus": os.cpu_count()}
-    conf.write_text(_CONF.format(ports=_free_ports(3), **told))
+    values = {"host": host, "user": getpass.getuser(), "folder": folder, "cpus": os.cpu_count()}
+    conf.write_text(_CONF.format(ports=_free_ports(3), **values))
     return conf
 
 
@@ -128,10 +128,10 @@ def _until(ready: Callable[[], bool], folder: Path) -> None:
     deadline = time.monotonic() + _READY_S
     while not ready():
         if time.monotonic() > deadline:
-            said = "\n".join(
+            logs = "\n".join(
                 f"{p.name}: {p.read_text('utf-8', 'replace')[-800:]}" for p in folder.glob("*.out")
             )
-            raise RuntimeError(f"Slurm's daemons were not ready within {_READY_S:g} s\n{said}")
+            raise RuntimeError(f"Slurm's daemons were not ready within {_READY_S:g} s\n{logs}")
         time.sleep(0.1)
 
 
