@@ -74,7 +74,7 @@ moe *words: setup
 ep-check *words: setup
     @{{ python }} -m harness ep-check "$@"
 
-# First wrong step of a VLLM_MORI_TRACE log, a MORI-VIZ trace by phase and rank: trace FILE [ranks=8]
+# First wrong step of a VLLM_MORI_TRACE log; MORI-VIZ and torch traces in shares of time: trace FILE
 [no-exit-message]
 trace *words: setup
     @{{ python }} -m harness trace "$@"

@@ -9,7 +9,7 @@ FLAGS = ("zero_copy", "split", "call_reset", "standard_moe")
 NUMBERS = ("num_qp_per_pe", "max_total_recv_tokens", "max_token_type_size")
 OVERRIDES = ("block_num", "rdma_block_num", "warp_per_block")
 """Per-call launch parameters of dispatch and combine."""
-OPTIONS = ("kernel", "priority", "init", "quant_type", *FLAGS, *NUMBERS, *OVERRIDES)
+OPTIONS = ("kernel", "priority", "init", "quant_type", "viz", *FLAGS, *NUMBERS, *OVERRIDES)
 PRIORITIES: dict[str, str] = {
     "throughput": "InterNodeV1",
     "latency": "InterNodeV1LL",

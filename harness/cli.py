@@ -296,10 +296,12 @@ def serve(variant: str, words: Words = None) -> None:
 
 @app.command()
 def trace(words: Words = None) -> None:
-    """First wrong step of a VLLM_MORI_TRACE log, a MORI-VIZ trace by phase and rank: trace FILE [ranks=8]"""
+    """First wrong step of a VLLM_MORI_TRACE log; MORI-VIZ and torch traces in shares of time: trace FILE"""
     from harness.ep import verbs
 
-    print(verbs.trace_file(words or []))
+    text, status = verbs.trace_files(words or [])
+    print(text)
+    sys.exit(status)
 
 
 @app.command()

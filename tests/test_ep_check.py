@@ -267,9 +267,14 @@ def test_every_option_of_the_mori_backend_is_called_as_the_library_wants(
     found = json.loads(out.read_text())
     faults = {words: failures for words, failures in found.items() if words.startswith("fault")}
     sound = {words: failures for words, failures in found.items() if not words.startswith("fault")}
-    assert len(sound) == {4: 10, 2: 3}[gpus_per_node] and len(faults) == 3
+    assert len(sound) == {4: 11, 2: 3}[gpus_per_node] and len(faults) == 3
     assert all(any("combined output is off" in failure for failure in failed) for failed in faults.values())
     capped = sound.pop("max_total_recv_tokens=96", None)
     if capped is not None:
         assert capped and all("where max_total_recv_tokens leaves 96" in words for words in capped)
     assert not any(sound.values()), sound
+    if gpus_per_node == 4:
+        traces = [
+            json.loads(path.read_text()) for path in sorted(tmp_path.glob("cases.json.viz/trace_rank_*"))
+        ]
+        assert [(trace["slots"], trace["zeroed"]) for trace in traces] == [("IntranodeSlots", True)] * 4

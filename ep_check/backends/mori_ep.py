@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from ep_check import heap, mori_config, rules, tokens
 from ep_check.backends.mori_standard import StandardLayout
+from ep_check.backends.mori_viz import Recorder
 from ep_check.mori_config import EpConfig
 from ep_check.routing import Routing
 from ep_check.seam import Received, UnavailableError
@@ -24,7 +25,8 @@ class MoriEp:
     """Options: kernel=IntraNode|..., or priority=throughput|latency|overlap|baseline between nodes;
     zero_copy=1 (registered combine buffer), split=1 (send/recv halves, AsyncLL), call_reset=1 (by combine),
     standard_moe=1 (DeepEP's 3D layout), init=unique-id, quant_type=, num_qp_per_pe=, max_total_recv_tokens=,
-    max_token_type_size=; block_num=, rdma_block_num=, warp_per_block= of each call (MANUAL mode only)."""
+    max_token_type_size=, viz=FOLDER (MORI-VIZ traces); block_num=, rdma_block_num=, warp_per_block= of each
+    call (MANUAL mode only)."""
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         self._shape = shape
@@ -36,6 +38,8 @@ class MoriEp:
         _join_heap(self._mori.shmem, shape, config.init)
         self._op = self._mori.ops.EpDispatchCombineOp(self._config(config))
         self._standard = StandardLayout(self._op, shape, self._launch) if config.standard_moe else None
+        folder = shape.option("viz")
+        self._viz = Recorder(self._mori, self._op, folder, config.kernel) if folder else None
         self._sent: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def dispatch(self, x: torch.Tensor, routing: Routing) -> Received:
@@ -43,6 +47,8 @@ class MoriEp:
         too_many = rules.check_batch(len(x), self._limits)
         if too_many:
             raise ValueError(too_many)
+        if self._viz:
+            self._viz.clear()
         ids = routing.topk_ids.to(torch.int32)
         payload, scales = self._payload(x)
         if self._standard:
@@ -92,7 +98,9 @@ class MoriEp:
 
     def close(self) -> None:
         """Free the operator before the heap under it."""
-        self._standard = None
+        if self._viz:
+            self._viz.write(self._shape.rank)
+        self._standard = self._viz = None
         del self._op
         self._mori.shmem.shmem_finalize()
 

@@ -1,98 +1,100 @@
-"""A MORI-VIZ or torch profiler trace (Chrome/Perfetto JSON) as time per phase per rank."""
+"""Traces as time: per rank and phase, and as shares of dispatch, experts and combine."""
 
 from __future__ import annotations
 
-import gzip
+import re
 import statistics
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import msgspec
-
+from harness.ep import spans
+from harness.ep.spans import Span
 from harness.errors import InputError
 from harness.escape import plain
 
-Key = tuple[str, str]
-"""(rank, phase)."""
-_MOST_PHASES = 40
+PARTS = ("dispatch", "experts", "combine", "collectives")
+_PATTERNS = (
+    # Attention's own combine (split KV) is none of ours.
+    ("", r"flash|attn|attention|mha|mla_|splitk"),
+    ("dispatch", r"dispatch"),
+    ("combine", r"combine|cached_notify"),
+    ("experts", r"m_grouped|moe_?(mx)?gemm|fused_?moe|fmoe|ck_?moe|fused_?experts|^experts$|moe_stage"),
+    ("collectives", r"nccl|rccl|all_?gather|reduce_?scatter|all_?reduce|all_?to_?all|cross_device_reduce"),
+)
+"""By kernel or operator name, first match: MORI (EpDispatch..., dispatch_intra), DeepEP, whose kernels are
+named internode::dispatch, vLLM and SGLang (fused_moe), AITER (fmoe, ck_moe), DeepGEMM (m_grouped)."""
+_DOCUMENT = "mori-ep-architecture.md says: communication 10-15 % at high batch sizes"
+_MOST_ROWS = 40
 
 
-def run(file: str) -> str:
-    """Table to print for a trace file. Raises InputError."""
-    path = Path(file)
-    try:
-        content = msgspec.json.decode(_unpacked(path))
-    except (OSError, EOFError, zlib.error) as reason:
-        why = getattr(reason, "strerror", None) or reason
-        raise InputError(f"Cannot read {path}: {why}; give the file export_to_perfetto wrote.") from None
-    except msgspec.DecodeError as reason:
+def run(files: Sequence[str]) -> str:
+    """Table and shares of the files' traces. Raises InputError."""
+    found = spans.read(files)
+    if not found:
         raise InputError(
-            f"{path} is no JSON trace ({reason}): give the file export_to_perfetto wrote."
-        ) from None
-    events = content.get("traceEvents", []) if isinstance(content, dict) else content
-    spans = durations(events if isinstance(events, list) else [])
-    if not spans:
-        raise InputError(
-            f"{path} holds no complete spans (ph X, or B with E): is it a Perfetto trace in JSON?"
+            f"{', '.join(files)}: no complete spans (ph X, or B with E): is it a Perfetto trace in JSON?"
         )
-    return as_text(spans)
+    return "\n".join([*_table(found), "", *_shares(found)])
 
 
-def _unpacked(path: Path) -> bytes:
-    content = path.read_bytes()
-    return gzip.decompress(content) if path.suffix == ".gz" else content
+def part(phase: str) -> str:
+    """dispatch, experts, combine, collectives, or "" for the rest."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", phase).lower()
+    return next((name for name, pattern in _PATTERNS if re.search(pattern, words)), "")
 
 
-def durations(events: Iterable[dict[str, Any]]) -> dict[Key, list[float]]:
-    """Microseconds of every span by (rank, phase); process names from metadata events are used as ranks."""
-    names: dict[Any, str] = {}
-    spans: dict[Key, list[float]] = defaultdict(list)
-    opened: dict[tuple[Any, Any], list[tuple[str, float]]] = defaultdict(list)
-    for event in filter(_is_whole, events):
-        kind, thread = event.get("ph"), (event.get("pid"), event.get("tid"))
-        if kind == "M" and event.get("name") == "process_name":
-            names[event.get("pid")] = str(event.get("args", {}).get("name", ""))
-        elif kind == "X":
-            spans[str(thread[0]), str(event.get("name"))].append(float(event["dur"]))
-        elif kind == "B":
-            opened[thread].append((str(event.get("name")), float(event["ts"])))
-        elif kind == "E" and opened[thread]:
-            name, start = opened[thread].pop()
-            spans[str(thread[0]), name].append(float(event["ts"]) - start)
-    return {(names.get(_number(pid), pid), phase): took for (pid, phase), took in spans.items()}
+def _table(found: Sequence[Span]) -> list[str]:
+    """Phases by the time they take, longest first, each with its ranks: the slowest shows as the largest."""
+    took: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for span in found:
+        took[span.phase][span.rank].append(span.took)
+    totals = {phase: sum(map(sum, ranks.values())) for phase, ranks in took.items()}
+    everything = sum(totals.values()) or 1.0
+    longest = sorted(totals, key=lambda phase: -totals[phase])
+    header = f"{'phase':<44}{'rank':<10}{'spans':>8}{'total us':>14}{'share':>8}{'median us':>12}"
+    rows = [
+        f"{plain(phase, 43):<44}{plain(rank, 9):<10}{len(each):>8}{sum(each):>14.1f}"
+        f"{sum(each) / everything:>8.1%}{statistics.median(each):>12.2f}"
+        for phase in longest
+        for rank, each in sorted(took[phase].items())
+    ]
+    left = len(rows) - _MOST_ROWS
+    return [header, *rows[:_MOST_ROWS], *([f"and {left} rows that took less"] if left > 0 else [])]
 
 
-def _is_whole(event: Any) -> bool:
-    """Whether it has the times that its kind needs."""
-    if not isinstance(event, dict):
-        return False
-    needed = {"B": "ts", "E": "ts", "X": "dur"}.get(str(event.get("ph")))
-    return needed is None or isinstance(event.get(needed), int | float)
+def _shares(found: Sequence[Span]) -> list[str]:
+    """What each part covers of every rank's busy time; spans of many warps or streams count once."""
+    of_rank: dict[str, list[Span]] = defaultdict(list)
+    for span in found:
+        of_rank[span.rank].append(span)
+    lines = [f"{'rank':<10}{'busy us':>14}" + "".join(f"{name:>22}" for name in PARTS)]
+    moe: list[tuple[float, float, float]] = []
+    for rank, each in sorted(of_rank.items()):
+        busy = spans.covered((span.start, span.end) for span in each)
+        by_part = {name: [(s.start, s.end) for s in each if part(s.phase) == name] for name in PARTS}
+        cells = "".join(_cell(spans.covered(by_part[name]), busy) for name in PARTS)
+        lines.append(f"{plain(rank, 9):<10}{busy:>14.1f}{cells}")
+        moved = spans.covered([*by_part["dispatch"], *by_part["combine"]])
+        layer = spans.covered([*by_part["dispatch"], *by_part["combine"], *by_part["experts"]])
+        moe.append((moved, layer, busy) if by_part["experts"] else (0.0, 0.0, busy))
+    return [*lines, *_communication(moe, found)]
 
 
-def as_text(spans: dict[Key, list[float]]) -> str:
-    """Count, total and median per phase and rank; the rank that waits longest shows as the largest total.
-
-    Of a profiler's thousands of operators only the phases that took longest are shown.
-    """
-    phases: dict[str, float] = defaultdict(float)
-    for (_, phase), took in spans.items():
-        phases[phase] += sum(took)
-    longest = sorted(phases, key=lambda phase: -phases[phase])[:_MOST_PHASES]
-    shown = {key: took for key, took in spans.items() if key[1] in longest}
-    lines = [f"{'rank':<16}{'phase':<36}{'spans':>8}{'total us':>14}{'median us':>12}"]
-    for (rank, phase), took in sorted(shown.items(), key=lambda item: (item[0][1], item[0][0])):
-        lines.append(
-            f"{plain(rank, 15):<16}{plain(phase, 35):<36}{len(took):>8}{sum(took):>14.1f}"
-            f"{statistics.median(took):>12.2f}"
-        )
-    if len(phases) > len(longest):
-        lines.append(f"and {len(phases) - len(longest)} phases that took less")
-    return "\n".join(lines)
+def _cell(took: float, busy: float) -> str:
+    return f"{took:.1f} us {took / busy if busy else 0:.1%}".rjust(22) if took else "-".rjust(22)
 
 
-def _number(pid: str) -> Any:
-    return int(pid) if pid.lstrip("-").isdigit() else pid
+def _communication(moe: Sequence[tuple[float, float, float]], found: Sequence[Span]) -> list[str]:
+    moved, layer, busy = (sum(column) for column in zip(*moe, strict=True))
+    if layer and moved:
+        return [
+            f"communication (dispatch, combine) is {moved / layer:.1%} of the MoE layers' time (with "
+            f"experts), {moved / busy:.1%} of all busy time; {_DOCUMENT}"
+        ]
+    kinds = {part(span.phase) for span in found}
+    if kinds & {"dispatch", "combine"}:
+        return [
+            "the trace holds dispatch and combine but no experts, so their share of a MoE layer is not in "
+            "it: profile a serving engine (just bench of a variant named -trace)"
+        ]
+    return ["no phase is named like dispatch or combine of expert parallelism"]

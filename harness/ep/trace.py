@@ -62,11 +62,14 @@ class Setting:
 
 
 Steps = Mapping[int, Step]
-Rule = Callable[[Steps, Setting], tuple[int, str] | None]
+Rule = Callable[[Steps, Setting], tuple[int, str] | bool]
+"""A broken rule's step and words; True = it holds, False = the trace does not show what it needs."""
+BROKEN, UNSEEN = 1, 4
+"""Exit statuses: a rule is broken; no rule could be checked."""
 
 
-def run(file: str, ranks: int = 8, experts: int = 256, top_k: int = 8) -> str:
-    """Text to print for a trace file. Raises InputError."""
+def run(file: str, ranks: int = 8, experts: int = 256, top_k: int = 8) -> tuple[str, int]:
+    """(text to print, exit status) for a trace file. Raises InputError."""
     path = Path(file)
     if not path.is_file():
         raise InputError(f"There is no file {path}: give the log of a server started with VLLM_MORI_TRACE=1.")
@@ -84,7 +87,8 @@ def run(file: str, ranks: int = 8, experts: int = 256, top_k: int = 8) -> str:
     crash = next((line for line in lines if _FAULT.search(line)), "")
     found = [(number, steps, diagnose(steps, setting)) for number, steps in enumerate(passes)]
     number, steps, findings = next((each for each in found if each[2]), found[0])
-    return as_text(steps, findings, setting, (number, len(passes), crash))
+    text = as_text(steps, findings, setting, (number, len(passes), crash))
+    return text, BROKEN if findings or crash else 0 if seen(steps, setting) else UNSEEN
 
 
 def parse(lines: Sequence[str]) -> tuple[dict[int, Step], ...]:
@@ -106,7 +110,9 @@ def parse(lines: Sequence[str]) -> tuple[dict[int, Step], ...]:
 
 def diagnose(steps: Steps, setting: Setting) -> tuple[TraceFinding, ...]:
     """Every broken rule, earliest step first; empty = nothing the notes' rules can see."""
-    broken = [result for rule in RULES if (result := rule(steps, setting))]
+    broken = [result for _, rule in RULES if isinstance(result := rule(steps, setting), tuple)]
+    if seen(steps, setting):  # of names alone nothing says that a later step should follow
+        broken += [_cut(steps)] if max(steps) < STEPS else []
     broken += [
         _not_finite(step) for step in steps.values() if step.values.get("nan") or step.values.get("inf")
     ]
@@ -114,6 +120,11 @@ def diagnose(steps: Steps, setting: Setting) -> tuple[TraceFinding, ...]:
         TraceFinding(step=number, name=steps[number].name if number in steps else "", words=words)
         for number, words in sorted(broken)
     )
+
+
+def seen(steps: Steps, setting: Setting) -> tuple[str, ...]:
+    """Names of the rules that the trace shows enough for."""
+    return tuple(name for name, rule in RULES if rule(steps, setting) is not False)
 
 
 def as_text(
@@ -125,10 +136,20 @@ def as_text(
     lines += [_row(steps[n]) if n in steps else f"{n:>4}  (not in the trace)" for n in range(1, STEPS + 1)]
     if crash:
         lines.append(f"the log also says: {plain(crash)}")
-    if not findings:
+    checked = seen(steps, setting)
+    unseen = [name for name, _ in RULES if name not in checked]
+    if not checked:
         lines.append(
-            "no rule is broken; wrong experts of the right size (w1[1] for all) cannot be seen in a trace"
+            "nothing could be checked: the trace shows no shapes and no statistics; log shape=, min=, max=, "
+            "mean=, std= of each step"
         )
+    elif not findings:
+        lines.append(
+            f"of the rules that could be checked ({', '.join(checked)}) none is broken; wrong experts of the "
+            "right size (w1[1] for all) cannot be seen in a trace"
+        )
+    if checked and unseen:
+        lines.append(f"not checked, the trace lacks their numbers: {', '.join(unseen)}")
     for index, found in enumerate(findings):
         lead = "first wrong step" if index == 0 else "then"
         lines.append(f"{lead}: STEP {found.step} {plain(found.name)}: {found.words}")
@@ -170,35 +191,32 @@ def _ratio(steps: Steps, number: int, before: int) -> float | None:
     return None if this is None or not last else this / last
 
 
-def _input(steps: Steps, setting: Setting) -> tuple[int, str] | None:
+def _input(steps: Steps, setting: Setting) -> tuple[int, str] | bool:
     std = steps[1].std if 1 in steps else None
-    if std is None or 0.005 <= std <= 5:
-        return None
+    if std is None:
+        return False
+    if 0.005 <= std <= 5:
+        return True
     return (
         1,
         f"std {std:.3g} of the dispatch input is far from the usual 0.1: the error lies before the MoE layer",
     )
 
 
-def _received(steps: Steps, setting: Setting) -> tuple[int, str] | None:
-    if 1 not in steps or 2 not in steps:
-        return None
-    sent, got = steps[1].rows, steps[2].rows
+def _received(steps: Steps, setting: Setting) -> tuple[int, str] | bool:
+    sent, got = (steps[n].rows if n in steps else 0 for n in (1, 2))
     if sent and got > setting.ranks * sent:
-        return (
-            2,
-            f"{got} rows exceed the receive limit {setting.ranks} x {sent}: is the group larger?",
-        )
+        return 2, f"{got} rows exceed the receive limit {setting.ranks} x {sent}: is the group larger?"
     ratio = _ratio(steps, 2, 1)
     if ratio is not None and not 0.15 <= ratio <= 3:
         return 2, f"std changed {ratio:.3g}-fold in transit: dispatch delivered other bytes than were sent"
-    return None
+    return ratio is not None or bool(sent and got)
 
 
-def _deduplicated(steps: Steps, setting: Setting) -> tuple[int, str] | None:
-    if 1 not in steps or 3 not in steps or not steps[3].rows:
-        return None
-    tokens, unique = steps[1].rows, steps[3].rows
+def _deduplicated(steps: Steps, setting: Setting) -> tuple[int, str] | bool:
+    tokens, unique = (steps[n].rows if n in steps else 0 for n in (1, 3))
+    if not tokens or not unique:
+        return False
     if unique > tokens:
         return 3, (
             f"{unique} tokens remain of {tokens} that exist: replicas under tensor parallelism have "
@@ -210,41 +228,48 @@ def _deduplicated(steps: Steps, setting: Setting) -> tuple[int, str] | None:
             f"only {unique} tokens remain where about {least:.0f} have an expert on this rank: different "
             "tokens with equal expert ids were merged (or routing is very skewed)"
         )
-    return None
+    return True
 
 
-def _to_experts(steps: Steps, setting: Setting) -> tuple[int, str] | None:
-    if 4 in steps and steps[4].values.get("ids_min", 0) < 0:
-        return (
-            4,
-            "expert ids hold -1: AITER uses them as addresses and faults; it wants a 0/1 mask and global ids",
-        )
-    return None
+def _to_experts(steps: Steps, setting: Setting) -> tuple[int, str] | bool:
+    least = steps[4].values.get("ids_min") if 4 in steps else None
+    if least is None:
+        return False
+    if least >= 0:
+        return True
+    return (
+        4,
+        "expert ids hold -1: AITER uses them as addresses and faults; it wants a 0/1 mask and global ids",
+    )
 
 
-def _experts(steps: Steps, setting: Setting) -> tuple[int, str] | None:
+def _experts(steps: Steps, setting: Setting) -> tuple[int, str] | bool:
     ratio = _ratio(steps, 5, 4) if 4 in steps else _ratio(steps, 5, 3)
-    if ratio is None or 0.02 <= ratio <= 50:
-        return None
+    if ratio is None:
+        return False
+    if 0.02 <= ratio <= 50:
+        return True
     why = "every expert was masked out" if ratio == 0 else "AITER read wrong experts or weights"
     return 5, f"std of the AITER output is {ratio:.3g} times that of its input: {why}"
 
 
-def _after(steps: Steps, setting: Setting) -> tuple[int, str] | None:
-    for number in range(6, 11):
-        ratio = _ratio(steps, number, number - 1)
+def _after(steps: Steps, setting: Setting) -> tuple[int, str] | bool:
+    ratios = {number: _ratio(steps, number, number - 1) for number in range(6, 11)}
+    for number, ratio in ratios.items():
         if ratio is not None and not 0.2 <= ratio <= 5:
             return (
                 number,
                 f"std changed {ratio:.3g}-fold against step {number - 1}: rows were lost or added twice",
             )
-    return None
+    return any(ratio is not None for ratio in ratios.values())
 
 
-def _final(steps: Steps, setting: Setting) -> tuple[int, str] | None:
+def _final(steps: Steps, setting: Setting) -> tuple[int, str] | bool:
     ratio = _ratio(steps, 11, 10)
-    if ratio is None or 0.5 <= ratio <= 2:
-        return None
+    if ratio is None:
+        return False
+    if 0.5 <= ratio <= 2:
+        return True
     if abs(ratio - setting.ranks) < 0.1 * setting.ranks:
         return (
             11,
@@ -253,22 +278,16 @@ def _final(steps: Steps, setting: Setting) -> tuple[int, str] | None:
     return 11, f"std changed {ratio:.3g}-fold in the last step"
 
 
-def _cut(steps: Steps, setting: Setting) -> tuple[int, str] | None:
-    last = max(steps)
-    return (
-        None
-        if last == STEPS
-        else (last, "is the last one in the trace: the process died or hung in what follows")
-    )
+def _cut(steps: Steps) -> tuple[int, str]:
+    return max(steps), "is the last one in the trace: the process died or hung in what follows"
 
 
-RULES: tuple[Rule, ...] = (
-    _input,
-    _received,
-    _deduplicated,
-    _to_experts,
-    _experts,
-    _after,
-    _final,
-    _cut,
+RULES: tuple[tuple[str, Rule], ...] = (
+    ("input", _input),
+    ("transit", _received),
+    ("deduplication", _deduplicated),
+    ("expert ids", _to_experts),
+    ("experts' output", _experts),
+    ("weights to combine", _after),
+    ("final output", _final),
 )

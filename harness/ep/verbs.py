@@ -18,15 +18,21 @@ def ep_check(words: Sequence[str]) -> tuple[str, int]:
     return command.run(given.pairs)
 
 
-def trace_file(words: Sequence[str]) -> str:
-    """trace FILE [ranks=8] [experts=256] [top_k=8]; a .json or .json.gz file is a Perfetto trace."""
+def trace_files(words: Sequence[str]) -> tuple[str, int]:
+    """(text, exit status) of trace FILE... [ranks=8] [experts=256] [top_k=8].
+
+    .json and .json.gz files are Perfetto traces, one a rank; else one VLLM_MORI_TRACE log. Raises InputError.
+    """
     given = Words(words)
     defaults = {"ranks": "8", "experts": "256", "top_k": "8"}
     setting = [torchrun.number(given.take(name, value), name) for name, value in defaults.items()]
     given.nothing_left("trace", "ranks, experts, top_k")
+    perfettos = [name.endswith((".json", ".json.gz")) for name in given.plain]
+    if given.plain and all(perfettos):
+        return perfetto.run(given.plain), 0
     if len(given.plain) != 1:
-        raise InputError("trace needs one file: trace FILE [ranks=8] [experts=256] [top_k=8]")
-    name = given.plain[0]
-    if name.endswith((".json", ".json.gz")):
-        return perfetto.run(name)
-    return trace.run(name, *setting)
+        raise InputError(
+            "trace needs one log, or the .json traces of several ranks: trace FILE... [ranks=8] "
+            "[experts=256] [top_k=8]"
+        )
+    return trace.run(given.plain[0], *setting)

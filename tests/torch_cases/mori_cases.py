@@ -30,6 +30,7 @@ ONE_NODE = (
     "quant_type=fp8_direct_cast",
     "max_total_recv_tokens=96",
     "dtype=fp8",
+    "viz={folder}",
 )
 TWO_NODES = ("priority=throughput", "priority=latency standard_moe=1", "priority=overlap split=1")
 PATTERNS = ("uniform", "zipf", "all-to-one", "empty-rank", "one-token")
@@ -71,7 +72,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     gpus_per_node = int(sys.argv[2])
     sets = ONE_NODE if gpus_per_node == int(os.environ["WORLD_SIZE"]) else TWO_NODES
-    found = {words: case(words, gpus_per_node) for words in sets}
+    found = {words: case(words.format(folder=f"{sys.argv[1]}.viz"), gpus_per_node) for words in sets}
     for fault in ("dispatched-ids", "stale-handle", "dropped-rank"):
         found[f"fault {fault}"] = case(sets[0], gpus_per_node, fault)
     if dist.get_rank() == 0:
