@@ -6,17 +6,30 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import requests
 
 from harness.client.body import authorization
 from harness.correctness.scoring_dialects import Dialect, dialect_of
 from harness.errors import AttestationError
-from harness.schema import Noun, Score
+from harness.schema import Noun, Played, Score
 
 CONCURRENCY = 4
 """Requests in flight at a reference that does not say how many it likes."""
 MAX_TOP = 20
 """Alternatives per token that every engine grants without being started for more."""
+
+
+class Part(Noun):
+    """What the reference is to play beside itself: the precision of the engine that said the tokens."""
+
+    dtype: str
+    kv_cache_dtype: str = ""
+    """"" = that of the activations."""
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.dtype}, keys and values {self.kv_cache_dtype}" if self.kv_cache_dtype else self.dtype
 
 
 class Sample(Noun):
@@ -32,6 +45,8 @@ class Sample(Noun):
     """The ids were made from text by us, because the engine gave none."""
     problem: str = ""
     """Why it cannot be replayed, "" when it can."""
+    part: Part | None = None
+    """None where nothing is known to play, or enough has been played."""
 
 
 class ReplayOptions(Noun):
@@ -98,10 +113,15 @@ def _score(sample: Sample, reference: str, error: str = "", **forced: Any) -> Sc
         margin=forced.get("margin", ()),
         emitted_logprob=sample.emitted_logprobs,
         top_logprobs=forced.get("top", ()) if sample.emitted_top else (),
+        played=_named(forced.get("played"), sample.part),
         emitted_top_logprobs=sample.emitted_top,
         retokenised=sample.retokenised,
         error=error,
     )
+
+
+def _named(played: Played | None, part: Part | None) -> Played | None:
+    return msgspec.structs.replace(played, precision=str(part)) if played and part else None
 
 
 class _Asker:
@@ -132,6 +152,12 @@ class _Asker:
         """The parsed answer, or a sentence about the error it answered with."""
         top_k = max([self.options.top_k, *(min(len(row), MAX_TOP) for row in sample.emitted_top)])
         path, body = self.dialect.scoring(sample.prompt_token_ids, sample.output_token_ids, self.model, top_k)
+        if sample.part and self.dialect.plays:
+            body["prompt_logprobs_played"] = {
+                "dtype": sample.part.dtype,
+                "kv_cache_dtype": sample.part.kv_cache_dtype,
+                "faults": True,
+            }
         key = authorization(self.options.api_key_env)
         with requests.post(
             self.base_url + path, json=body, headers=key, timeout=self.options.timeout_s

@@ -39,6 +39,8 @@ class Dialect(NamedTuple):
 
     scoring: Callable[[Ids, Ids, str, int], tuple[str, dict[str, Any]]]
     scored: Callable[[dict[str, Any], Ids, Ids], Forced]
+    plays: bool = False
+    """Whether it can be asked what a precision, and named faults, do to the same tokens."""
 
 
 def _entry(logprob: Any, best: Any, rank: int | None) -> tuple[float, int, float]:
@@ -157,7 +159,7 @@ def _read_sglang(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> 
 
 DIALECTS = {
     "prompt_logprobs": Dialect(_ask_prompt_logprobs, _read_prompt_logprobs),
-    "prompt_logprobs_from": Dialect(_ask_prompt_logprobs_from, _read_played),
+    "prompt_logprobs_from": Dialect(_ask_prompt_logprobs_from, _read_played, plays=True),
     "sglang_generate": Dialect(_ask_sglang, _read_sglang),
 }
 

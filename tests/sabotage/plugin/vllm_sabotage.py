@@ -10,6 +10,7 @@ forward the positions of the step's tokens, the runner's execute_model the numbe
     d  b, but only in steps of more than SABOTAGE_REQUESTS requests
     e  a, but only from position SABOTAGE_POSITION of a sequence on
     f  one expert of one layer counts SABOTAGE_SCALE x
+    h  one layer's router sends SABOTAGE_TOKENS of the tokens to the experts beside the chosen ones
     g  keys and values are rounded to 8 bits (e4m3), as an fp8 KV cache does: not a fault, must pass
 """
 
@@ -24,6 +25,7 @@ REQUESTS = int(os.environ.get("SABOTAGE_REQUESTS", "4"))
 POSITION = int(os.environ.get("SABOTAGE_POSITION", "200"))
 SCALE = float(os.environ.get("SABOTAGE_SCALE", "1.5"))
 LAYER = int(os.environ.get("SABOTAGE_LAYER", "1"))
+TOKENS = float(os.environ.get("SABOTAGE_TOKENS", "0.01"))
 EXPERT = int(os.environ.get("SABOTAGE_EXPERT", "3"))
 
 
@@ -68,7 +70,22 @@ def scaled_expert(weights, ids, num_experts):
     return weights.where(ids != EXPERT, weights * SCALE), ids
 
 
-ROUTING_FAULTS = {"a": by_mask_value, "b": one_rank, "d": when_crowded, "e": when_late, "f": scaled_expert}
+def some_astray(weights, ids, num_experts):
+    """Fault h, in the layer it is called for."""
+    import torch
+
+    astray = (torch.rand(len(ids), device=ids.device) < TOKENS).unsqueeze(1)
+    return weights, ((ids + 1) % num_experts).where(astray, ids)
+
+
+ROUTING_FAULTS = {
+    "a": by_mask_value,
+    "b": one_rank,
+    "d": when_crowded,
+    "e": when_late,
+    "f": scaled_expert,
+    "h": some_astray,
+}
 
 
 def permuted(output):
@@ -90,14 +107,14 @@ def register() -> None:
     Step.installed = True
     print(f"SABOTAGE {fault} is installed in process {os.getpid()}", file=sys.stderr, flush=True)
     if fault in ROUTING_FAULTS:
-        _patch_routing(ROUTING_FAULTS[fault], only_layer=LAYER if fault == "f" else None)
+        _patch_routing(ROUTING_FAULTS[fault], only_layer=LAYER if fault in "fh" else None)
         _patch_step()
     elif fault == "c":
         _patch_combine()
     elif fault == "g":
         _patch_kv()
     else:
-        raise ValueError(f"SABOTAGE={fault}: there are a to g")
+        raise ValueError(f"SABOTAGE={fault}: there are a to h")
 
 
 def _patch_routing(fault, only_layer) -> None:
