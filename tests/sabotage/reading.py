@@ -1,16 +1,18 @@
-"""The reference reads a whole campaign in its own process, many sequences at once, and plays the engines' parts.
+"""The reference reads a whole campaign in its own process, many sequences at once, in the engines' parts too.
 
-    python -m tests.sabotage.reading FOLDER MODEL [--device cuda] [--until FILE]
+    python -m tests.sabotage.reading FOLDER MODEL [--device cuda] [--until FILE] [--faults NUM]
 
 Runs where torch, transformers and the harness's requirements are. Beside each <part>.requests.jsonl or
 <part>.forced.jsonl: <part>.scores.jsonl, what a reference server would have said; where keys and values were
 kept in 8 bits, <part>.undeclared.jsonl too, as if nobody had said so. With --until it goes on looking for new
-parts until FILE exists.
+parts until FILE exists. --faults plays the named faults on so many requests of a part only: they take four of
+the six passes. Text that several engines were given is read once.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,25 +34,38 @@ AT_ONCE = 32
 NUM_TOP = 5
 
 
-def read(viewer: Viewer, samples: Sequence[replay.Sample], part: replay.Part | None) -> list[Score]:
-    """Every sample that has an output, in order; with the part's rounding and all named faults."""
-    known = [s for s in samples if s.output_token_ids and not s.problem]
-    precision = Precision(part.dtype, part.kv_cache_dtype) if part else None
-    scores: list[Score] = []
-    for first in range(0, len(known), AT_ONCE):
-        batch = known[first : first + AT_ONCE]
-        questions = [
-            Asked(
-                [*s.prompt_token_ids, *s.output_token_ids],
-                len(s.prompt_token_ids),
-                NUM_TOP if s.emitted_top else 1,
-                precision,
-                part is not None,
-            )
-            for s in batch
-        ]
-        scores += [_score(s, view, part) for s, view in zip(batch, viewer.views(questions), strict=True)]
-    return scores
+class Reading:
+    """What the reference thinks of samples; of text that was given, it is remembered."""
+
+    def __init__(self, viewer: Viewer, num_faults: int) -> None:
+        self._viewer, self._num_faults = viewer, num_faults
+        self._given: dict[tuple[object, ...], View] = {}
+
+    def scores(self, samples: Sequence[replay.Sample], part: replay.Part | None) -> list[Score]:
+        """Every sample with an output, in order; with the part's rounding, the first with named faults."""
+        known = [s for s in samples if s.output_token_ids and not s.problem]
+        scores: list[Score] = []
+        for first in range(0, len(known), AT_ONCE):
+            batch = known[first : first + AT_ONCE]
+            asked = [self._asked(s, part, first + i < self._num_faults) for i, s in enumerate(batch)]
+            scores += [_score(s, view, part) for s, view in zip(batch, self._views(asked), strict=True)]
+        return scores
+
+    def _asked(self, sample: replay.Sample, part: replay.Part | None, faults: bool) -> Asked:
+        return Asked(
+            [*sample.prompt_token_ids, *sample.output_token_ids],
+            len(sample.prompt_token_ids),
+            NUM_TOP if sample.emitted_top else 1,
+            Precision(part.dtype, part.kv_cache_dtype) if part else None,
+            part is not None and faults,
+        )
+
+    def _views(self, asked: list[Asked]) -> list[View]:
+        keys = [(tuple(a.ids), *a[1:]) for a in asked]
+        new = [i for i, key in enumerate(keys) if key not in self._given]
+        found = dict(zip(new, self._viewer.views([asked[i] for i in new]), strict=True)) if new else {}
+        self._given |= {keys[i]: view for i, view in found.items() if asked[i].first == 1}
+        return [found[i] if i in found else self._given[key] for i, key in enumerate(keys)]
 
 
 def _score(sample: replay.Sample, view: View, part: replay.Part | None) -> Score:
@@ -112,8 +127,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--until", type=Path)
+    parser.add_argument("--faults", type=int, default=sys.maxsize)
     options = parser.parse_args()
-    viewer = Viewer(Oracle(options.model, "float32", options.device))
+    reading = Reading(Viewer(Oracle(options.model, "float32", options.device)), options.faults)
     parts = {c.name: c.part for c in CONFIGURATIONS}
     while True:
         last = not options.until or options.until.exists()
@@ -121,8 +137,8 @@ def main() -> None:
             began, samples, part = time.monotonic(), given(path), parts[path.parent.name]
             if part and part.kv_cache_dtype:
                 silent = msgspec.structs.replace(part, kv_cache_dtype="")
-                keep(_beside(path, "undeclared"), read(viewer, samples, silent))
-            keep(_beside(path, "scores"), read(viewer, samples, part))
+                keep(_beside(path, "undeclared"), reading.scores(samples, silent))
+            keep(_beside(path, "scores"), reading.scores(samples, part))
             print(f"{path.parent.name} {path.name}: {time.monotonic() - began:.1f} s", flush=True)
         if last:
             return
