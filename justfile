@@ -24,6 +24,11 @@ serve variant *model_and_keys: setup
 bench *words: setup
     @{{ python }} -m harness bench "$@"
 
+# Measure a variant against itself under two blind names: aa <variant> [workload|all] [key=value ...]
+[no-exit-message]
+aa *words: setup
+    @{{ python }} -m harness aa "$@"
+
 # Print what would be launched, touch nothing: plan <variant|all> [key=value ...] [--json|--check]
 [no-exit-message]
 plan *words: setup

@@ -57,8 +57,20 @@ def main() -> None:
 
 
 @app.command()
+def aa(words: Words = None) -> None:
+    """Measure a variant against itself under two blind names: aa <variant> [workload|all] [key=value ...]"""
+    from harness import plan
+
+    _bench(plan.against_itself(words or []))
+
+
+@app.command()
 def bench(words: Words = None) -> None:
     """Launch, measure and compare: bench <variant|all|a,b,c> [workload|all] [key=value ...]"""
+    _bench(words or [])
+
+
+def _bench(words: list[str]) -> None:
     from harness import claim, run, store
     from harness.host.machine import probe
     from harness.plan import recipe_of
@@ -66,7 +78,7 @@ def bench(words: Words = None) -> None:
     from harness.schema import Comparison
 
     machine = probe()
-    recipe, run_id = recipe_of(words or [], machine)
+    recipe, run_id = recipe_of(words, machine)
     folder = store.run_folder(run_id)
     try:
         with Progress() as progress, claim.alone(folder, progress.note):

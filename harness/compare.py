@@ -16,7 +16,7 @@ from harness.correctness.conformance import broken
 from harness.errors import StoreError
 from harness.host import calibration
 from harness.label import fairness, provenance
-from harness.numbers import energy, intervals, load_search, silences, verdicts
+from harness.numbers import energy, hosts, intervals, load_search, silences, verdicts
 from harness.numbers.load_search import SearchResult
 from harness.numbers.measured import Measured, calibrations, load
 from harness.reporting import opinions
@@ -25,6 +25,7 @@ from harness.schema import (
     Comparison,
     Difference,
     Effective,
+    Environment,
     Interval,
     Launch,
     Noun,
@@ -63,6 +64,7 @@ def compare(run: Path) -> Comparison:
     found = samples.samples(groups, rows, recipe, _rates(searches))
     return Comparison(
         run_id=run.name,
+        host=_host(run),
         question=recipe.question,
         rows=rows,
         contrasts=verdicts.contrasts(found, recipe.baseline or _baseline(recipe, rows)),
@@ -314,6 +316,14 @@ def comparable(runs: list[Path]) -> tuple[list[Path], list[str]]:
     return kept, left_out
 
 
+def _host(run: Path) -> str:
+    """Hash of the name of the host it ran on; "" where its environment cannot be read."""
+    try:
+        return store.read(run / "environment.json", Environment).hostname_hash
+    except StoreError:
+        return ""
+
+
 def _model(run: Path) -> str:
     """The served name of its first launch; "" when nothing was launched."""
     launches = sorted(run.glob("*/r*/launch.json"))
@@ -321,7 +331,10 @@ def _model(run: Path) -> str:
 
 
 def merged(comparisons: list[Comparison]) -> Comparison:
-    """Several runs side by side: each row carries its run id as a label."""
+    """Several runs side by side: each row carries its run id as a label.
+
+    What several hosts were asked alike is combined over them; runs of one host are not.
+    """
     rows = tuple(
         msgspec.structs.replace(row, labels=(*row.labels, c.run_id)) for c in comparisons for row in c.rows
     )
@@ -329,6 +342,7 @@ def merged(comparisons: list[Comparison]) -> Comparison:
         run_id=", ".join(c.run_id for c in comparisons),
         question=" / ".join(dict.fromkeys(c.question for c in comparisons)),
         rows=rows,
+        contrasts=hosts.combined(comparisons),
         opinions=tuple(o for c in comparisons for o in c.opinions),
         limits=tuple(one for c in comparisons for one in c.limits),
         ran=tuple(dict.fromkeys(one for c in comparisons for one in c.ran)),

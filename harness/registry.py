@@ -80,6 +80,9 @@ def known_variant(name: str) -> Variant | None:
     """The same, None where this checkout has no such variant: a stored run may be of another."""
     if name in variants():
         return variants()[name]
+    if whole := scale.untwinned(name):
+        found = known_variant(whole)
+        return msgspec.structs.replace(found, name=name) if found else None
     parsed = scale.parse(name)
     if parsed and parsed[0] in variants():
         return scale.scaled(variants()[parsed[0]], parsed[1])

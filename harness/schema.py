@@ -858,6 +858,8 @@ class Comparison(Noun):
     limits: tuple[GoodputLimit, ...] = ()
     ran: tuple[Ran, ...] = ()
     notes: tuple[str, ...] = ()
+    host: str = ""
+    """Hash of the host's name; "" = several, or not known."""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from harness.numbers import spread
 from harness.numbers.figures import Figure, figures
+from harness.numbers.hosts import combined
 from harness.numbers.intervals import ratio
 from harness.numbers.verdicts import Sample, contrasts, decided, words
-from harness.schema import Contrast, Interval, Load
+from harness.schema import Comparison, Contrast, Interval, Load
 
 RATE = Figure("output_throughput", "output tok/s", lambda seen: seen.metrics.output_throughput)
 
@@ -134,3 +135,22 @@ def test_primary_figures_are_those_that_the_load_asks_for(load: Load, slo: bool,
     found = figures(load, slo, {"ttft": 0.99, "due_ttft": 0.99, "tpot": 0.9})
     assert [f.name for f in found if f.primary] == expected
     assert load.search or any(f.name.endswith("ttft_p99") for f in found if not f.primary)
+
+
+def test_several_hosts_are_several_samples() -> None:
+    def asked(host: str, mean: float, width: float = 1.02) -> Comparison:
+        ratio = Interval(mean=mean, low=mean / width, high=mean * width, num=3)
+        contrast = Contrast(scenario="s", baseline="B", variant="A", ratio=ratio, p_value=0.001)
+        return Comparison(run_id=host + str(mean), host=host, question="q", rows=(), contrasts=(contrast,))
+
+    (two,) = combined([asked("one", 1.44), asked("two", 1.56), asked("two", 1.56)])
+    assert two.num_hosts == 2 and two.ratio is not None and two.ratio.num == 2
+    assert two.ratio.mean == pytest.approx(np.sqrt(1.44 * 1.56))
+    half = 12.706 * np.log(1.56 / 1.44) / np.sqrt(2) / np.sqrt(2)
+    assert np.log(two.ratio.high / two.ratio.mean) == pytest.approx(half, rel=0.01)
+    assert "too close to call" in two.words and "over 2 hosts" in two.words
+    alike = combined([asked(str(h), 1.5, width=1.10) for h in range(6)])[0]
+    assert alike.ratio is not None and alike.ratio.low < 1.46, (
+        "no narrower than the hosts' own intervals allow"
+    )
+    assert combined([asked("one", 1.44), asked("one", 1.56)]) == ()

@@ -1,4 +1,4 @@
-"""The same layout on another number of GPUs: `vllm-ep-x2` is `vllm-ep` with every 8 a 2. Pure."""
+"""Names made of a variant's: `vllm-ep-x2` is `vllm-ep` with every 8 a 2, `vllm-ep-blind1` a twin. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ import msgspec
 from harness.schema import Parallel, Variant
 
 _NAME = re.compile(r"(?P<variant>.+)-x(?P<num>\d+)")
+
+_TWIN = re.compile(r"(?P<variant>.+)-blind[12]")
+
+
+def twins(name: str) -> tuple[str, str]:
+    """Two names of one variant, for measuring it against itself."""
+    return f"{name}-blind1", f"{name}-blind2"
+
+
+def untwinned(name: str) -> str:
+    """The variant that a twin is; "" for a name that is none."""
+    match = _TWIN.fullmatch(name)
+    return match["variant"] if match else ""
 
 
 def parse(name: str) -> tuple[str, int] | None:
