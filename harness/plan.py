@@ -169,7 +169,7 @@ def against_itself(given: Sequence[str]) -> list[str]:
     """
     names, *rest = [word for word in given if "=" not in word] or [""]
     if not names or "," in names or names == "all":
-        raise InputError("aa measures one variant against itself; name one: `just aa vllm-cpu`.")
+        raise InputError("aa measures one variant against itself; name one: `just aa VARIANT`.")
     registry.variant(names)
     pairs = [word for word in given if "=" in word]
     said = any(word.startswith(("repeats=", "budget_s=")) for word in pairs)
