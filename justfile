@@ -79,6 +79,11 @@ moe *words: setup
 ep-check *words: setup
     @{{ python }} -m harness ep-check "$@"
 
+# MORI's benches and benchmark_moe.py, run where they lie: kernel-bench NAME variant=NAME [key=value]
+[no-exit-message]
+kernel-bench *words: setup
+    @{{ python }} -m harness kernel-bench "$@"
+
 # First wrong step of a VLLM_MORI_TRACE log; MORI-VIZ and torch traces in shares of time: trace FILE
 [no-exit-message]
 trace *words: setup

@@ -199,6 +199,17 @@ def load(words: Words = None) -> None:
     bench(["attach", *given])
 
 
+@app.command("kernel-bench")
+def kernel_bench(words: Words = None) -> None:
+    """MORI's benches and benchmark_moe.py, run where they lie: kernel-bench NAME variant=NAME [key=value]"""
+    from harness.ep import verbs
+    from harness.host.machine import probe
+
+    text, status = verbs.kernel_bench(words or [], probe())
+    print(text)
+    sys.exit(status)
+
+
 @app.command()
 def log(words: Words = None) -> None:
     """The experiment log: log [show ID | note ID TEXT | sign ID WHY | check | TEXT | variant= ...]"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from harness.schema import KernelTiming
 BACKENDS = ("torch-gloo", "torch-nccl", "mori", "deep_ep", "uccl")
 _FLAGS = ("preset", "hidden", "experts", "top_k", "tokens", "check_tokens", "routings", "bench_routings",
           "dispatch_dtype", "iterations", "warmup", "seed", "fault", "timeout_s", "out")  # fmt: skip
-_RAN_ELSEWHERE = "give node_rank=0 ... here and on the other nodes to run it"
+RAN_ELSEWHERE = "give node_rank=0 ... here and on the other nodes to run it"
 
 
 def run(settings: Mapping[str, str], python: str = "") -> tuple[str, int]:
@@ -40,9 +40,7 @@ def run(settings: Mapping[str, str], python: str = "") -> tuple[str, int]:
     program(backend, given)  # unknown keys are refused before rules speak of known ones
     notes = _mori_rules(given, where, os.environ) if backend == "mori" else ()
     if where.rank is None:
-        return "\n".join(
-            (*notes, torchrun.by_hand(where, python, program(backend, given)), _RAN_ELSEWHERE)
-        ), 0
+        return "\n".join((*notes, torchrun.by_hand(where, python, program(backend, given)), RAN_ELSEWHERE)), 0
     with tempfile.TemporaryDirectory() as folder:
         out = Path(given.pop("out", "") or Path(folder) / "result.json").resolve()
         output, status = torchrun.run(where, python, program(backend, {**given, "out": str(out)}))
@@ -134,10 +132,16 @@ def as_text(result: dict[str, Any], output: str) -> str:
 
 def table(file: str) -> str:
     """A bench's output file as a table, with published figures below each line that has any."""
-    lines = [f"{file}:"]
-    for timing in bench_output.read(Path(file)):
-        lines += [_timing(timing), *(_reference(row) for row in reference_tables.nearest(timing))]
-    return "\n".join(lines)
+    return "\n".join([f"{file}:", *rows(bench_output.read(Path(file)))])
+
+
+def rows(timings: Sequence[KernelTiming]) -> list[str]:
+    """One line a timing, published figures of equal size below each."""
+    return [
+        line
+        for timing in timings
+        for line in (_timing(timing), *(_reference(row) for row in reference_tables.nearest(timing)))
+    ]
 
 
 def _timing(timing: KernelTiming) -> str:

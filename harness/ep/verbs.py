@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.ep import command, perfetto, torchrun, trace
+from harness.ep import kernel_bench as kernel_bench_file
 from harness.errors import InputError
 from harness.recipe import Words
+from harness.schema import Machine
 
 
 def ep_check(words: Sequence[str]) -> tuple[str, int]:
@@ -16,6 +18,14 @@ def ep_check(words: Sequence[str]) -> tuple[str, int]:
         given.nothing_left("ep-check FILE", "none")
         return "\n".join(command.table(name) for name in given.plain), 0
     return command.run(given.pairs)
+
+
+def kernel_bench(words: Sequence[str], machine: Machine) -> tuple[str, int]:
+    """(text, exit status) of kernel-bench NAME variant=NAME|python=PATH source=FOLDER [key=value ...]."""
+    given = Words(words)
+    if len(given.plain) != 1:
+        raise InputError(f"kernel-bench needs one name of {', '.join(kernel_bench_file.benches())}.")
+    return kernel_bench_file.run(given.plain[0], given.pairs, machine)
 
 
 def trace_files(words: Sequence[str]) -> tuple[str, int]:
