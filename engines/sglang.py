@@ -21,7 +21,7 @@ from harness.label.findings import counters as find_counters
 from harness.label.known import Case, Warnings
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
-OPTIONS = ("all2all", "cuda_graph_max_bs", "chunked_prefill_size")
+OPTIONS = ("all2all", "cuda_graph_max_bs", "chunked_prefill_size", "prefix_cache")
 """Keys of a variant's `options`; every other setting is a literal argument.
 
 chunked_prefill_size: tokens of one attention rank; the flag is for all ranks together, and divided by them.
@@ -74,7 +74,8 @@ def _settings(variant: Variant, model: Model) -> tuple[str, ...]:
         *_parallel(variant),
         *_options(variant),
         *(("--context-length", str(length)) if length else ()),
-        "--disable-radix-cache",
+        # The radix cache is on unless it is switched off; the report tells each answer's cached tokens.
+        "--enable-cache-report" if variant.options.get("prefix_cache") else "--disable-radix-cache",
         *("--stream-interval", "1"),
         "--enable-metrics",
         # Drawn anew at each start otherwise.

@@ -24,7 +24,7 @@ from harness.schema import Deployment, Effective, Evidence, Launch, Model, Varia
 OPTIONS_FILE = "trtllm-options.yaml"
 
 ENFORCED: dict[str, Any] = {
-    # There is no endpoint that empties the cache, so reuse, which is on by default, must never begin.
+    # No endpoint empties the cache, so reuse, on by default, must not begin unless prefix_cache asks for it.
     "kv_cache_config": {"enable_block_reuse": False},
     "stream_interval": 1,
     # Mounts /prometheus/metrics.
@@ -47,6 +47,8 @@ NESTED: dict[str, dict[str, str]] = {
 """Table of today's options -> key in it -> key in pytorch_backend_config."""
 
 PACKAGE = "tensorrt_llm"
+ANY_OPTION = True
+"""A variant's options go into a file whose keys `check` knows."""
 VARIABLES = ("TRTLLM_", "TLLM_")
 check = trtllm_options.check
 """`plan --check` without a parser: this one does not install beside another engine."""
@@ -110,7 +112,8 @@ def options(variant: Variant, model: Model) -> dict[str, Any]:
         own["enable_attention_dp"] = True
     if length := longest(variant, model):
         own["max_seq_len"] = length
-    return _merged(own, ENFORCED)
+    reused = {"kv_cache_config": {"enable_block_reuse": bool(own.pop("prefix_cache", False))}}
+    return _merged(own, {**ENFORCED, **reused})
 
 
 def _nested(name: str, meant: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from harness.label.findings import counters as find_counters
 from harness.label.known import Case, Warnings
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
-OPTIONS = ("all2all",)
+OPTIONS = ("all2all", "prefix_cache")
 """Keys of a variant's `options`; every other setting is a literal argument."""
 
 ALL2ALL: dict[str, Spellings] = {
@@ -31,6 +31,9 @@ ALL2ALL: dict[str, Spellings] = {
     "mori_low_latency": (("0.24", "mori_low_latency"),),
 }
 """Meaning -> spelling by version, where the name ever changed; any other name is passed through."""
+
+CACHING = ("--enable-prefix-caching", "--enable-prompt-tokens-details")
+"""Prefix caching, and each answer with the tokens that came from it."""
 
 STREAM_INTERVAL: Spellings = (("0.24", "--stream-interval"),)
 """Branch builds are not given it; its default is the 1 that every variant wants."""
@@ -74,7 +77,7 @@ MODULE = "vllm.entrypoints.cli.main"
 
 def _serving(deployment: Deployment) -> tuple[str, ...]:
     return (
-        *("--served-model-name", deployment.served_model_name),
+        *("--served-model-name", deployment.served_model_name, *deployment.also_served_as),
         *("--host", deployment.host),
         *("--port", str(deployment.port)),
         *pinned(deployment),
@@ -87,7 +90,7 @@ def _settings(variant: Variant, model: Model) -> tuple[str, ...]:
     return (
         *_parallel(variant),
         *(("--max-model-len", str(length)) if length else ()),
-        "--no-enable-prefix-caching",
+        *(CACHING if variant.options.get("prefix_cache") else ("--no-enable-prefix-caching",)),
         *((stream_interval, "1") if stream_interval else ()),
         *variant.args,
     )

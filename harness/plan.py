@@ -129,6 +129,9 @@ def recipe_of(given: Sequence[str], machine: Machine) -> tuple[Recipe, str]:
         names = words.plain[0] if words.plain else "all"
         model, launcher = words.pairs.get("model", ""), words.pairs.get("launcher", "")
         variants = select(names, machine, model)
+        own = dict.fromkeys(shape for name in variants for shape in registry.variant(name).shapes)
+        if own and not words.plain[1:] and all(registry.variant(name).shapes for name in variants):
+            words.plain.append(",".join(own))
         recipe = recipes.from_words(words, variants, _kind(variants))
         return recipe, run_id or store.new_run_id("-".join([names, *words.plain[1:2], launcher]))
     return recipe, run_id or store.new_run_id(Path(path).stem)
@@ -218,7 +221,9 @@ def reference(recipe: Recipe, machine: Machine) -> Planned | None:
     if not name or name == "none":
         return None
     own = Options(allow_dummy_moe=recipe.options.allow_dummy_moe, api_key_env=recipe.options.api_key_env)
-    bare = msgspec.structs.replace(recipe, args=(), env={}, launcher=None, url="", image="", options=own)
+    bare = msgspec.structs.replace(
+        recipe, args=(), env={}, settings={}, launcher=None, url="", image="", options=own
+    )
     plain = msgspec.structs.replace(bare, workloads=(), loads=())
     return _planned(registry.variant(name), plain, machine)
 
@@ -241,7 +246,7 @@ def _model_of(recipe: Recipe) -> str:
 
 
 def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
-    variant = msgspec.structs.replace(variant, image=recipe.image or variant.image)
+    variant = _as_set(variant, recipe)
     launcher = recipe.launcher or launchers.usual(variant, machine, contained=bool(recipe.image))
     served = _served(recipe) if not launchers.named(launcher).OWNS_SERVER else ()
     name = recipe.model or variant.model
@@ -280,6 +285,24 @@ def _name(recipe: Recipe, served: tuple[str, ...], wanted: tuple[str, ...]) -> s
     return recipe.options.served_name or endpoint.chosen(recipe.url, served, wanted)
 
 
+def _as_set(variant: Variant, recipe: Recipe) -> Variant:
+    """The variant on the recipe's image and with its settings, which the label then claims too."""
+    taken = registry.fact(variant.engine, "OPTIONS", ())
+    unknown = [name for name in recipe.settings if name not in taken]
+    if unknown and not registry.fact(variant.engine, "ANY_OPTION", False):
+        raise InputError(
+            f"settings.{unknown[0]}= means nothing to {variant.engine}, the engine of {variant.name}, which "
+            f"takes {', '.join(taken) or 'none'}; leave it out, or run those that know it by themselves."
+        )
+    claimed = {field: value for field, value in recipe.settings.items() if field in variant.expect}
+    return msgspec.structs.replace(
+        variant,
+        image=recipe.image or variant.image,
+        options={**variant.options, **recipe.settings},
+        expect={**variant.expect, **claimed},
+    )
+
+
 def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Deployment:
     """With what the variant would run, as its launcher lets it see that. Raises InputError."""
     deployment = Deployment(
@@ -287,6 +310,7 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Dep
         launcher=launcher,
         model_path=relative(model.path) or model.hf_id or model.alias,
         served_model_name=model.alias,
+        also_served_as=tuple({model.hf_id} - {"", model.alias}),
         port=_PLAN_PORT,
         python=recipe.python,
         extra_args=tuple(map(_own, recipe.args)),
@@ -367,7 +391,8 @@ def relative(path: str) -> str:
 
 def _too_long(variant: Variant, model: Model, spec: WorkloadSpec) -> str:
     input_len, output_len = registry.workload(spec.file).longest(spec)
-    return guards.holds(variant, model, input_len, output_len)
+    why = guards.holds(variant, model, input_len, output_len)
+    return f"{why}; it is made for {', '.join(variant.shapes)}" if why and variant.shapes else why
 
 
 def refuse(planned: tuple[Planned, ...]) -> None:

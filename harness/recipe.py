@@ -54,6 +54,7 @@ _FEW = 12
 """Requests of a trial on CPU: three turns of four slots."""
 _TURNS = 8
 """Turns of a closed loop's slots on accelerators: of two turns, most is ramp."""
+_DOTTED_KEYS = ("env.NAME", "settings.NAME", "slo.ttft_s", "w.PARAM")
 _ENOUGH_RATE = 50
 """Requests/s that a closed loop of a given duration is prepared for."""
 _OPTION_KEYS = dict(zip(Options.__struct_fields__, Options.__struct_encode_fields__, strict=True))
@@ -130,6 +131,7 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
         "loads": made,
         "args": _shell_words("args", pairs.pop("args", "")),
         "env": {k[4:]: pairs.pop(k) for k in list(pairs) if k.startswith("env.")},
+        "settings": {k[9:]: _scalar(pairs.pop(k)) for k in list(pairs) if k.startswith("settings.")},
         "slo": {k[4:]: _number(k, pairs.pop(k), float) for k in list(pairs) if k.startswith("slo.")},
         "options": _filed({k: _scalar(pairs.pop(k)) for k in list(pairs) if k in _option_words()}),
     }
@@ -142,9 +144,7 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
             value = pairs.pop(key)
             fields[_RENAMED.get(key, key)] = value if kind is str else _number(key, value, kind)
     if pairs:
-        known = sorted(
-            {*_RECIPE_KEYS, *_LOAD_KEYS, *_OWN_KEYS, *_OPTION_KEYS, "env.NAME", "slo.ttft_s", "w.PARAM"}
-        )
+        known = sorted({*_RECIPE_KEYS, *_LOAD_KEYS, *_OWN_KEYS, *_OPTION_KEYS, *_DOTTED_KEYS})
         raise InputError(f"There is no key {next(iter(pairs))!r}. There are: {', '.join(known)}.")
     fields.setdefault("question", _question(variants))
     return registry.convert(fields, Recipe, "command line")

@@ -103,6 +103,8 @@ class Variant(Noun):
     """Why a setting differs from its rivals': field of Effective -> reason (fairness ledger)."""
     max_model_len: int = 0
     """Longest prompt + output it is started with; 0 = the model's own."""
+    shapes: tuple[str, ...] = ()
+    """ISL/OSL that it is made for, planned when no workload is named; () = the origin's."""
     in_bench_all: bool = True
     privileged: bool = False
     """Its container needs all devices of the host (DeepEP's IBGDA transport)."""
@@ -121,6 +123,8 @@ class Deployment(Noun):
     model_path: str
     """The weights."""
     served_model_name: str
+    also_served_as: tuple[str, ...] = ()
+    """More names under which requests may ask for it, where the engine takes several."""
     host: str = "127.0.0.1"
     """Address to listen at."""
     port: int = 8000
@@ -484,6 +488,8 @@ class Recipe(Noun):
     args: tuple[str, ...] = ()
     """Engine arguments appended to every variant."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
+    settings: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    """Options of the engines' files over each variant's own: prefix_cache, all2all ..."""
     seed: int = 0
     request_timeout_s: float = 600.0
     verify_requests: int = 16

@@ -145,7 +145,7 @@ def unproven_warmth(visit: Visit, trial: Trial, running: Running, outcome: Trial
     if outcome.status != "done":
         return ""
     found = collector.collect(store.trial_folder(visit.run, trial) / "requests.jsonl")
-    return warmup.cold(running.new_log_lines(), found.columns, found.sample())
+    return warmup.cold(found.columns, found.sample())
 
 
 def timed_part(
@@ -168,6 +168,7 @@ def timed_part(
         started = environment.now()
         stats = _fire(visit, target, worded, trial, write)
     after = counters(visit, running)
+    compiled = warmup.compiled(running.new_log_lines())
     if visit.planned.exact:
         count_tokens(folder / "requests.jsonl", visit.planned.model.path)
     outcome = TrialResult(
@@ -177,7 +178,7 @@ def timed_part(
         duration_s=stats.duration_s,
         client_cpu_s=stats.cpu_s,
         counters={k: after[k] - before[k] for k in COUNTERS if k in after and k in before},
-        notes=running.accepted.notes,
+        notes=(*running.accepted.notes, *([compiled] if compiled else [])),
     )
     return judged(visit, running, outcome, (timed, stats))
 

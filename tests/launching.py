@@ -31,6 +31,7 @@ def render_variant(
         "launcher": chosen,
         "model_path": known.path or known.hf_id,
         "served_model_name": known.alias,
+        "also_served_as": (known.hf_id,) if known.hf_id else (),
     } | changes
     deployment = launchers.named(chosen).deployed(Deployment(**fields), variant)
     if chosen == "docker" and "model_path" not in changes:  # as if the weights were here

@@ -36,6 +36,9 @@ def test_dig_and_search() -> None:
         ("bf16", "bfloat16"),
         ("fp8", "fp8_e4m3"),
         ("fp8_e5m2", "fp8_e5m2"),
+        ("torch.float8_e4m3fn", "fp8_e4m3"),
+        ("float8_e4m3fnuz", "fp8_e4m3"),
+        ("torch.float8_e5m2", "fp8_e5m2"),
         (None, None),
     ],
 )

@@ -105,6 +105,51 @@ def test_an_image_that_cannot_be_meant_is_a_sentence(words: list[str], told: str
         plan.plan(plan.recipe_of(words, LAPTOP)[0], LAPTOP)
 
 
+def argv(*words: str) -> str:
+    (planned,) = plan.plan(plan.recipe_of(words, LAPTOP)[0], LAPTOP)
+    return " ".join(planned.launch.argv)
+
+
+def test_the_prefix_cache_is_a_setting_of_every_engine_that_has_one() -> None:
+    """SGLang has no flag that switches its radix cache on; the label then claims what was set."""
+    on = "settings.prefix_cache=true"
+    assert "--disable-radix-cache" in argv("sglang-cpu")
+    assert "--disable-radix-cache" not in argv("sglang-cpu", on)
+    assert "--no-enable-prefix-caching" in argv("vllm-cpu")
+    assert "--enable-prefix-caching" in argv("vllm-cpu", on).split()
+    (planned,) = plan.plan(plan.recipe_of(["sglang-cpu", on], LAPTOP)[0], LAPTOP)
+    assert planned.variant.expect["prefix_cache"] is True
+    (planned,) = plan.plan(plan.recipe_of(["trtllm-ep", on], LAPTOP)[0], LAPTOP)
+    assert '"enable_block_reuse": true' in next(iter(planned.launch.files.values()))
+    oracle = plan.reference(plan.recipe_of(["vllm-cpu", on, "reference=vllm-cpu-fp32"], LAPTOP)[0], LAPTOP)
+    assert oracle is not None and oracle.variant.expect["prefix_cache"] is False
+
+
+@pytest.mark.parametrize(
+    "words", [["vllm-cpu", "settings.a2a=x"], ["transformers", "settings.prefix_cache=true"]]
+)
+def test_a_setting_that_an_engine_does_not_know_is_a_sentence(words: list[str]) -> None:
+    with pytest.raises(InputError, match=r"means nothing to (vllm|transformers)"):
+        plan.plan(plan.recipe_of(words, LAPTOP)[0], LAPTOP)
+
+
+def test_a_variant_made_for_other_shapes_is_planned_with_them() -> None:
+    """NVIDIA's recommendation holds 2000 tokens: none of the documents' shapes."""
+    (planned,) = plan.plan(plan.recipe_of(["trtllm-nvidia"], NODE)[0], NODE)
+    assert [t.skip for t in planned.trials] == [""] * len(planned.trials)
+    assert planned.trials[0].workload.params["input_len"] == 1000
+    beside = plan.plan(plan.recipe_of(["trtllm-nvidia,trtllm-ep"], NODE)[0], NODE)[0]
+    assert all("it is made for 1000/1000" in t.skip for t in beside.trials if t.skip)
+    (asked,) = plan.plan(plan.recipe_of(["trtllm-nvidia", "500/200"], NODE)[0], NODE)
+    assert asked.trials[0].workload.params["input_len"] == 500
+
+
+def test_the_hubs_id_is_a_served_name_too() -> None:
+    words = argv("vllm-mori")
+    assert "--served-model-name deepseek-r1 deepseek-ai/DeepSeek-R1 --host" in words
+    assert "--served-model-name tiny-moe --host" in argv("vllm-cpu")
+
+
 def test_variants_of_different_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_LOG", str(tmp_path / "log.md"))
     recipe = Recipe(question="?", variants=("vllm-cpu", "transformers"))

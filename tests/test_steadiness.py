@@ -17,7 +17,7 @@ from harness.launchers import process
 from harness.numbers.collector import collect
 from harness.numbers.columns import columns
 from harness.numbers.stopping import enough
-from harness.numbers.warmup import cold
+from harness.numbers.warmup import cold, compiled
 from harness.registry import ROOT
 from harness.schema import Calibration, Comparison, Contrast, GpuSample, Interval, Launch, RequestRecord
 from tests.examples import row
@@ -63,7 +63,7 @@ def noisy(num: int, mean: float, seed: int = 0) -> list[float]:
 
 
 def verdict(records: list[RequestRecord]) -> str:
-    return cold([], columns(records), records)
+    return cold(columns(records), records)
 
 
 def test_a_slower_first_half_is_cold() -> None:
@@ -86,7 +86,7 @@ def test_a_slower_first_half_is_cold() -> None:
 @pytest.mark.parametrize("prefill", [0.0, 0.03])
 def test_what_is_not_cold(steps: list[float], prefill: float) -> None:
     records = served(steps, prefill)
-    assert cold(["INFO: POST /v1/completions 200"], columns(records), records) == ""
+    assert cold(columns(records), records) == ""
 
 
 def test_the_wave_of_prefills_that_opens_a_trial_is_not_cold() -> None:
@@ -95,7 +95,7 @@ def test_the_wave_of_prefills_that_opens_a_trial_is_not_cold() -> None:
     assert found.columns.ok.sum() == 50
     half = np.sort(found.columns.tpot_s)
     assert np.median(half[25:]) > 1.5 * np.median(half[:25]), "the record no longer shows the wave"
-    assert cold([], found.columns, found.sample()) == ""
+    assert cold(found.columns, found.sample()) == ""
     assert verdict(served(noisy(300, 0.01), prefill=0.2, num=40)) == ""
 
 
@@ -103,15 +103,17 @@ def test_the_wave_of_prefills_that_opens_a_trial_is_not_cold() -> None:
     "line",
     [
         "INFO torch.compile takes 12.3 s in total",
-        "Capturing CUDA graph shapes:  40%",
+        "Capturing CUDA graph shapes: 40%",
         "[aiter] start build [module_moe_sorting]",
         "Entering DeepGEMM JIT Pre-Compile session",
         "Autotuning kernel fused_moe_kernel",
         "[jit_monitor.py:106] Triton kernel JIT compilation during inference: fused_moe_kernel.",
     ],
 )
-def test_compilation_in_the_timed_part_is_cold(line: str) -> None:
-    assert "still compiled" in cold(["ok", line], columns([]), [])
+def test_compilation_in_the_timed_part_is_a_note(line: str) -> None:
+    """Not every engine logs it, so it decides nothing: the timing does, for all alike."""
+    assert line in compiled(["ok", line])
+    assert compiled(["INFO: POST /v1/completions 200"]) == ""
 
 
 def test_false_alarms_are_rare_on_noise() -> None:

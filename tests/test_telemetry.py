@@ -144,6 +144,13 @@ def test_accelerators_that_idle_under_a_closed_loop_are_told(
     assert not told or ("48%" in said and "256 requests" in said)
 
 
+def test_one_sample_says_nothing_of_how_busy_an_accelerator_was() -> None:
+    for window in ((0.2, 0.8), (0.5, 1.5), (0.5, 2.2)):
+        measured = energy(drawn(100, 100, 100, 100, utilization=0.0), window, 1)
+        assert measured is not None and measured.utilization is None
+        assert host_bound(measured, Load(max_concurrency=4)) == ""
+
+
 def test_only_the_busiest_accelerators_count() -> None:
     samples = [
         Sample(at_s=float(i), gpus=tuple(GpuSample(index=g, power_w=p) for g, p in enumerate((70, 500, 90))))

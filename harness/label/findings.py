@@ -94,5 +94,7 @@ def canonical_dtype(dtype: Any) -> str | None:
         "float": "float32",
         "fp32": "float32",
     }
+    name = name.replace("float8_", "fp8_")
     spellings |= {"fp8": "fp8_e4m3", "fp8_e4m3fn": "fp8_e4m3", "fp8_e4m3fnuz": "fp8_e4m3"}
+    spellings |= {"fp8_e5m2fnuz": "fp8_e5m2"}
     return spellings.get(name, name)

@@ -15,6 +15,8 @@ from harness.schema import Energy, GpuSample, Load, Sample
 
 MAX_GAP_S = 3.0
 COUNTER_TOLERANCE = 0.05
+MIN_SAMPLES = 3
+"""Once a second: a shorter trial says nothing of how busy an accelerator was."""
 BUSY = 0.7
 """On two H200 a loop of 256 that the GPUs bounded showed 0.98-0.99, loops that the host bounded 0.24-0.65."""
 
@@ -86,6 +88,9 @@ def _doubt(times: np.ndarray, window: tuple[float, float], joules: float, counte
 
 
 def _utilization(samples: Sequence[Sample], chosen: Sequence[int]) -> float | None:
+    """Mean share of the time; None from fewer than MIN_SAMPLES, which may all fall between two kernels."""
+    if len(samples) < MIN_SAMPLES:
+        return None
     used = [g for s in samples for g in s.gpus if g.index in chosen]
     shares = [g.utilization for g in used if g.utilization is not None]
     return float(np.mean(shares)) if shares else None

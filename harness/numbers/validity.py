@@ -14,6 +14,11 @@ SHORT_SHARE = 0.01
 
 HIT_MARGIN = 0.02
 """Hits beyond those of an ideal cache, relative: engines also find prefixes that repeat by chance."""
+CHANCE_HITS = 0.001
+"""Share of all prompt tokens that may come from a cache although nothing repeats by design.
+
+One block of 64 that two of 256 prompts of 1000 tokens have in common is a quarter of it.
+"""
 
 
 class Seen:
@@ -74,10 +79,13 @@ class Seen:
     def notes(self, outcome: TrialResult) -> tuple[str, ...]:
         """What belongs beside valid numbers: lengths as counted, and how much of a prefix was reused."""
         counted = () if self._exact else self._as_counted()
-        ideal = _ideal_hit_share(outcome)
-        if not ideal or not self._read:
+        ideal, hits = _ideal_hit_share(outcome), self._hits(outcome)
+        if not self._read or not (ideal or hits):
             return counted
-        share = self._hits(outcome) / self._read
+        if not ideal:
+            told = f"prefix cache: {hits:.0f} of {self._read} prompt tokens came from it, by chance"
+            return (*counted, told)
+        share = hits / self._read
         reused = f"prefix cache: {share:.1%} of prompt tokens reused, an ideal cache would reuse {ideal:.1%}"
         return (*counted, reused)
 
@@ -102,7 +110,7 @@ class Seen:
 
     def _from_cache(self, outcome: TrialResult) -> str:
         hits, ideal = self._hits(outcome), _ideal_hit_share(outcome)
-        if hits <= ideal * self._read * (1 + HIT_MARGIN):
+        if hits <= ideal * self._read * (1 + HIT_MARGIN) + CHANCE_HITS * self._read:
             return ""
         if ideal:
             return (

@@ -1,4 +1,6 @@
-"""Whether the timed part was warm: no compilation in the engine's log, no faster second half. Pure.
+"""Whether the timed part was warm: its first half was no slower than its second. Pure.
+
+The same rule for every engine: what one's log says of compilation, another's keeps to itself.
 
 Halves are compared at equal work only: a gap between two chunks counts beside gaps with as many requests
 generating, and with a prefill under way or not. Else the wave of prefills that opens a trial of long prompts,
@@ -44,14 +46,19 @@ class _Gaps(NamedTuple):
     work: Ints
 
 
-def cold(log_lines: Iterable[str], table: Columns, records: Sequence[RequestRecord]) -> str:
+def compiled(log_lines: Iterable[str]) -> str:
+    """What an engine's log of the timed part says of compilation, as a note; "" when it says nothing."""
+    line = next((line for line in log_lines if COMPILING.search(line)), "")
+    return (
+        f"the engine's log speaks of compilation during the timed part ({plain(line, 160)})" if line else ""
+    )
+
+
+def cold(table: Columns, records: Sequence[RequestRecord]) -> str:
     """Why the timed part was not warm; "" when nothing shows it, or nothing comparable was measured.
 
-    `log_lines` were written during it; `table` holds all its requests, `records` all or an even sample.
+    `table` holds all its requests, `records` all or an even sample.
     """
-    line = next((line for line in log_lines if COMPILING.search(line)), "")
-    if line:
-        return f"the engine still compiled during the timed part ({plain(line, 160)})"
     gaps = _gaps(table, records)
     return _faster_half(gaps) if gaps else ""
 
