@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from tests.sabotage.configurations import CONFIGURATIONS
 REFERENCE = "transformers fp32"
 AT_ONCE = 32
 NUM_TOP = 5
+PARTS = {c.name: c.part for c in CONFIGURATIONS}
 
 
 class Reading:
@@ -120,6 +122,15 @@ def _beside(part: Path, kind: str) -> Path:
     return part.with_name(f"{part.name.rsplit('.', 2)[0]}.{kind}.jsonl")
 
 
+def keep_scores(reading: Reading, path: Path) -> None:
+    """Read one part and write what came of it beside it."""
+    part, samples = PARTS[path.parent.name], given(path)
+    if part and part.kv_cache_dtype:
+        silent = msgspec.structs.replace(part, kv_cache_dtype="")
+        keep(_beside(path, "undeclared"), reading.scores(samples, silent))
+    keep(_beside(path, "scores"), reading.scores(samples, part))
+
+
 def main() -> None:
     """Read every part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,15 +141,16 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=sys.maxsize)
     options = parser.parse_args()
     reading = Reading(Viewer(Oracle(options.model, "float32", options.device)), options.faults)
-    parts = {c.name: c.part for c in CONFIGURATIONS}
+    failed: set[Path] = set()
     while True:
         last = not options.until or options.until.exists()
-        for path in unread(options.folder):
-            began, samples, part = time.monotonic(), given(path), parts[path.parent.name]
-            if part and part.kv_cache_dtype:
-                silent = msgspec.structs.replace(part, kv_cache_dtype="")
-                keep(_beside(path, "undeclared"), reading.scores(samples, silent))
-            keep(_beside(path, "scores"), reading.scores(samples, part))
+        for path in (p for p in unread(options.folder) if p not in failed):
+            began = time.monotonic()
+            try:
+                keep_scores(reading, path)
+            except Exception:  # one part's fault is not the campaign's
+                failed.add(path)
+                traceback.print_exc()
             print(f"{path.parent.name} {path.name}: {time.monotonic() - began:.1f} s", flush=True)
         if last:
             return
