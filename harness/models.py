@@ -1,18 +1,24 @@
-"""models/models.toml: aliases, where the weights lie, and what config.json says of them."""
+"""Models by alias (models/models.toml), folder or Hugging Face id: where they lie, what their files say."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from harness import model_facts
 from harness.errors import InputError, ModelError
+from harness.host import hub
 from harness.registry import ROOT, convert, lookup, read_toml
-from harness.schema import Model, MoeFacts
+from harness.schema import Model
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+"""org/name, or org/name@revision."""
 
 
 def models() -> dict[str, Model]:
@@ -25,24 +31,47 @@ def models() -> dict[str, Model]:
     }
 
 
-def resolve(alias: str) -> Model:
-    """An alias, or a folder with weights. `path` is absolute when the weights are on this machine.
+def resolve(name: str) -> Model:
+    """An alias, a folder with weights, or a Hugging Face id (org/name, org/name@revision).
 
-    Raises InputError for an unknown alias or folder, ModelError for a folder without config.json.
+    `path` is absolute when the weights are on this machine; where only their config and tokenizer are (in the
+    Hub's cache, or fetched from the Hub, a few MB), `tokenizer` says where. Raises InputError for an unknown
+    alias or folder and for an id that is neither here nor can be asked for, ModelError for a folder without
+    config.json.
     """
-    if alias.startswith((".", "~", os.sep)) and not Path(alias).is_dir():
+    if name.startswith((".", "~", os.sep)) and not Path(name).is_dir():
         raise InputError(
-            f"There is no folder {alias}; name the folder of a checkpoint, or an alias of models/models.toml."
+            f"There is no folder {name}; name the folder of a checkpoint, a Hugging Face id, or an alias of "
+            "models/models.toml."
         )
-    if os.sep in alias and Path(alias).is_dir():
-        given = Path(alias).absolute()
-        model = Model(alias=_name(given), path=str(given))
-    else:
-        model = lookup(alias, models(), "model")
+    if os.sep in name and Path(name).is_dir():
+        given = Path(name).absolute()
+        return with_config(Model(alias=_name(given), path=str(given)), given)
+    model = _by_id(name) if HUB_ID.fullmatch(name) else lookup(name, models(), "model")
     folder = weights_folder(model)
     if folder is None:
         return msgspec.structs.replace(model, path="")
-    return with_config(msgspec.structs.replace(model, path=str(folder)))
+    if not has_weights(folder):
+        found = with_config(msgspec.structs.replace(model, path=""), folder)
+        return msgspec.structs.replace(found, tokenizer=str(folder))
+    return with_config(msgspec.structs.replace(model, path=str(folder)), folder)
+
+
+def _by_id(name: str) -> Model:
+    """The alias of this id, unless another revision is asked for; else what the id's own files say."""
+    hf_id, _, revision = name.partition("@")
+    for model in models().values():
+        if model.hf_id == hf_id and revision in ("", model.revision):
+            return model
+    model = Model(alias=hf_id.rpartition("/")[2], hf_id=hf_id, revision=revision)
+    if weights_folder(model) is None:
+        hub.fetch_facts(hf_id, revision)
+    return model
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether some weight file lies there; complete or not, check_weights() says."""
+    return any(next(folder.glob(pattern), None) for pattern in ("*.safetensors", "*.bin", "*.gguf"))
 
 
 YARDSTICK = "models/tiny-moe"
@@ -54,12 +83,18 @@ def said(name: str) -> Model:
     for model in models().values():
         if name and name in (model.alias, model.hf_id):
             return resolve(model.alias)
+    if HUB_ID.fullmatch(name) and weights_folder(Model(alias=name, hf_id=name)):
+        return resolve(name)
     return Model(alias=name or "unknown")
 
 
 def name_of(model: Model) -> str:
-    """What resolve() takes for this model: its alias, else its folder from the repository's root."""
-    if model.alias in models() or not model.path:
+    """What resolve() takes for this model: its alias, its id, else its folder from the repository's root."""
+    if model.alias in models():
+        return model.alias
+    if model.hf_id:
+        return f"{model.hf_id}@{model.revision}" if model.revision else model.hf_id
+    if not model.path:
         return model.alias
     folder = Path(model.path)
     return folder.relative_to(ROOT).as_posix() if folder.is_relative_to(ROOT) else model.path
@@ -83,7 +118,7 @@ def weights_folder(model: Model) -> Path | None:
         return folder if folder.is_dir() else None
     if not model.hf_id:
         return None
-    snapshots = hub_cache() / f"models--{model.hf_id.replace('/', '--')}" / "snapshots"
+    snapshots = hub.cache() / f"models--{model.hf_id.replace('/', '--')}" / "snapshots"
     if model.revision and (snapshots / model.revision).is_dir():
         return snapshots / model.revision
     main = snapshots.parent / "refs" / "main"
@@ -93,32 +128,41 @@ def weights_folder(model: Model) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def hub_home() -> Path:
-    """Where the Hugging Face Hub's client keeps its token and cache: $HF_HOME."""
-    return Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-
-
-def hub_cache() -> Path:
-    """Where models downloaded from the Hub lie: $HF_HUB_CACHE."""
-    return Path(os.environ.get("HF_HUB_CACHE", hub_home() / "hub"))
-
-
-def with_config(model: Model) -> Model:
-    """The model with max_model_len, MoE facts and the weights' revision read from its folder.
+def with_config(model: Model, folder: Path | None = None) -> Model:
+    """The model with what its folder's config.json and index say; what the alias states of sizes stays.
 
     Raises ModelError when config.json is missing or unreadable.
     """
-    config = read_config(Path(model.path))
-    length = int(config.get("max_position_embeddings") or 0)
+    folder = folder or Path(model.path)
+    config, index = read_config(folder), _index(folder)
+    size_gb = model_facts.weights_gb(index) or _size_gb(folder) or model.weights_gb
     architectures = config.get("architectures") or [model.architecture]
     return msgspec.structs.replace(
         model,
-        max_model_len=model.max_model_len or length,
-        moe=moe_facts(config) or model.moe,
+        max_model_len=model.max_model_len or model_facts.max_model_len(config),
+        moe=model_facts.moe_facts(config) or model.moe,
         architecture=str(architectures[0]),
-        tied_embeddings=bool(config.get("tie_word_embeddings")),
-        loaded_revision=loaded_revision(Path(model.path), config),
+        tied_embeddings=bool(model_facts.text_of(config).get("tie_word_embeddings")),
+        quantisation=model_facts.quantisation(config),
+        weights_gb=model.weights_gb or size_gb,
+        num_params_b=model.num_params_b or model_facts.num_params_b(config, index, size_gb),
+        experts_share=model_facts.experts_share(config, size_gb),
+        loaded_revision=loaded_revision(folder, config),
     )
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """The safetensors index; {} where there is none, or none that can be read."""
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return index if isinstance(index, dict) else {}
+
+
+def _size_gb(folder: Path) -> float:
+    """Weight files that lie here, 10^9 bytes."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.exists()) / 1e9
 
 
 def loaded_revision(folder: Path, config: dict[str, Any]) -> str:
@@ -166,30 +210,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def moe_facts(config: dict[str, Any]) -> MoeFacts | None:
-    """Routing shape from a config.json of the DeepSeek, Qwen, Mixtral families; None for a dense model."""
-    num_experts = 0
-    for key in ("n_routed_experts", "num_experts", "num_local_experts"):
-        num_experts = num_experts or int(config.get(key) or 0)
-    if num_experts < 2:
-        return None
-    return MoeFacts(
-        num_experts=num_experts,
-        num_experts_per_tok=int(config.get("num_experts_per_tok") or 0),
-        num_moe_layers=_num_moe_layers(config),
-        hidden_size=int(config.get("hidden_size") or 0),
-    )
-
-
-def _num_moe_layers(config: dict[str, Any]) -> int:
-    """Every n-th layer behind the dense ones; or as a list says, layer by layer."""
-    step = config.get("decoder_sparse_step") or config.get("moe_layer_freq") or 1
-    if isinstance(step, list):
-        return sum(map(bool, step))
-    layers = int(config.get("num_hidden_layers") or 0) - int(config.get("first_k_dense_replace") or 0)
-    return layers // max(1, int(step))
-
-
 def check_weights(model: Model) -> None:
     """Weights and tokenizer are complete, judged by the files' own headers (no tensor is read).
 
@@ -197,7 +217,9 @@ def check_weights(model: Model) -> None:
     """
     folder = Path(model.path)
     if not model.path:
-        raise ModelError(f"The weights of {model.alias} are not on this machine; {fetch_weights(model)}.")
+        raise ModelError(
+            f"The weights of {model.alias} are not on this machine; {model_facts.fetch_weights(model)}."
+        )
     read_config(folder)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{folder} has a config.json but no tokenizer; add the checkpoint's tokenizer.json.")
@@ -206,15 +228,6 @@ def check_weights(model: Model) -> None:
         raise ModelError(f"{folder} holds no *.safetensors weights; fetch the checkpoint again.")
     for path in files:
         _check_safetensors(path)
-
-
-def fetch_weights(model: Model) -> str:
-    """How the weights of a model come to this machine, in words."""
-    if not model.hf_id:
-        return f"`{model.made_by}` makes them" if model.made_by else "put them where models/models.toml says"
-    revision = f" --revision {model.revision}" if model.revision else ""
-    fetch = f".venv/bin/hf download {model.hf_id}{revision}"
-    return f"`{fetch}` fetches them, or set HF_HOME to a cache that has them"
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

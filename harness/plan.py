@@ -69,12 +69,13 @@ class Planned(Noun):
     @property
     def exact(self) -> bool:
         """Whether prompts are built from the model's own tokens, so that lengths are known beforehand."""
-        return self.own_server or bool(self.model.path)
+        return self.own_server or bool(self.model.path or self.model.tokenizer)
 
     @property
     def tokenizer(self) -> str:
         """Folder of the tokenizer that prompts are built with; for an unknown model our own, a yardstick."""
-        return self.model.path if self.exact else str(registry.ROOT / models.YARDSTICK)
+        own = self.model.path or self.model.tokenizer
+        return own if self.exact else str(registry.ROOT / models.YARDSTICK)
 
     @property
     def ways(self) -> tuple[Prompts, ...]:
@@ -248,13 +249,14 @@ def _model_of(recipe: Recipe) -> str:
 def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     variant = _as_set(variant, recipe)
     launcher = recipe.launcher or launchers.usual(variant, machine, contained=bool(recipe.image))
-    served = _served(recipe) if not launchers.named(launcher).OWNS_SERVER else ()
+    asked = not launchers.named(launcher).OWNS_SERVER and recipe.url
+    names = endpoint.served(recipe.url, recipe.options.api_key_env) if asked else ()
+    served = endpoint.Served(recipe.url, names, recipe.options.served_name)
     name = recipe.model or variant.model
-    model = models.resolve(name) if name else models.said(_name(recipe, served, ()))
+    model = models.resolve(name) if name else models.said(served.name())
     deployment = deploy(variant, model, recipe, launcher)
-    if served:
-        wanted = (model.alias, model.hf_id, model.path)
-        deployment = msgspec.structs.replace(deployment, served_model_name=_name(recipe, served, wanted))
+    if said := served.name(model.alias, model.hf_id, model.path):
+        deployment = msgspec.structs.replace(deployment, served_model_name=said)
     planned = Planned(
         variant=variant,
         model=model,
@@ -273,16 +275,6 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
             "container; leave one of the two out."
         )
     return planned
-
-
-def _served(recipe: Recipe) -> tuple[str, ...]:
-    """What the server of url= says it serves."""
-    return endpoint.served(recipe.url, recipe.options.api_key_env) if recipe.url else ()
-
-
-def _name(recipe: Recipe, served: tuple[str, ...], wanted: tuple[str, ...]) -> str:
-    """The name to ask a server for. Raises InputError where it serves several."""
-    return recipe.options.served_name or endpoint.chosen(recipe.url, served, wanted)
 
 
 def _as_set(variant: Variant, recipe: Recipe) -> Variant:
@@ -427,6 +419,9 @@ def as_text(planned: tuple[Planned, ...]) -> str:
 def _text(planned: Planned) -> str:
     lines = [f"# {planned.variant.name}: {planned.variant.source}"]
     lines += [f"# weights: {models.provenance(planned.model)}"] if planned.own_server else []
+    if planned.launch.num_gpus and planned.model.weights_gb:
+        each = feasible.weights_per_gpu_gb(planned.variant, planned.model)
+        lines.append(f"# memory: {each:.0f} GB of weights on each of {planned.launch.num_gpus} GPUs")
     lines += [f"# cannot run here: {planned.skip}"] if planned.skip else []
     lines += [f"# warning: {w}" for w in planned.warnings]
     if planned.one_scenario_per_launch and len(planned.trials) > 1:

@@ -39,6 +39,8 @@ class MoeFacts(Noun):
     num_experts_per_tok: int
     num_moe_layers: int
     hidden_size: int = 0
+    intermediate_size: int = 0
+    """Of one expert."""
 
 
 class Model(Noun):
@@ -59,6 +61,12 @@ class Model(Noun):
     """First of config.json's architectures, e.g. DeepseekV3ForCausalLM; "" when not known."""
     tied_embeddings: bool = False
     """The output layer shares the embedding's weights."""
+    quantisation: str = ""
+    """fp8, mxfp4, nvfp4, int4 ... of the checkpoint itself; "" = as trained."""
+    experts_share: float = 0.0
+    """Share of the weights' bytes that routed experts take; 0 = not known."""
+    tokenizer: str = ""
+    """Folder of config and tokenizer, where the weights themselves are not here."""
     made_by: str = ""
     """Command that makes weights which nobody publishes, from the repository's root."""
 

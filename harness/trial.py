@@ -170,7 +170,7 @@ def timed_part(
     after = counters(visit, running)
     compiled = warmup.compiled(running.new_log_lines())
     if visit.planned.exact:
-        count_tokens(folder / "requests.jsonl", visit.planned.model.path)
+        count_tokens(folder / "requests.jsonl", visit.planned.tokenizer)
     outcome = TrialResult(
         trial=trial,
         status="done",

@@ -175,12 +175,13 @@ def test_several_models_need_a_name(desk: Desk) -> None:
 
 
 def test_the_name_that_is_served_wins_over_our_alias() -> None:
-    assert endpoint.chosen("u", ("/weights/r1",), ("deepseek-r1", "deepseek-ai/DeepSeek-R1")) == "/weights/r1"
-    names = ("x", "deepseek-ai/DeepSeek-R1")
-    assert endpoint.chosen("u", names, ("deepseek-r1", "deepseek-ai/DeepSeek-R1")) == names[1]
-    assert endpoint.chosen("u", (), ("deepseek-r1",)) == ""
+    ours = ("deepseek-r1", "deepseek-ai/DeepSeek-R1")
+    assert endpoint.Served("u", ("/weights/r1",)).name(*ours) == "/weights/r1"
+    assert endpoint.Served("u", ("x", "deepseek-ai/DeepSeek-R1")).name(*ours) == ours[1]
+    assert endpoint.Served("u", ()).name(*ours) == ""
+    assert endpoint.Served("u", ("x", "y"), "y").name(*ours) == "y"
     with pytest.raises(InputError, match="served_name=NAME"):
-        endpoint.chosen("u", ("a", "b"), ("c",))
+        endpoint.Served("u", ("a", "b")).name("c")
 
 
 def test_a_served_name_that_is_an_alias_or_its_id_brings_the_tokenizer() -> None:

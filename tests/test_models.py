@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import models
+from harness import model_facts, models, registry
 from harness.errors import InputError, ModelError
 from harness.host import environment
 from harness.schema import Model
@@ -34,14 +34,14 @@ CONFIGS = [
 
 @pytest.mark.parametrize(("config", "layers"), CONFIGS)
 def test_moe_facts(config: dict[str, Any], layers: int) -> None:
-    facts = models.moe_facts(config)
+    facts = model_facts.moe_facts(config)
     assert facts is not None
     assert facts.num_moe_layers == layers
     assert facts.num_experts_per_tok == config["num_experts_per_tok"]
 
 
 def test_a_dense_config_has_none() -> None:
-    assert models.moe_facts({"num_hidden_layers": 32}) is None
+    assert model_facts.moe_facts({"num_hidden_layers": 32}) is None
 
 
 def checkpoint(folder: Path) -> Path:
@@ -128,10 +128,11 @@ def test_a_folder_without_a_cache_says_where_it_came_from(tmp_path: Path) -> Non
     assert models.resolve(str(folder)).loaded_revision == PINNED
 
 
-def test_every_hub_model_is_pinned_to_a_commit() -> None:
-    hub = [model for model in models.models().values() if model.hf_id]
-    unpinned = {model.alias for model in hub if not re.fullmatch("[0-9a-f]{40}", model.revision)}
-    assert len(hub) == 7 and unpinned == {"qwen1.5-moe-gptq-int4"}, "no public repository names its commit"
+def test_a_pin_is_a_whole_commit_and_what_variants_run_by_default_is_pinned() -> None:
+    pins = {model.alias: model.revision for model in models.models().values() if model.hf_id}
+    assert all(re.fullmatch("[0-9a-f]{40}", pin) for pin in pins.values() if pin)
+    defaults = {variant.model for variant in registry.variants().values()} & set(pins)
+    assert defaults and all(pins[alias] for alias in defaults)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

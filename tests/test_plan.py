@@ -25,10 +25,11 @@ NODE = Machine(
 
 @pytest.fixture
 def r1_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Hugging Face cache that holds DeepSeek-R1's config."""
+    """A Hugging Face cache that holds DeepSeek-R1's config, and what is named like weights."""
     snapshot = tmp_path / "hub" / "models--deepseek-ai--DeepSeek-R1" / "snapshots" / R1.revision
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text('{"n_routed_experts": 256, "num_hidden_layers": 61}')
+    (snapshot / "model.safetensors").touch()
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
 
 

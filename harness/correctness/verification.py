@@ -226,7 +226,8 @@ def samples_of(run: Path, folder: Path) -> list[Sample]:
     if not store.present(path):
         return []
     prompts = {r.request_id: r for r in store.read_lines(path, Request)}
-    vocabulary = Vocabulary(model_of(folder.parent).path)
+    model = model_of(folder.parent)
+    vocabulary = Vocabulary(model.path or model.tokenizer)
     samples = [
         retokenise.sample(prompts[record.request_id], record, vocabulary)
         for record in store.records(folder)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import requests
 
-from harness import models
+from harness.errors import InputError
 from harness.schema import Model, Noun
 
 _TIMEOUT_S = 5.0
+FACTS = ("config.json", "*.index.json", "tokenizer*", "vocab.json", "merges.txt", "*.jinja")
+"""Files that say what a model is and how it counts tokens: a few MB, no weights."""
 
 
 class Access(Noun):
@@ -24,6 +27,49 @@ class Access(Noun):
     """absent, accepted, refused; "present" where nobody could be asked."""
     refused: dict[str, str] = msgspec.field(default_factory=dict)
     """Alias of a model that is not here -> why it cannot be downloaded either."""
+
+
+def home() -> Path:
+    """Where the Hugging Face Hub's client keeps its token and cache: $HF_HOME."""
+    return Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+
+
+def cache() -> Path:
+    """Where models downloaded from the Hub lie: $HF_HUB_CACHE."""
+    return Path(os.environ.get("HF_HUB_CACHE", home() / "hub"))
+
+
+def fetch_facts(hf_id: str, revision: str) -> Path:
+    """The snapshot, in the cache, with an id's config, index and tokenizer, fetched from the Hub.
+
+    Raises InputError, which says why and what to do, when the Hub does not hand them over.
+    """
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    why = "switched off by HF_HUB_OFFLINE=1" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    wanted = Model(alias=hf_id, hf_id=hf_id, revision=revision)
+    if not why:
+        # One question first: the client itself would try for minutes where nothing answers.
+        status = _status(_config(endpoint, wanted), _token())
+        why = _why(status)
+    if why:
+        at = f" at revision {revision}" if revision else ""
+        raise InputError(
+            f"{hf_id}{at} is not in the Hub's cache on this machine ({cache()}), and the Hub {why}. Give a "
+            "folder or an alias of models/models.toml, or bring it here: "
+            f"`.venv/bin/hf download {hf_id}` where the Hub answers."
+        )
+    import huggingface_hub
+
+    return Path(
+        huggingface_hub.snapshot_download(
+            hf_id,
+            revision=revision or None,
+            cache_dir=cache(),
+            endpoint=endpoint,
+            token=_token() or None,
+            allow_patterns=list(FACTS),
+        )
+    )
 
 
 def look(missing: Iterable[Model]) -> Access:
@@ -51,7 +97,7 @@ def _config(endpoint: str, model: Model) -> str:
 
 
 def _token() -> str:
-    file = models.hub_home() / "token"
+    file = home() / "token"
     return os.environ.get("HF_TOKEN") or (file.read_text(encoding="utf-8").strip() if file.is_file() else "")
 
 
@@ -73,4 +119,6 @@ def _why(status: int | str) -> str:
         return "needs a token whose owner accepted its licence"
     if status == 404:
         return "is not there under its pinned revision"
+    if isinstance(status, str):
+        return f"is {status}" if status.startswith("not ") else f"gives {status}"
     return "" if status == 200 else f"answered {status}"

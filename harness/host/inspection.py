@@ -97,7 +97,7 @@ def inspect() -> Inspection:
         memlock_mb=_limit(resource.RLIMIT_MEMLOCK) / 1e6,
         stack_mb=_limit(resource.RLIMIT_STACK) / 1e6,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        weights_disk_gb=_free_gb(models.hub_cache()),
+        weights_disk_gb=_free_gb(hub.cache()),
         images_disk_gb=_free_gb(Path(images_root)) if images_root else None,
         busy_ports={port: owner for port in PORTS if (owner := _listener(port)) is not None},
         node=look(machine.accelerator, image_cuda),

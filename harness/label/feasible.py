@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness import launchers
-from harness.models import fetch_weights
+from harness.model_facts import fetch_weights
 from harness.schema import Machine, Model, Variant
 
 _BYTES_BEYOND_WEIGHTS = 1.1
@@ -63,14 +63,14 @@ def weights_per_gpu_gb(variant: Variant, model: Model) -> float:
     """Memory of the weights on one GPU, GB.
 
     Under data-parallel attention with expert parallelism each rank holds its share of the routed experts
-    and all of the rest. The experts' share of the parameters is DeepSeek-R1's for every MoE (653.9 of 671
-    billion: 58 layers x 256 experts x 44.0 million); smaller models fit either way.
+    and all of the rest. The experts' share is what the checkpoint's config says; where that is not here,
+    DeepSeek-R1's (653.9 of 671 billion: 58 layers x 256 experts x 44.0 million), as for every large MoE.
     """
     sizes = variant.parallel
     attention_is_replicated = sizes.data > 1 or sizes.attention_data > 1
     if model.moe is None or sizes.expert == 1 or not attention_is_replicated:
         return model.weights_gb / (sizes.tensor * sizes.pipeline)
-    experts_gb = model.weights_gb * 653.9 / 671
+    experts_gb = model.weights_gb * (model.experts_share or 653.9 / 671)
     return experts_gb / sizes.expert + model.weights_gb - experts_gb
 
 

@@ -16,7 +16,7 @@ import requests
 from docker.errors import APIError, DockerException, NotFound
 from msgspec.structs import replace
 
-from harness import models, registry
+from harness import registry
 from harness.containers import docker_engine
 from harness.containers.docker_engine import connect, digest, find_image, how_to_get, refused, remove
 from harness.containers.settings import (
@@ -33,6 +33,7 @@ from harness.containers.settings import (
     weights,
 )
 from harness.errors import LaunchError, MachineError
+from harness.host import hub
 from harness.registry import cache_folder
 from harness.schema import Deployment, Launch, Machine, Variant
 from harness.secrets import blotted, is_secret
@@ -174,7 +175,7 @@ def fitted(launch: Launch, deployment: Deployment, variant: Variant) -> Launch:
         mounts[str(registry.ROOT)] = REPOSITORY
     if not model.path and model.hf_id:
         # Weights that are fetched at the first start outlive the container.
-        mounts[str(models.hub_cache())] = f"{HOME}/.cache/huggingface/hub:rw"
+        mounts[str(hub.cache())] = f"{HOME}/.cache/huggingface/hub:rw"
     return replace(launch, image=variant.image, mounts=mounts, privileged=variant.privileged)
 
 

@@ -18,6 +18,6 @@ def moe(words: Sequence[str]) -> str:
     against, out, sizes = given.take("against"), given.take("out"), given.take("ep")
     alias = given.take("model")
     given.nothing_left("moe", "against, out, ep, model")
-    moe = models.with_config(models.resolve(alias)).moe if alias else None
+    moe = models.resolve(alias).moe if alias else None
     files = [convert.if_foreign(name, moe) for name in given.plain]
     return command.run(files, [convert.if_foreign(against, moe)] if against else (), out, sizes)
