@@ -6,8 +6,10 @@ from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
 SCORING = "prompt_logprobs_from"
-SCORES_AT_ONCE = 1
-"""It has one request in hand at a time, and need not read a prompt again that came just before."""
+SCORES_AT_ONCE = 32
+"""Requests that wait are read together."""
+SHARES_PROMPTS = True
+"""A prompt that several of them follow is read once."""
 
 KEEPS_NOTHING = True
 """engines/transformers_server.py has no prefix cache."""

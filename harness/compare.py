@@ -11,8 +11,8 @@ import msgspec
 
 from harness import registry, samples, store
 from harness.correctness import agreement, task_accuracy
-from harness.correctness.agreement import JudgeSettings
 from harness.correctness.conformance import broken
+from harness.correctness.floors import JudgeSettings
 from harness.errors import StoreError
 from harness.host import calibration
 from harness.label import fairness, provenance
@@ -234,6 +234,7 @@ def _agreement(
         dtype=_dtype(done),
         reference_dtype=_dtype(floor) or _intended_dtype(scores[0].reference),
         seed=recipe.seed,
+        eight_bit=_eight_bit(done),
         expected_len=_expected_len(done[0]),
         usual=_usual(done, groups, scores[0].reference),
     )
@@ -274,6 +275,12 @@ def _dtype(trials: list[Measured]) -> str:
         return ""
     on_cpu = shown[0].device in (None, "cpu")
     return str(shown[0].dtype) if on_cpu or shown[0].dtype != "float32" else "tensorfloat32"
+
+
+def _eight_bit(trials: list[Measured]) -> bool:
+    """Whether 8-bit keys and values or weights are attested: their rounding is no fault, and wider."""
+    shown = [t.attestation.effective for t in trials if t.attestation]
+    return any("8" in f"{e.kv_cache_dtype or ''} {e.quantization or ''}" for e in shown)
 
 
 def _baseline(recipe: Recipe, rows: tuple[Row, ...]) -> str:

@@ -709,6 +709,12 @@ class Agreement(Noun):
     """Mean probability, by the reference, of tokens outside the shared top logprobs that mean_kl looks at."""
     thresholds: dict[str, float] = msgspec.field(default_factory=dict)
     """Multiples of the floor beyond which the output fails."""
+    num_effective: int | None = None
+    """Tokens in full doubt that would tell as much: looped ones are nearly certain under any model."""
+    likeness: dict[str, Interval] = msgspec.field(default_factory=dict)
+    """Named fault -> how much of what it does to these tokens the engine shows: 0 nothing, 1 all of it."""
+    power: str = ""
+    """What the verdict would have seen with 95 %, and what it could not have seen."""
     first_bad_position: int | None = None
     """Output position from which the output fails, when only a later part of it does."""
     alarms: tuple[str, ...] = ()

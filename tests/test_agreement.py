@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.correctness.agreement import DEFAULT_FLOORS, MULTIPLES, JudgeSettings, judge
+from harness.correctness.agreement import judge
+from harness.correctness.floors import DEFAULT_FLOORS, MULTIPLES, JudgeSettings
 from harness.schema import RequestRecord, Score
 
 
@@ -89,10 +90,22 @@ def test_a_late_collapse_is_placed() -> None:
 
 
 def test_logprobs_off_everywhere_pass_as_far_as_quantisation_goes() -> None:
-    assert judge(scores(1, Fault(noise=4.0), length=256), (), scores(2, length=256)).verdict == "PASS"
-    agreement = judge(scores(1, Fault(noise=10.0), length=256), (), scores(2, length=256))
-    assert agreement.verdict == "FAIL"
-    assert agreement.reason.startswith("mean_abs_dlogprob")
+    floor, eight_bit = scores(2, length=256), JudgeSettings(eight_bit=True)
+    noisy = scores(1, Fault(noise=4.0), length=256)
+    assert judge(noisy, (), floor, eight_bit).verdict == "PASS", "8-bit keys and values are attested"
+    for output, settings in ((noisy, JudgeSettings()), (scores(1, Fault(noise=10.0), length=256), eight_bit)):
+        agreement = judge(output, (), floor, settings)
+        assert agreement.verdict == "FAIL"
+        assert agreement.reason.startswith("mean_abs_dlogprob")
+
+
+def test_a_statistic_beyond_its_limit_never_passes_even_where_that_may_be_luck() -> None:
+    verdicts = set()
+    for seed in range(12):
+        found = judge(scores(seed, Fault(noise=2.75), num=6, length=64), ())
+        if found.statistics["mean_abs_dlogprob"].mean > 1.03 * found.thresholds["mean_abs_dlogprob"]:
+            verdicts.add(found.verdict)
+    assert verdicts and "PASS" not in verdicts
 
 
 def test_logprobs_off_at_some_tokens_fail_though_the_mean_hardly_moves() -> None:

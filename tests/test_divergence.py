@@ -28,7 +28,7 @@ def score(
 
 
 LONG = score((0.0, 0.02, 0.5, 20.0), (0.01, -0.01, 0.3, -0.02))
-SHORT = score((0.0, 0.0), (0.01, 0.03))
+SHORT = score((0.0, 0.0), (0.01, 0.03), "s")
 
 
 def test_tokens_know_their_request_and_position_and_are_capped() -> None:
@@ -37,6 +37,18 @@ def test_tokens_know_their_request_and_position_and_are_capped() -> None:
     assert tokens.position.tolist() == [0, 1, 2, 3, 0, 1]
     assert tokens.margin.tolist() == [0.0, 0.02, 0.5, divergence.CAP_NATS, 0.0, 0.0]
     assert tokens.where(tokens.position > 1).margin.tolist() == [0.5, divergence.CAP_NATS]
+
+
+def test_outputs_of_one_prompt_in_several_restarts_are_one_request_and_copies_are_no_evidence() -> None:
+    again = msgspec.structs.replace(LONG, token_ids=(0, 1, 2, 9))
+    assert divergence.distinct([LONG, SHORT, LONG, again]) == [LONG, SHORT, again]
+    assert divergence.tokens_of([LONG, SHORT, again]).request.tolist() == [0] * 4 + [1] * 2 + [0] * 4
+
+
+def test_tokens_that_are_certain_under_any_model_count_for_little() -> None:
+    looped = msgspec.structs.replace(LONG, logprob=(-1.0, -1e-4, -1e-4, -1e-4))
+    assert divergence.tokens_of([LONG]).effective == pytest.approx(4.0)
+    assert divergence.tokens_of([looped]).effective == pytest.approx(1.0, abs=0.01)
 
 
 def test_pooled_statistics_are_over_tokens_not_over_requests() -> None:
@@ -51,7 +63,7 @@ def test_pooled_statistics_are_over_tokens_not_over_requests() -> None:
             "mean_margin": 10.52 / 6,
         }
     )
-    assert (*sums, "mean_kl") == divergence.STATISTICS
+    assert ("noise_ratio", "margin_ratio", *sums, "mean_kl") == divergence.STATISTICS
 
 
 def exact_kl(p: np.ndarray, q: np.ndarray) -> float:
@@ -98,7 +110,7 @@ def test_kl_needs_both_sides_for_every_token() -> None:
 
 
 def test_a_request_without_logprobs_counts_for_margins_only() -> None:
-    sums = divergence.sums(divergence.tokens_of([LONG, score((0.0, 0.0), None)]), outlier=0.2)
+    sums = divergence.sums(divergence.tokens_of([LONG, score((0.0, 0.0), None, "other")]), outlier=0.2)
     assert sums["mean_abs_dlogprob"].shape == (2, 1)
     assert sums["mean_margin"].shape == (2, 2)
     assert "outlier_share" not in divergence.sums(divergence.tokens_of([score((0.0,), None)]), 0.2)
@@ -113,7 +125,7 @@ def test_noise_is_the_median_and_outliers_follow_it() -> None:
 
 def test_the_interval_holds_the_truth_and_widens_with_fewer_requests() -> None:
     draw = np.random.default_rng(3)
-    many = [score((0.0,) * 20, tuple(draw.normal(0, 0.01, 20))) for _ in range(64)]
+    many = [score((0.0,) * 20, tuple(draw.normal(0, 0.01, 20)), str(i)) for i in range(64)]
 
     def width(scores: list[Score]) -> float:
         found = divergence.interval(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from harness.correctness import divergence, self_noise
-from harness.correctness.agreement import DEFAULT_FLOORS, FLOOR_CAP, judge
+from harness.correctness.agreement import judge
+from harness.correctness.floors import DEFAULT_FLOORS, FLOOR_CAP
 from harness.schema import Score
 from tests.test_agreement import Fault, scores
 
@@ -82,7 +83,7 @@ def test_noise_between_restarts_raises_the_floor_and_is_told() -> None:
     assert alone.self_noise == {}
     assert twice.self_noise["mean_abs_dlogprob"] == pytest.approx(0.03)
     assert twice.floor["mean_abs_dlogprob"] == pytest.approx(0.03)
-    assert twice.thresholds["mean_abs_dlogprob"] == pytest.approx(0.18)
+    assert twice.thresholds["mean_abs_dlogprob"] == pytest.approx(2.5 * 0.03)
     assert "mean_abs_dlogprob raised to the variant's own noise between restarts" in twice.floor_source
     assert twice.verdict == "PASS"
 

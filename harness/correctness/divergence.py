@@ -28,13 +28,20 @@ NUM_RESAMPLES = 2000
 SMALLEST_MASS = 1e-9
 """Probability below which single-precision logprobs say nothing."""
 
+SMALLEST_NOISE = 1e-5
+"""Added to what rounding does to a token, nats: ratios of less are of single precision's last digits."""
+SMALLEST_MARGIN = 1e-4
+"""Likewise to its margins."""
+
 STATISTICS = (
-    *("mean_abs_dlogprob", "outlier_share", "mismatch_share", "gross_share", "mean_margin"),
-    "mean_kl",
+    *("noise_ratio", "margin_ratio", "mean_abs_dlogprob", "outlier_share", "mismatch_share", "gross_share"),
+    *("mean_margin", "mean_kl"),
 )
-"""Mean |engine's logprob - reference's|; share of tokens where it is an outlier; share of tokens that are not
-the reference's choice; share where the reference prefers another by an outlier's margin; mean margin; mean
-KL divergence of the engine from the reference over shared top logprobs."""
+"""|engine's logprob - reference's| over what rounding to the engine's precision does to the same tokens, and
+its margins over those of rounding, both where the reference plays that precision; mean |engine's logprob -
+reference's|; share of tokens where it is an outlier; share of tokens that are not the reference's choice;
+share where the reference prefers another by an outlier's margin; mean margin; mean KL divergence of the
+engine from the reference over shared top logprobs."""
 
 
 class Tokens(NamedTuple):
@@ -51,30 +58,76 @@ class Tokens(NamedTuple):
     """KL divergence, nats, as far as the shared top logprobs show it; NaN where there are none."""
     outside: Array
     """The reference's probability of everything outside the shared ones; NaN likewise."""
+    rounding: Array
+    """|logprob in the engine's precision, played by the reference, - the reference's|; NaN if not played."""
+    rounding_margin: Array
+    """Margin of the token that this precision prefers; NaN likewise."""
+    doubt: Array
+    """1 - the reference's probability of the token: what a difference of logits does to the logprob."""
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Tokens:
         """The tokens for which `keep` holds."""
         return Tokens(
             self.request[keep],
             self.position[keep],
-            *(column[keep] for column in (self.margin, self.abs_dlogprob, self.kl, self.outside)),
+            *(column[keep] for column in self[2:]),
         )
+
+    @property
+    def effective(self) -> float:
+        """How many tokens in full doubt would tell as much: (sum of doubt)^2 / sum of its squares."""
+        squares = float((self.doubt**2).sum())
+        return float(self.doubt.sum()) ** 2 / squares if squares else 0.0
+
+
+def distinct(scores: Sequence[Score]) -> list[Score]:
+    """Without those that repeat another to the last digit: they are no further evidence."""
+    seen: dict[object, Score] = {}
+    for number, s in enumerate(scores):
+        same = (s.request_id, s.prompt_token_ids, s.token_ids, s.emitted_logprob, s.emitted_top_logprobs)
+        seen.setdefault(str(same) if not s.error and s.token_ids else number, s)
+    return list(seen.values())
 
 
 def tokens_of(scores: Sequence[Score]) -> Tokens:
-    """All tokens of the scores without error; `request` counts those scores from 0."""
+    """All tokens of the scores without error; `request` counts their prompts from 0.
+
+    Outputs that followed the same prompt, in other restarts, depend on each other.
+    """
     usable = [s for s in scores if not s.error and s.token_ids]
+    numbers: dict[object, int] = {}
+    prompts = [numbers.setdefault((s.request_id, s.prompt_token_ids), len(numbers)) for s in usable]
     lengths = [len(s.token_ids) for s in usable]
     shared = [pair for s in usable for pair in _shared(s)]
     kl, outside = np.asarray(shared, dtype=np.float64).reshape(-1, 2).T
     return Tokens(
-        request=np.repeat(np.arange(len(usable)), lengths),
+        request=np.repeat(np.asarray(prompts, np.int64), lengths),
         position=np.concatenate([np.arange(n) for n in lengths] or [np.zeros(0, np.int64)]),
         margin=np.minimum(_flat([s.margin for s in usable]), CAP_NATS),
         abs_dlogprob=np.minimum(_flat([_abs_dlogprob(s) for s in usable]), CAP_NATS),
         kl=np.minimum(kl, CAP_NATS),
         outside=outside,
+        rounding=np.minimum(_flat([_rounding(s) for s in usable]), CAP_NATS),
+        rounding_margin=np.minimum(
+            _flat([s.played.margin if s.played else [np.nan] * len(s.token_ids) for s in usable]), CAP_NATS
+        ),
+        doubt=-np.expm1(np.minimum(_flat([s.logprob for s in usable]), 0.0)),
     )
+
+
+def rounding_of(tokens: Tokens) -> Tokens:
+    """What an engine of that precision and without a fault would show on these tokens."""
+    played = tokens.where(~np.isnan(tokens.rounding))
+    nothing = np.full(len(played.margin), np.nan)
+    return played._replace(
+        margin=played.rounding_margin, abs_dlogprob=played.rounding, kl=nothing, outside=nothing
+    )
+
+
+def _rounding(score: Score) -> Sequence[float]:
+    if score.played is None:
+        return [float("nan")] * len(score.token_ids)
+    return [abs(p - r) for p, r in zip(score.played.logprob, score.logprob, strict=True)]
 
 
 def _flat(rows: Sequence[Sequence[float]]) -> Array:
@@ -128,7 +181,7 @@ def outlier_nats(noise_nats: float) -> float:
 
 
 def sums(tokens: Tokens, outlier: float) -> dict[str, Array]:
-    """Per statistic an array [2, requests]: sums over each request's tokens, then the token counts.
+    """Per statistic an array [2, requests]: sums over each request's tokens, then what they are divided by.
 
     `outlier`: nats. A statistic that no token has (logprobs not given) is left out, as is a request without
     tokens.
@@ -136,7 +189,17 @@ def sums(tokens: Tokens, outlier: float) -> dict[str, Array]:
     known = ~np.isnan(tokens.abs_dlogprob)
     compared = ~np.isnan(tokens.kl)
     every = np.ones(len(tokens.margin))
+    played = ~np.isnan(tokens.rounding)
+    both = known & played
     columns = {
+        "noise_ratio": (
+            np.where(both, tokens.abs_dlogprob, 0.0),
+            np.where(both, tokens.rounding + SMALLEST_NOISE, 0.0),
+        ),
+        "margin_ratio": (
+            np.where(played, tokens.margin, 0.0),
+            np.where(played, tokens.rounding_margin + SMALLEST_MARGIN, 0.0),
+        ),
         "mean_abs_dlogprob": (np.where(known, tokens.abs_dlogprob, 0.0), known),
         "outlier_share": (np.where(known, tokens.abs_dlogprob > outlier, 0.0), known),
         "mismatch_share": (tokens.margin > 0.0, every),

@@ -78,8 +78,29 @@ def score(
     without logprobs, and InputError when its engine cannot score: both mean the reference is the wrong one.
     """
     asker = _Asker(base_url.rstrip("/"), model, dialect_of(engine_module), options)
+    first: dict[object, Sample] = {}
+    for sample in samples:
+        first.setdefault(_question(sample), sample)
     with ThreadPoolExecutor(max_workers=max(options.concurrency, 1)) as pool:
-        return list(pool.map(asker.score, samples))
+        answers = dict(zip(first, pool.map(asker.score, first.values()), strict=True))
+    return [_shared(answers[_question(sample)], sample) for sample in samples]
+
+
+def _question(sample: Sample) -> object:
+    """What the answer depends on: restarts that said the same tokens ask the same."""
+    tops = tuple(len(row) for row in sample.emitted_top)
+    return sample.prompt_token_ids, sample.output_token_ids, tops, sample.part, sample.problem
+
+
+def _shared(answer: Score, sample: Sample) -> Score:
+    """An answer to the same question, beside the sample's own logprobs."""
+    return msgspec.structs.replace(
+        answer,
+        request_id=sample.request_id,
+        emitted_logprob=sample.emitted_logprobs,
+        emitted_top_logprobs=sample.emitted_top,
+        retokenised=sample.retokenised,
+    )
 
 
 def unscored(samples: Sequence[Sample], cause: str, reference: str = "") -> list[Score]:

@@ -96,4 +96,5 @@ def _forks(a: Score, b: Score) -> Array:
 def _tokens(pairs: Sequence[Score], numbers: Sequence[int]) -> Tokens:
     """Tokens of all pairs, `request` counting prompts: pairs of one prompt depend on each other."""
     tokens = divergence.tokens_of(pairs)
-    return tokens._replace(request=np.asarray(numbers, dtype=np.int64)[tokens.request])
+    lengths = [len(pair.token_ids) for pair in pairs]
+    return tokens._replace(request=np.repeat(np.asarray(numbers, dtype=np.int64), lengths))

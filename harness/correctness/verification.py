@@ -6,33 +6,40 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
+import msgspec
+
 from harness import client, models, plan, registry, server, store
 from harness.client import acceptance
 from harness.correctness import (
     agreement,
     conformance,
     determinism,
+    floors,
     known_answers,
     replay,
     retokenise,
     tokenizer_identity,
 )
-from harness.correctness.replay import ReplayOptions, Sample
+from harness.correctness.replay import Part, ReplayOptions, Sample
 from harness.errors import HarnessError, InputError
 from harness.plan import Planned
 from harness.progress import Progress
-from harness.schema import Launch, Model, Prompts, Recipe, Request, Score, TrialResult
+from harness.schema import Attestation, Effective, Launch, Model, Prompts, Recipe, Request, Score, TrialResult
 from harness.tokens import Vocabulary
 
 PROMPT_TOKENS = 4096
 """Of a trial, what a reference on a CPU reads before it has seen enough."""
+PLAYED_REQUESTS, PLAYED_OUTPUT = 8, 800
+"""Requests and output tokens of a trial on which the engine's precision and named faults are played."""
+FP8 = ("fp8", "fp8_e4m3", "float8_e4m3fn")
+"""What engines call keys and values in e4m3."""
 ENOUGH_OUTPUT = 300
 """Output tokens, half as many again as a verdict needs."""
 
 
 def replay_run(run: Path, oracle: Planned | None, progress: Progress) -> None:
     """Score every finished trial that has no scores yet. A reference that fails is recorded as the reason."""
-    samples = _waiting(run, oracle)
+    samples = _waiting(run)
     if oracle is None or not samples:
         return
     name = oracle.variant.name
@@ -58,18 +65,17 @@ def replay_through(run: Path, oracle: Planned | None, running: server.Running, p
         return
     if plan.launching(oracle, running.launch.port, running.log_path.parent).launch != running.launch:
         return
-    samples = _same_tokenizer(_waiting(run, oracle), oracle, progress)
+    samples = _same_tokenizer(_waiting(run), oracle, progress)
     try:
         _score_all(samples, oracle, running.launch, progress)
     except HarnessError as error:
         progress.note(f"reference {oracle.variant.name}: {error.message}")
 
 
-def _waiting(run: Path, oracle: Planned | None) -> dict[Path, list[Sample]]:
-    """The samples of trials without scores, as far as this reference can afford to read them."""
-    affordable = cheap if oracle and oracle.variant.accelerator == "cpu" else list
+def _waiting(run: Path) -> dict[Path, list[Sample]]:
+    """The samples of trials without scores."""
     folders = [f for f in trial_folders(run) if not store.present(f / "scores.jsonl")]
-    return {f: affordable(s) for f in folders if (s := samples_of(run, f))}
+    return {f: s for f in folders if (s := samples_of(run, f))}
 
 
 def _replay(run: Path, oracle: Planned, samples: dict[Path, list[Sample]], progress: Progress) -> None:
@@ -92,18 +98,32 @@ def _score_all(
     options = ReplayOptions(
         reference=oracle.variant.name, concurrency=at_once, api_key_env=launch.api_key_env
     )
-    rounds = _by_scenario(samples) if at_once == 1 else [[trial] for trial in samples]
-    for number, trials in enumerate(rounds, start=1):
-        variants = ", ".join(dict.fromkeys(t.parent.parent.name for t in trials))
-        progress.stage(f"replay {number}/{len(rounds)}: {variants} {trials[0].name}")
-        pairs = [(trial, sample) for trial in trials for sample in samples[trial]]
+    shares = getattr(engine, "SHARES_PROMPTS", False)
+    rounds = _by_scenario(samples) if shares else [[trial] for trial in samples]
+    affordable = cheap if oracle.variant.accelerator == "cpu" else list
+
+    def ask(chosen: dict[Path, list[Sample]]) -> dict[Path, list[Score]]:
+        pairs = [(trial, sample) for trial, its in chosen.items() for sample in its]
         # Outputs that followed the same prompt come one after the other: it is read once.
         pairs.sort(key=lambda pair: pair[1].prompt_token_ids)
         asked = [sample for _, sample in pairs]
         scores = replay.score(launch.base_url, engine, launch.served_model_name, asked, options)
-        found = {(trial, s.request_id): s for (trial, _), s in zip(pairs, scores, strict=True)}
+        by_id = {(trial, s.request_id): s for (trial, _), s in zip(pairs, scores, strict=True)}
+        return {trial: [by_id[trial, s.request_id] for s in its] for trial, its in chosen.items()}
+
+    for number, trials in enumerate(rounds, start=1):
+        variants = ", ".join(dict.fromkeys(t.parent.parent.name for t in trials))
+        progress.stage(f"replay {number}/{len(rounds)}: {variants} {trials[0].name}")
+        scores = ask({trial: affordable(samples[trial]) for trial in trials})
+        left = {t: samples[t][len(s) :] for t, s in scores.items() if _undecided(s)}
+        more = ask({trial: rest for trial, rest in left.items() if rest})
         for trial in trials:
-            keep(trial, [found[trial, s.request_id] for s in samples[trial]])
+            keep(trial, [*scores[trial], *more.get(trial, ())])
+
+
+def _undecided(scores: list[Score]) -> bool:
+    """Whether more tokens could decide: those at hand were too few, or beyond a limit by what may be luck."""
+    return not any(s.error for s in scores) and agreement.judge(scores, ()).verdict == "CANNOT TELL"
 
 
 def _by_scenario(trials: Iterable[Path]) -> list[list[Path]]:
@@ -120,7 +140,7 @@ def cheap(samples: list[Sample]) -> list[Sample]:
     prompt_len = output_len = 0
     for number, sample in enumerate(samples):
         enough = PROMPT_TOKENS if output_len >= ENOUGH_OUTPUT else 2 * PROMPT_TOKENS
-        if number >= agreement.MIN_REQUESTS and prompt_len >= enough:
+        if number >= floors.MIN_REQUESTS and prompt_len >= enough:
             return samples[:number]
         prompt_len += len(sample.prompt_token_ids)
         output_len += len(sample.output_token_ids)
@@ -235,7 +255,29 @@ def samples_of(run: Path, folder: Path) -> list[Sample]:
     ]
     # Records lie in the order in which they ended, which differs between restarts.
     order = {request_id: number for number, request_id in enumerate(prompts)}
-    return sorted(samples, key=lambda s: order[s.request_id])
+    return playing(sorted(samples, key=lambda s: order[s.request_id]), part_of(folder.parent))
+
+
+def playing(samples: list[Sample], part: Part | None) -> list[Sample]:
+    """The first of them with the engine's precision to be played, until that says enough."""
+    output_len, asked = 0, []
+    for number, sample in enumerate(samples):
+        more = number < PLAYED_REQUESTS or output_len < PLAYED_OUTPUT
+        asked.append(msgspec.structs.replace(sample, part=part if more else None))
+        output_len += len(sample.output_token_ids)
+    return asked
+
+
+def part_of(visit: Path) -> Part | None:
+    """The precision that an engine attests; None where that is the reference's own, or cannot be played."""
+    path = visit / "attestation.json"
+    shown = store.read(path, Attestation).effective if path.exists() else Effective()
+    if shown.dtype not in ("bfloat16", "float16") or shown.quantization not in (None, "none"):
+        return None
+    kept = shown.kv_cache_dtype or ""
+    if kept in ("", "auto", shown.dtype):
+        return Part(dtype=shown.dtype)
+    return Part(dtype=shown.dtype, kv_cache_dtype="fp8_e4m3") if kept in FP8 else None
 
 
 def model_of(visit: Path) -> Model:

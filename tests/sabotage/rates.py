@@ -15,7 +15,8 @@ import msgspec
 
 from harness import store
 from harness.correctness import divergence
-from harness.correctness.agreement import DEFAULT_FLOORS, NOISE, NOISE_CAP, judge
+from harness.correctness.agreement import judge
+from harness.correctness.floors import DEFAULT_FLOORS, NOISE, NOISE_CAP
 from harness.schema import RequestRecord, Score
 
 BUDGETS = ((8, 64), (4, 256), (8, 256), (20, 256), (40, 256), (80, 256))
