@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -70,13 +71,10 @@ def judge(
         return Agreement(verdict=verdict, reference=reference, reason=reason, alarms=alarms)
     outlier = floors.outlier(tokens, floor)
     sums = divergence.sums(tokens, outlier)
-    surely, perhaps = _compare(sums, floor, settings.seed)
+    found = _findings(scores, sums, floor, settings.seed)
     bad_from, late = _late(tokens, outlier, floor, settings.seed)
-    likeness = faults.likeness(scores, settings.seed)
-    like, perhaps_like = faults.like(likeness)
-    power, blind = _power(scores, sums, floor, likeness)
-    numeric = [*like, *surely, *late, *_bad_requests(scores, outlier, floor)]
-    verdict, reason = _verdict(scores, numeric + symptoms, [*perhaps_like, *perhaps, *blind])
+    numeric = [*found.surely, *late, *_bad_requests(scores, outlier, floor)]
+    verdict, reason = _verdict(scores, numeric + symptoms, found.perhaps)
     exact = [s for s in scores if not s.retokenised]
     if numeric and verdict == "CANNOT TELL" and _enough(exact):
         # Ids made from text can look like a fault; those that came as ids decide, where they are enough.
@@ -94,11 +92,28 @@ def judge(
         self_noise={n: divergence.pooled(s) for n, s in own.items()},
         thresholds={n: multiple * floor.values[n] for n, multiple in floor.multiples.items() if n in sums},
         num_effective=round(tokens.effective),
-        likeness=likeness,
-        power=power,
+        likeness=found.likeness,
+        power=found.power,
         first_bad_position=bad_from,
         alarms=alarms,
     )
+
+
+class _Findings(NamedTuple):
+    """Sentences for what is surely beyond its limit, and for what may be; what was looked for, and the power."""
+
+    surely: list[str]
+    perhaps: list[str]
+    likeness: dict[str, Interval]
+    power: str
+
+
+def _findings(scores: Sequence[Score], sums: dict[str, Array], floor: Floor, seed: int) -> _Findings:
+    surely, perhaps = _compare(sums, floor, seed)
+    likeness = faults.likeness(scores, seed)
+    like, perhaps_like = faults.like(likeness)
+    power, blind = _power(scores, sums, floor, likeness)
+    return _Findings([*like, *surely], [*perhaps_like, *perhaps, *blind], likeness, power)
 
 
 # --- the comparisons -----------------------------------------------------------------------------
