@@ -100,7 +100,7 @@ def judge(
 
 
 class _Findings(NamedTuple):
-    """Sentences for what is surely beyond its limit, and for what may be; what was looked for, and the power."""
+    """Sentences for what is surely beyond its limit and for what may be; what was looked for; the power."""
 
     surely: list[str]
     perhaps: list[str]
