@@ -81,17 +81,12 @@ def judge(
         left_out = f"{len(scores) - len(exact)} outputs without token ids are left out of the verdict"
         alone = judge(exact, records, floor_scores, settings, floor_records)
         return msgspec.structs.replace(alone, alarms=(*alone.alarms, left_out))
-    described = _describe([s for s in scores if not s.error and s.token_ids], tokens, outlier)
     return msgspec.structs.replace(
-        described,
+        _describe([s for s in scores if not s.error and s.token_ids], tokens, outlier),
         verdict=verdict,
         reason=reason,
         statistics={n: divergence.interval(s, LEVEL, settings.seed) for n, s in sums.items()},
-        floor=floor.values,
-        floor_source=floor.source,
-        self_noise={n: divergence.pooled(s) for n, s in own.items()},
-        thresholds={n: multiple * floor.values[n] for n, multiple in floor.multiples.items() if n in sums},
-        num_effective=round(tokens.effective),
+        **floors.described(floor, sums, own),
         likeness=found.likeness,
         power=found.power,
         first_bad_position=bad_from,
@@ -254,6 +249,7 @@ def _describe(usable: Sequence[Score], tokens: Tokens, outlier: float) -> Agreem
         reference=usable[0].reference,
         num_requests=len(usable),
         num_tokens=len(tokens.margin),
+        num_effective=round(tokens.effective),
         token_match=float((tokens.margin == 0).mean()),
         request_match=1 - len(diverged) / len(usable),
         first_divergence=int(median(diverged)) if diverged else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -197,3 +197,13 @@ def outlier(tokens: Tokens, floor: Floor) -> float:
     largest = NOISE_CAP * floor.values[NOISE]
     own = divergence.noise(tokens)
     return divergence.outlier_nats(largest if own is None else min(own, largest))
+
+
+def described(floor: Floor, sums: dict[str, Array], own: dict[str, Array]) -> dict[str, Any]:
+    """The fields of an Agreement that tell its floor, limits and the restarts' own noise."""
+    return {
+        "floor": floor.values,
+        "floor_source": floor.source,
+        "self_noise": {name: divergence.pooled(one) for name, one in own.items()},
+        "thresholds": {n: times * floor.values[n] for n, times in floor.multiples.items() if n in sums},
+    }
