@@ -89,7 +89,7 @@ def _bench(words: list[str]) -> None:
             _say(f"\nWhat was measured is kept in {folder}; `just bench run_id={run_id}` goes on from there.")
         raise
     _show(comparison)
-    _say(f"\nKept in {folder}")
+    _say(f"Kept in {folder}")
     if any(row.wrong for row in comparison.rows):
         sys.exit(3)
     if not any(row.status == "done" for row in comparison.rows):
@@ -185,7 +185,7 @@ def import_files(files: Annotated[list[Path], typer.Argument()]) -> None:
 
     folder = store.run_folder(store.new_run_id("import"))
     _show(adoption.adopt(files, folder))
-    _say(f"\nKept in {folder}")
+    _say(f"Kept in {folder}")
 
 
 @app.command()
@@ -359,6 +359,9 @@ def _show(comparison: Comparison) -> None:
     """Print table and footnotes of a comparison on stdout."""
     from harness.reporting import report
 
+    for line in report.opening(comparison):
+        _say(line)
+    _say("")
     Console().print(report.table(comparison))
     for line in report.footnotes(comparison):
         _say(line)

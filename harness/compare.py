@@ -144,7 +144,7 @@ def without_records(run: Path) -> Comparison | None:
     note = (
         f"{run.name} is kept without requests.jsonl: this is the comparison as it was stored, not recomputed"
     )
-    return msgspec.structs.replace(stored, ran=provenance.ran(run), notes=(*stored.notes, note))
+    return msgspec.structs.replace(stored, ran=provenance.ran(run), notes=(note, *stored.notes))
 
 
 def _ordered(groups: Iterable[tuple[str, str]], recipe: Recipe) -> list[tuple[str, str]]:

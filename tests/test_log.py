@@ -27,10 +27,10 @@ def test_an_entry_carries_what_a_reader_needs() -> None:
         "- commit: 0123abcd + uncommitted changes",
         "A CPU, 2 cores, 24 GB; no accelerator",
         "- results: sha256 abab",
-        "| 1 | engine-a |",
+        "| 1 | 1000-2000@c8 | engine-a |",
         "~~5000",
         "- engine-c at 1000-2000@c8 failed: out of memory",
-        "engine-a is 1.18x engine-b",
+        "- 1000-2000@c8: engine-a is faster than engine-b: 1.18x output tok/s (1.12-1.25)",
         "| engine-a | vllm | 0.32.0 | example/image:1 sha256:cdcd",
         "    docker run example/image:1 serve",
     ):
@@ -121,7 +121,7 @@ def test_a_later_schema_keeps_the_entry_readable(tmp_path: Path) -> None:
     path = tmp_path / "log.md"
     log.append(path, entry().replace('"bundle":', '"not_yet_invented":1,"bundle":'))
     (only,) = log.entries(path)
-    assert only.facts is None and "| 1 | engine-a |" in only.text
+    assert only.facts is None and "| 1 | 1000-2000@c8 | engine-a |" in only.text
 
 
 def write_many(path: Path, writer: int) -> None:

@@ -6,13 +6,14 @@ import io
 import re
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 
 from harness.escape import markdown, plain
 from harness.reporting import report, report_html
 from harness.reporting.cells import COLUMNS, DEFINITIONS, ranked
-from harness.schema import Comparison
-from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE
+from harness.schema import Comparison, Contrast, Interval, Tail
+from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE, row
 
 MARKDOWN = report.markdown(COMPARISON, ENVIRONMENT, RECIPE)
 
@@ -35,16 +36,17 @@ def test_wrong_and_mislabelled_rows_have_no_rank() -> None:
 
 
 def test_markdown_rows() -> None:
-    lines = [line for line in MARKDOWN.splitlines() if line.startswith("| ")]
+    table = MARKDOWN[MARKDOWN.index("## Comparison") :]
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
     assert lines[0].count("|") == len(COLUMNS) + 1
     assert lines[2] == (
-        "| 1 | engine-a | 1000-2000@c8 | 1180 (1121-1239, n=3) | 148 | 123/247 | 12.3/24.6 | 0/50 "
+        "| 1 | 1000-2000@c8 | engine-a | 1180 (1121-1239, n=3) | 148 | 123, p99 247 | 12.3, p99 24.6 | 0/50 "
         "| PASS, match 98.5%, Δlogprob 0.012, margin 0.004 | proven |"
     )
-    assert "| - | engine-wrong | 1000-2000@c8 | ~~5000 (4750-5250, n=3)~~ | ~~625~~ |" in lines[4]
+    assert "| - | 1000-2000@c8 | engine-wrong | ~~5000 (4750-5250, n=3)~~ | ~~625~~ |" in lines[4]
     assert "INVALID: expert\\_parallel\\_size: label says 8, engine runs 1" in lines[5]
     assert "| failed |" in lines[6]
-    assert "| 1 | engine-a | 30000-100@c8 | 200 | - |" in lines[7]
+    assert "| 1 | 30000-100@c8 | engine-a | 200 | - |" in lines[7]
     assert lines[7].endswith("| 3/50 | not verified | unproven, dummy-weights |")
 
 
@@ -52,16 +54,17 @@ def test_every_column_is_on_every_surface_and_no_surface_knows_one_by_name() -> 
     """What makes a new column one value in cells.py."""
     page = report_html.document(COMPARISON, ENVIRONMENT, [])
     wide = rendered(200)
+    header = next(line for line in MARKDOWN.splitlines() if line.startswith("| # |"))
     for column in COLUMNS:
-        assert column.title in MARKDOWN.splitlines()[4]
-        assert f"<th>{column.title}</th>" in page or column.header == "scenario"
+        assert column.title in header
+        assert f"<th>{column.title}</th>" in page or column.grouped
         assert not column.short or column.short in wide
     for place in ("report.py", "report_html.py", "report.html.j2", "log.py"):
         text = (Path(report.__file__).parent / place).read_text()
         known = [
             column.header for column in COLUMNS if re.search(rf"[\"']{re.escape(column.header)}[\"']", text)
         ]
-        assert known in ([], ["scenario"], ["variant", "scenario"]), place
+        assert set(known) <= {"variant", "scenario"}, place
 
 
 def test_everything_that_must_stand_beside_the_numbers() -> None:
@@ -92,11 +95,90 @@ def test_engine_text_is_inert_in_markdown() -> None:
 
 def test_engine_text_is_inert_in_the_terminal() -> None:
     wide = rendered(400)
-    assert "[bold]rich[/bold]" in wide and "\\x1b[31m" in wide
-    assert "\x1b[31m" not in "\n".join(report.footnotes(COMPARISON))
+    shown = " ".join([*report.opening(COMPARISON), *report.footnotes(COMPARISON)])
+    assert "[bold]rich[/bold]" in shown and "\\x1b[31m" in shown and "\x1b" not in shown
     struck = next(line for line in wide.splitlines() if "engine-wrong" in line)
     assert re.search(r"\x1b\[9;31m *5000", struck)
     assert all(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) <= 80 for line in rendered(80).splitlines())
+
+
+def test_the_first_command_takes_25_lines_of_80_columns() -> None:
+    """As the first command ends: five scenarios of three variants, whatever is decided."""
+    scenarios = (
+        "text-100-200@c4",
+        "text-500-100@c4",
+        "text-1000-50@c4",
+        "text-3000-10@c4",
+        "sharegpt-sample@c4",
+    )
+    variants = ("sglang-cpu", "transformers", "vllm-cpu")
+    rows = tuple(row(v, 1234.0, scenario=s, num_gpus=0) for s in scenarios for v in variants)
+    contrasts = tuple(
+        contrast(s, v, metric, mean)
+        for s, mean in zip(scenarios, (1.21, 1.05, 0.71, 1.33, 3.0), strict=True)
+        for v in variants[1:]
+        for metric in ("output_throughput", "speed_per_user")
+    )
+    question = "How do sglang-cpu, transformers, vllm-cpu compare on this machine?"
+    comparison = Comparison(
+        run_id="r", question=question, rows=rows, contrasts=contrasts, notes=("host drift 22 %", "x" * 99)
+    )
+    console = Console(file=io.StringIO(), width=80)
+    console.print(report.table(comparison))
+    table = console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+    lines = [
+        *report.opening(comparison),
+        "",
+        *table.splitlines(),
+        *report.footnotes(comparison),
+        "Kept in",
+    ]
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80, "\n".join(lines)
+    assert lines[0] == question
+    assert lines[1:4] == [
+        "text-100-200@c4: transformers 1.21x faster than sglang-cpu (output tok/s)",
+        "text-500-100@c4: nothing decided; 1.05x would take about 17 restarts",
+        "text-1000-50@c4: sglang-cpu 1.41x faster than transformers (output tok/s)",
+    ]
+
+
+def contrast(scenario: str, variant: str, metric: str, mean: float) -> Contrast:
+    """Decided, unless it is within a tenth of 1."""
+    ratio = Interval(mean=mean, low=mean * 0.93, high=mean * 1.07, num=3)
+    return Contrast(
+        scenario=scenario,
+        baseline="sglang-cpu",
+        variant=variant,
+        metric=metric,
+        ratio=ratio,
+        p_value=0.001 if abs(mean - 1) > 0.1 else 0.4,
+        detectable=1.12,
+    )
+
+
+def test_times_of_the_delivery_are_not_the_engines() -> None:
+    whole = msgspec.structs.replace(COMPARISON.rows[0].metrics, whole_share=0.7)
+    rows = (row("proxied", 100.0, metrics=whole),)
+    comparison = Comparison(run_id="r", question="q", rows=rows)
+    assert "| -, delivered whole | -, delivered whole | 0/50 |" in report.markdown_table(comparison)
+
+
+def test_a_tail_is_as_far_out_as_requests_certify() -> None:
+    tails = (
+        Tail(
+            metric="ttft",
+            asked=0.99,
+            share=0.9,
+            value=0.2,
+            bound=0.25,
+            num=150,
+            num_effective=130.0,
+            pooled=True,
+            needed=532,
+        ),
+    )
+    comparison = Comparison(run_id="r", question="q", rows=(row("a", 100.0, tails=tails),))
+    assert "| 123, p90 200, p99 needs 532 more | 12.3 |" in report.markdown_table(comparison)
 
 
 def test_escapes() -> None:

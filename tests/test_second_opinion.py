@@ -66,7 +66,7 @@ def test_it_stands_beside_the_table_and_not_in_it() -> None:
     table, _, rest = page.partition("## Second opinions")
     assert "guidellm" not in table and "guidellm 0.8.1" in rest and "%)" in rest
     assert report.markdown_table(comparison) == report.markdown_table(COMPARISON)
-    footnotes = "\n".join(report.footnotes(comparison))
+    footnotes = " ".join(" ".join(report.footnotes(comparison)).split())
     assert "second opinion of aiperf is missing: aiperf ended with exit code 1" in footnotes
 
 

@@ -11,6 +11,12 @@ from typing import NamedTuple
 
 from harness.schema import Agreement, Distribution, Row
 
+_DELIVERED = "delivered whole"
+_FROM_DUE = "due_"
+"""Begins the name of a latency that counts from when a request was due."""
+_SEEN = 0.01
+"""Share of its TTFT that a request must have waited to be sent before that is told."""
+
 
 class Standing(NamedTuple):
     """A row within its scenario: what a cell may look at."""
@@ -30,8 +36,8 @@ class Cell(NamedTuple):
     """What belongs to it: the figures behind a verdict, the marks of a label."""
     span: str = ""
     """Its interval and number of restarts."""
-    brief: str = ""
-    """What a terminal shows of it; "" = the text."""
+    brief: str | None = None
+    """What a terminal shows of it; None = the text. A column with nothing to show there is left out."""
     badge: str = ""
     """A verdict: the page colours it."""
     share: float | None = None
@@ -59,8 +65,8 @@ class Column(NamedTuple):
     numeric: bool = False
     measured: bool = False
     """It is struck out where the output is wrong."""
-    on_accelerators: bool = False
-    """A terminal shows it only where some variant uses an accelerator."""
+    grouped: bool = False
+    """The same in all rows of a scenario: their heading, not a cell of each."""
 
     @property
     def title(self) -> str:
@@ -102,12 +108,27 @@ def _throughput(row: Row) -> float:
     return row.output_throughput.mean if row.output_throughput else 0.0
 
 
-def _latency(values: Distribution | None) -> Cell:
-    """p50/p99 in milliseconds."""
+def _latency(values: Distribution | None, row: Row, metric: str) -> Cell:
+    """Median in milliseconds, and the highest percentile that as many requests certify."""
     if values is None:
         return Cell("-")
-    p50, p99 = milliseconds(values.p50), milliseconds(values.p99)
-    return Cell(f"{p50}/{p99}", brief=p50)
+    if row.metrics and row.metrics.delivered:
+        return Cell("-", (_DELIVERED,), brief="whole")
+    return Cell(milliseconds(values.p50), tuple(_tail(values, row, metric)))
+
+
+def _tail(values: Distribution, row: Row, metric: str) -> Iterator[str]:
+    """What stands beside a median; a foreign result's p99 as its tool tells it."""
+    tail = next((tail for tail in row.tails if tail.metric.removeprefix(_FROM_DUE) == metric), None)
+    if tail is None:
+        if not row.tails and values.p99 is not None:
+            yield f"p99 {milliseconds(values.p99)}"
+        return
+    if tail.share > 0.5:
+        due = " from due" * tail.metric.startswith(_FROM_DUE)
+        yield f"p{100 * tail.share:g}{due} {milliseconds(tail.value)}"
+    if tail.needed:
+        yield f"p{100 * tail.asked:g} needs {tail.needed} more"
 
 
 def _rank(standing: Standing) -> Cell:
@@ -119,12 +140,14 @@ def _rate(standing: Standing) -> Cell:
     rate = standing.row.output_throughput
     if rate is None:
         return Cell(standing.row.status, share=0.0)
+    unsteady = "*" * (standing.row.plateau is False)
     share = rate.mean / standing.best if standing.rank and standing.best else 0.0
     if rate.num < 2:
-        return Cell(number(rate.mean), share=share)
+        return Cell(number(rate.mean), brief=number(rate.mean) + unsteady, share=share)
     span = f"{number(rate.low)}-{number(rate.high)}, n={rate.num}"
     half = (rate.high - rate.mean) / rate.mean if rate.mean else 0.0
-    return Cell(number(rate.mean), span=span, brief=f"{number(rate.mean)} ±{half:.0%}", share=share)
+    brief = f"{number(rate.mean)}{unsteady} ±{half:.0%}"
+    return Cell(number(rate.mean), span=span, brief=brief, share=share)
 
 
 def _per_gpu(standing: Standing) -> Cell:
@@ -135,18 +158,26 @@ def _per_gpu(standing: Standing) -> Cell:
 
 
 def _ttft(standing: Standing) -> Cell:
-    m = standing.row.metrics
-    return _latency(m.ttft_s if m else None)
+    row, m = standing.row, standing.row.metrics
+    cell = _latency(m.ttft_s if m else None, row, "ttft")
+    due, sent = m.due_ttft_s if m else None, m.ttft_s if m else None
+    if not due or not sent or due.p50 is None or sent.p50 is None or not m or m.delivered:
+        return cell
+    waited = due.p50 > (1.0 + _SEEN) * sent.p50
+    return cell._replace(details=(*cell.details, f"from due {milliseconds(due.p50)}")) if waited else cell
 
 
 def _tpot(standing: Standing) -> Cell:
     m = standing.row.metrics
-    return _latency(m.tpot_s if m else None)
+    return _latency(m.tpot_s if m else None, standing.row, "tpot")
 
 
 def _failed(standing: Standing) -> Cell:
     m = standing.row.metrics
-    return Cell(f"{m.failed}/{m.completed + m.failed}" if m else "-")
+    if m is None:
+        return Cell("-", brief="")
+    told = f"{m.failed}/{m.completed + m.failed}"
+    return Cell(told, brief=told if m.failed else "")
 
 
 def _agreement(standing: Standing) -> Cell:
@@ -178,7 +209,8 @@ def _label(standing: Standing) -> Cell:
     if row.status == "done":
         word = "INVALID" if row.invalid else "proven" if row.attested else "unproven"
     reason = f": {row.invalid}" if word == "INVALID" else ""
-    return Cell(word + reason, row.labels, brief=", ".join((word, *row.labels)))
+    marks = row.labels if word == "proven" else (word, *row.labels)
+    return Cell(word + reason, row.labels, brief=", ".join(marks))
 
 
 COLUMNS = (
@@ -187,11 +219,10 @@ COLUMNS = (
         _rank,
         "rank by output tok/s within the scenario; - = not ranked (FAIL, INVALID, or not done); * = a closed "
         "loop too short for a plateau, so that its ramps are part of the rate",
-        short="#",
         numeric=True,
     ),
+    Column("scenario", lambda s: Cell(s.row.scenario), short="scenario", grouped=True),
     Column("variant", lambda s: Cell(s.row.variant), short="variant"),
-    Column("scenario", lambda s: Cell(s.row.scenario)),
     Column(
         "output tok/s",
         _rate,
@@ -205,27 +236,28 @@ COLUMNS = (
         "per GPU",
         _per_gpu,
         "output tok/s / accelerators the variant uses; - on CPU",
-        short="/GPU",
         numeric=True,
         measured=True,
-        on_accelerators=True,
     ),
     Column(
-        "TTFT p50/p99",
+        "TTFT p50",
         _ttft,
-        "first chunk that carries generated content - sent; an empty role chunk is not a token",
+        "first chunk that carries generated content - sent; an empty role chunk is not a token. Beside it "
+        "the highest percentile, up to the one asked for, that so many requests certify (99 % confidence, "
+        "requests slow together counted less), and how many more the one asked for needs; - where answers "
+        "arrived whole or in chunks of many tokens: those times are the delivery's, not the engine's",
         term="TTFT",
-        short="TTFT",
+        short="TTFT ms",
         unit="ms",
         numeric=True,
         measured=True,
     ),
     Column(
-        "TPOT p50/p99",
+        "TPOT p50",
         _tpot,
         "(last content - first content) / (output tokens - 1); undefined for one token",
         term="TPOT",
-        short="TPOT",
+        short="TPOT ms",
         unit="ms",
         numeric=True,
         measured=True,

@@ -19,8 +19,9 @@ import msgspec
 
 from harness.errors import InputError, StoreError
 from harness.escape import block, markdown, plain
+from harness.reporting import answer
 from harness.reporting.cells import DEFINITIONS
-from harness.reporting.report import failures, launched, markdown_table
+from harness.reporting.report import alarms, failures, launched, markdown_table
 from harness.schema import Comparison, Environment, LogFacts, LoggedRow, Recipe, Row
 from harness.secrets import redacted_recipe
 
@@ -70,10 +71,11 @@ def entry(comparison: Comparison, environment: Environment, recipe: Recipe, *, b
         f"- machine: {markdown(_machine(environment))}",
         f"- results: sha256 {bundle or 'not computed'}",
         "",
+        *_part("Answer", [one.full_line for one in answer.answers(comparison)]),
         markdown_table(comparison),
         "",
-        *_part("Verdicts", [f"{c.scenario}: {c.words}" for c in comparison.contrasts if c.primary]),
         *_part("Failures", failures(comparison.rows)),
+        *_part("Alarms", alarms(comparison.rows)),
         *_part("Remarks", list(comparison.notes)),
         *(["What ran:", "", launched(comparison), ""] if comparison.ran else []),
         "<details><summary>For replay and history</summary>",

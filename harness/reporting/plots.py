@@ -80,10 +80,19 @@ def points(title: str, axes: tuple[str, str], groups: Sequence[Curve], order: Se
         for group in groups:
             colour = colour_of(group.name, order)
             plot.plot(group.x, group.y, color=colour, marker="o", markersize=4, label=short(group.name))
+            _band(plot, group, colour)
         plot.set_xlim(0, 1.1 * float(x.max()))
         plot.set_ylim(0, 1.1 * float(y.max()))
 
     return picture(title, axes, draw)
+
+
+def _band(plot: Axes, group: Curve, colour: str) -> None:
+    """The interval of each point, and between points the area."""
+    if group.low is None or group.high is None:
+        return
+    plot.vlines(group.x, group.low, group.high, color=colour, linewidth=1.4)
+    plot.fill_between(group.x, group.low, group.high, color=colour, alpha=0.18, linewidth=0)
 
 
 def overview(
@@ -99,9 +108,9 @@ def overview(
             for curve in found:
                 label = "" if curve.name in seen else short(curve.name)
                 seen.add(curve.name)
-                plot.plot(
-                    curve.x, curve.y, "o", markersize=4.5, color=colour_of(curve.name, order), label=label
-                )
+                colour = colour_of(curve.name, order)
+                plot.plot(curve.x, curve.y, "o", markersize=4.5, color=colour, label=label)
+                _band(plot, curve, colour)
             last = int(np.argmax(x))
             plot.annotate(
                 plain(scenario, 28),

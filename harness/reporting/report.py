@@ -5,50 +5,81 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from harness.escape import block, plain
 from harness.escape import markdown as md
-from harness.reporting import goodput, opinions, what_ran
+from harness.reporting import answer, goodput, opinions, what_ran
 from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Environment, Recipe, Row, Scalar
 
+WIDTH = 80
+LINES = 25
+"""Most lines that a run without failures takes of a terminal, up to five scenarios of three variants."""
+_FRAME = 3
+"""Lines around: an empty one, the table's header and where the run is kept."""
+
+
+def opening(comparison: Comparison, width: int = WIDTH, most: int = LINES) -> list[str]:
+    """What a terminal shows first: the question, and a sentence per scenario.
+
+    With the table and the footnotes it takes at most `most` lines where rows and failures leave the room.
+    """
+    question = _folded([comparison.question], width)
+    below = footnotes(comparison, width)
+    room = most - len(question) - len(comparison.rows) - len(below) - _FRAME
+    return [*question, *answer.lines(comparison, width, room)]
+
 
 def table(comparison: Comparison) -> Table:
-    """The comparison for a terminal of 80 columns: FAIL rows struck out, unranked rows dim."""
-    title = Text(plain(comparison.question))
-    view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    on_gpu = any(row.num_gpus for row in comparison.rows)
-    shown = [column for column in COLUMNS if column.short and (on_gpu or not column.on_accelerators)]
-    for column in shown:
-        justify: Literal["left", "right"] = "right" if column.numeric else "left"
-        view.add_column(column.short, justify=justify, overflow="fold", no_wrap=column.numeric)
-    for scenario, group in standings(comparison.rows):
-        view.add_section()
-        view.add_row("", Text(plain(scenario), style="bold"))
-        for standing in group:
-            view.add_row(*(_terminal_cell(column, standing) for column in shown))
+    """One line a row: FAIL rows struck out, unranked rows dim; columns with nothing to say are left out."""
+    view = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    rows = [(s, not index) for _, group in standings(comparison.rows) for index, s in enumerate(group)]
+    shown = []
+    for column in COLUMNS:
+        cells = [_terminal_cell(column, standing, first) for standing, first in rows]
+        if column.short and any(cell.plain for cell in cells):
+            shown.append(cells)
+            justify: Literal["left", "right"] = "right" if column.numeric else "left"
+            view.add_column(column.short, justify=justify, overflow="fold", no_wrap=column.numeric)
+    for line in zip(*shown, strict=True):
+        view.add_row(*line)
     return view
 
 
-def footnotes(comparison: Comparison) -> tuple[str, ...]:
-    """Lines printed under the terminal table: verdicts, failures, then what the columns mean."""
-    lines = [plain(f"{c.scenario}: {c.words}") for c in comparison.contrasts if c.primary]
-    lines += [plain(line) for line in failures(comparison.rows)]
-    lines += [plain(line) for line in (*goodput.lines(comparison), *opinions.lines(comparison.opinions))]
-    lines += [plain(note) for note in comparison.notes]
-    return (*lines, *(f"{term}: {meaning}" for term, meaning in DEFINITIONS))
+def footnotes(comparison: Comparison, width: int = WIDTH, most: int = LINES) -> list[str]:
+    """Lines under the terminal's table: what failed or cannot be judged, searches, other tools.
+
+    Remarks on the run stand there as far as `most` lines in all have room for them; the others are counted.
+    """
+    rows = comparison.rows
+    told = [*_gathered(rows), *goodput.lines(comparison), *opinions.lines(comparison.opinions)]
+    lines = _folded(told, width)
+    above = [comparison.question, *(one.full_line for one in answer.answers(comparison))]
+    used = len(_folded(above, width)) + len(rows) + _FRAME
+    notes = list(comparison.notes)
+    while notes and len(more := _folded(notes[:1], width)) < most - used - len(lines):
+        lines += more
+        del notes[0]
+    num = len(notes) + sum(len(row.notes) for row in rows) + len(alarms(rows))
+    counted = f"{num} note{'s' * (num > 1)}, " if num else ""
+    return [*lines, f"{counted}all figures and what they mean: report.md, report.html"]
+
+
+def _folded(texts: Iterable[str], width: int) -> list[str]:
+    return [line for text in texts for line in answer.fold(plain(text), width)]
 
 
 def markdown(comparison: Comparison, environment: Environment | None, recipe: Recipe | None = None) -> str:
     """report.md: table, definitions, verdicts, failures, fairness ledger, machine, how to reproduce."""
     sections = (
-        ("", markdown_table(comparison)),
+        ("Answer", _bullets(line.full_line for line in answer.answers(comparison))),
+        ("Comparison", markdown_table(comparison)),
         ("", "\n".join(f"- **{md(term)}**: {md(meaning)}" for term, meaning in DEFINITIONS)),
         ("Verdicts", _bullets(f"{c.scenario}: {c.words}" for c in comparison.contrasts)),
         ("Failures", _bullets(failures(comparison.rows))),
+        ("Alarms", _bullets(alarms(comparison.rows))),
         ("Notes", _bullets((*comparison.notes, *_row_notes(comparison.rows)))),
         ("Goodput", _tabled(goodput.ABOUT, goodput.HEADERS, goodput.rows(comparison))),
         ("Second opinions", _tabled(opinions.ABOUT, opinions.HEADERS, opinions.rows(comparison.opinions))),
@@ -98,12 +129,28 @@ def failures(rows: Iterable[Row]) -> list[str]:
             lines.append(f"{name} answers wrongly: {row.agreement.reason or 'no cause recorded'}")
         if row.agreement and row.agreement.verdict == "CANNOT TELL":
             lines.append(f"{name} cannot be judged: {row.agreement.reason or 'no cause recorded'}")
-        if row.agreement:
-            lines += [f"{name} raised an alarm: {alarm}" for alarm in row.agreement.alarms]
         if row.metrics and row.metrics.failed:
             total = row.metrics.failed + row.metrics.completed
             lines.append(f"{name}: {row.metrics.failed} of {total} requests failed")
     return lines
+
+
+def alarms(rows: Iterable[Row]) -> list[str]:
+    """What the text alone shows, one line a row; no verdict rests on it."""
+    return [
+        f"{row.variant} at {row.scenario}: {'; '.join(row.agreement.alarms)}"
+        for row in rows
+        if row.agreement and row.agreement.alarms
+    ]
+
+
+def _gathered(rows: Sequence[Row]) -> list[str]:
+    """Failures, those that differ by the variant's name only in one line."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        for line in failures([row]):
+            names.setdefault(line.removeprefix(row.variant), []).append(row.variant)
+    return [", ".join(dict.fromkeys(found)) + rest for rest, found in names.items()]
 
 
 def _markdown_cell(column: Column, standing: Standing) -> str:
@@ -111,12 +158,14 @@ def _markdown_cell(column: Column, standing: Standing) -> str:
     return f"~~{safe}~~" if standing.row.wrong and column.measured else safe
 
 
-def _terminal_cell(column: Column, standing: Standing) -> Text:
+def _terminal_cell(column: Column, standing: Standing, first: bool) -> Text:
     """Short enough for 80 columns; reasons and figures stand in the report."""
     row, cell = standing.row, column.cell(standing)
+    if column.grouped and not first:
+        return Text()
     around = "red" if row.wrong else "" if row.rankable else "dim"
     style = "strike red" if row.wrong and column.measured else around
-    return Text(plain(cell.brief or cell.text), style=style)
+    return Text(plain(cell.text if cell.brief is None else cell.brief), style=style)
 
 
 def _line(cells_: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from harness.escape import block, plain
 from harness.numbers.verdicts import decided
-from harness.reporting import goodput, opinions, report, what_ran
+from harness.reporting import answer, goodput, opinions, report, what_ran
 from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Contrast, Environment, Row
 
@@ -49,6 +49,8 @@ class Section:
     rows: Sequence[Sequence[str]] = ()
     lines: Sequence[str] = ()
     blocks: Sequence[Block] = field(default_factory=tuple)
+    first: bool = False
+    """It stands before the table."""
 
     @property
     def empty(self) -> bool:
@@ -65,19 +67,49 @@ def document(comparison: Comparison, environment: Environment | None, sections: 
         question=plain(comparison.question),
         run_id=plain(comparison.run_id),
         started_at=environment.started_at if environment else "",
-        verdicts=[_verdict(contrast) for contrast in comparison.contrasts],
+        answers=[_answer(one) for one in answer.answers(comparison)],
+        matrices=_matrices([contrast for contrast in comparison.contrasts if contrast.primary]),
         forest=Markup(_forest(comparison)),
         baselines=plain(", ".join(dict.fromkeys(c.baseline for c in comparison.contrasts))),
         headers=[column.title for column in _COLUMNS],
         scenarios=_scenarios(comparison.rows),
         definitions=DEFINITIONS,
-        sections=[_inert(section) for section in shown if not section.empty],
+        opening=[_inert(section) for section in shown if section.first and not section.empty],
+        sections=[_inert(section) for section in shown if not section.first and not section.empty],
     )
 
 
-def _verdict(contrast: Contrast) -> dict[str, object]:
-    style = "clear" if decided(contrast) else "dim"
-    return {"style": style, "scenario": plain(contrast.scenario), "words": plain(contrast.words)}
+def _answer(one: answer.Answer) -> dict[str, object]:
+    style = "clear" if one.decided else "dim"
+    return {"style": style, "scenario": plain(one.scenario), "words": plain(one.full, 900)}
+
+
+def _matrices(contrasts: Sequence[Contrast]) -> list[dict[str, object]]:
+    """A line per scenario and variant against its baseline; those of the same figures in one table."""
+    lines: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
+    for contrast in contrasts:
+        key = (contrast.scenario, contrast.variant, contrast.baseline)
+        lines.setdefault(key, {})[plain(answer.name(contrast))] = _contrast(contrast)
+    tables: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for names, cells in lines.items():
+        line = dict(zip(("scenario", "variant", "baseline"), map(plain, names), strict=True))
+        tables.setdefault(tuple(cells), []).append({**line, "cells": list(cells.values())})
+    return [{"figures": figures, "lines": found} for figures, found in tables.items()]
+
+
+def _contrast(contrast: Contrast) -> dict[str, str]:
+    """Ratio, interval, and whether it is decided: green = the variant is better, red = it is worse."""
+    estimate = contrast.ratio
+    if estimate is None:
+        return {"style": "dim", "ratio": "-", "span": "", "word": "not measured"}
+    span = f"{estimate.low:.2f}-{estimate.high:.2f}" if estimate.num > 1 else "one restart"
+    if decided(contrast):
+        better = (estimate.mean > 1.0) != contrast.lower_is_better
+        style, word = ("good", "better") if better else ("bad", "worse")
+    else:
+        reach = f"; {contrast.detectable:.2f}x would show" if contrast.detectable else ""
+        style, word = "dim", f"not decided{reach}"
+    return {"style": style, "ratio": f"{estimate.mean:.2f}x", "span": span, "word": word}
 
 
 def _forest(comparison: Comparison) -> str:
@@ -92,7 +124,7 @@ def _forest(comparison: Comparison) -> str:
     return plots.forest("Output tok/s, ratios", "times the baseline", known, order)
 
 
-_COLUMNS = tuple(column for column in COLUMNS if column.header != "scenario")
+_COLUMNS = tuple(column for column in COLUMNS if not column.grouped)
 """The scenario is the heading of its rows."""
 
 
@@ -155,8 +187,14 @@ def _closing(comparison: Comparison, environment: Environment | None) -> list[Se
     ]
     notes = [f"{r.variant} at {r.scenario}: {note}" for r in comparison.rows for note in r.notes]
     return [
-        Section("Failures and alarms", lines=report.failures(comparison.rows)),
+        Section("Failures", lines=report.failures(comparison.rows)),
+        Section(
+            "Alarms",
+            "What the text alone shows; no verdict rests on it.",
+            lines=report.alarms(comparison.rows),
+        ),
         Section("Notes", lines=[*comparison.notes, *notes]),
+        Section("Every figure", _EVERY, lines=[f"{c.scenario}: {c.words}" for c in comparison.contrasts]),
         Section("Goodput", goodput.ABOUT, headers=goodput.HEADERS, rows=goodput.rows(comparison)),
         Section(
             "Second opinions",
@@ -178,6 +216,10 @@ def _closing(comparison: Comparison, environment: Environment | None) -> list[Se
     ]
 
 
+_EVERY = (
+    "Primary figures are corrected together for how many they are (Holm); exploratory ones are not, and are "
+    "never called decided."
+)
 _ENERGY_HEADERS = (
     "variant",
     "scenario",

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.numbers.steady import LUMP_SHARE
 from harness.reporting import plots
 from harness.reporting.curves import Curve
 from harness.reporting.report_html import Section
-from harness.schema import Metrics, Row
+from harness.schema import Row
 
-Points = dict[str, dict[str, list[tuple[float, float]]]]
-"""Workload -> variant -> (interactivity, output throughput per accelerator) of each load."""
+Point = tuple[float, float, float, float]
+"""Interactivity; output throughput per accelerator, with the ends of its interval."""
+Points = dict[str, dict[str, list[Point]]]
+"""Workload -> variant -> a point of each load."""
 
 
 def section(rows: Sequence[Row], order: Sequence[str]) -> Section:
@@ -25,22 +26,29 @@ def section(rows: Sequence[Row], order: Sequence[str]) -> Section:
         f"Up and to the right is better: output tokens/s {per} against the tokens/s that one user sees "
         "(1 / median TPOT)."
     )
+    bands = "Bands are 95 % intervals over server restarts." if _known(found) else "One restart: no bands."
     if len(found) > 1 and all(len(p) == 1 for groups in found.values() for p in groups.values()):
         curves = {workload: _curves(groups) for workload, groups in found.items()}
         return Section(
             "Throughput and interactivity",
-            f"{about} Each workload was run at one load; several loads (concurrency=1,8,64) would draw a "
-            "frontier for each. Logarithmic axes.",
+            f"{about} {bands} Each workload was run at one load; several loads (concurrency=1,8,64) would "
+            "draw a frontier for each. Logarithmic axes.",
+            first=True,
             plots=[plots.overview("all workloads", axes, curves, order)],
         )
     return Section(
         "Throughput and interactivity",
-        f"{about} Points of one variant are its loads; nothing beats the dashed line.",
+        f"{about} {bands} Points of one variant are its loads; nothing beats the dashed line.",
+        first=True,
         plots=[plots.points(workload, axes, _curves(groups), order) for workload, groups in found.items()],
     )
 
 
-def _curves(groups: dict[str, list[tuple[float, float]]]) -> list[Curve]:
+def _known(found: Points) -> bool:
+    return any(low < high for groups in found.values() for p in groups.values() for _, _, low, high in p)
+
+
+def _curves(groups: dict[str, list[Point]]) -> list[Curve]:
     return [Curve(name, *np.array(sorted(points)).T) for name, points in groups.items()]
 
 
@@ -54,19 +62,12 @@ def _points(rows: Sequence[Row]) -> Points:
     return found
 
 
-def _point(row: Row) -> tuple[float, float] | None:
-    """(interactivity, output throughput per accelerator) of a row that counts."""
+def _point(row: Row) -> Point | None:
+    """That of a row that counts."""
     tpot = row.metrics.tpot_s if row.metrics else None
     if not tpot or not tpot.p50 or not row.output_throughput or not row.rankable:
         return None
-    if row.metrics and _held_back(row.metrics):
+    if row.metrics and row.metrics.delivered:
         return None
-    return 1.0 / tpot.p50, row.output_throughput.mean / max(1, row.num_gpus)
-
-
-def _held_back(found: Metrics) -> bool:
-    """Whether most answers arrived whole: their TPOT then says nothing of what a user sees."""
-    tpot, e2el = found.tpot_s, found.e2el_s
-    if not tpot or not e2el or tpot.p50 is None or e2el.p50 is None or not found.total_output_tokens:
-        return False
-    return tpot.p50 < LUMP_SHARE * e2el.p50 * found.completed / found.total_output_tokens
+    rate, num = row.output_throughput, max(1, row.num_gpus)
+    return 1.0 / tpot.p50, rate.mean / num, rate.low / num, rate.high / num
