@@ -18,8 +18,8 @@ from harness.schema import Accelerator, Load, Options, Recipe, Scalar, WorkloadS
 
 ORIGIN_SHAPES = ("1000/2000", "5000/1000", "10000/500", "30000/100", "sharegpt-lengths")
 """Shapes of the origin's comparison (ISL/OSL). Its last is ShareGPT itself where w.path= names the file."""
-CPU_SHAPES = ("100/200", "500/100", "1000/50", "3000/10", "sharegpt-sample")
-"""The origin's shapes divided by ten: same proportions, minutes on two cores."""
+CPU_SHAPES = ("100/200", "500/100", "1000/50", "3000/50", "sharegpt-sample")
+"""The origin's shapes divided by ten, minutes on two cores; no output too short to be judged."""
 SHAPE = re.compile(r"(\d+)[/x-](\d+)")
 
 _RECIPE_KEYS: dict[str, type] = {
@@ -55,6 +55,8 @@ _FEW = 12
 _TURNS = 8
 """Turns of a closed loop's slots on accelerators: of two turns, most is ramp."""
 _DOTTED_KEYS = ("env.NAME", "settings.NAME", "slo.ttft_s", "w.PARAM")
+_RESTARTS = 3
+"""Of each variant where several are compared: the fewest that say how far they are from themselves."""
 _ENOUGH_RATE = 50
 """Requests/s that a closed loop of a given duration is prepared for."""
 _OPTION_KEYS = dict(zip(Options.__struct_fields__, Options.__struct_encode_fields__, strict=True))
@@ -139,6 +141,8 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
     if pairs.get("repeats", "auto" if "budget_s" in fields["options"] else "") == "auto":
         pairs.pop("repeats", "")
         fields["repeats"] = 0
+    elif "repeats" not in pairs and len(variants) > 1:
+        fields["repeats"] = _RESTARTS
     for key, kind in _RECIPE_KEYS.items():
         if key in pairs:
             value = pairs.pop(key)

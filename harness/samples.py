@@ -35,8 +35,9 @@ def steady_scenarios(groups: Groups) -> frozenset[str]:
 
 
 def has_plateau(trial: Measured) -> bool:
-    """Its load was up long enough for a rate without ramps."""
-    return trial.metrics is not None and trial.metrics.steady_output_throughput is not None
+    """Its load was up long enough for a rate without ramps, and its tokens came when they were made."""
+    m = trial.metrics
+    return m is not None and not m.delivered and m.steady_output_throughput is not None
 
 
 def rate(trial: Measured, steady: bool) -> float:

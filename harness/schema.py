@@ -763,7 +763,7 @@ class Silences(Noun):
     """Of the time from the first request sent to the last chunk."""
     median_s: float
     prefill_share: float = 0.0
-    """The same of stops that end with a request's first chunk: all waited for its prefill; not in `found`."""
+    """The same of stops through which a request waited for its first chunk; they are not in `found`."""
     period_s: float | None = None
     """Median distance of neighbours; None where distances are not alike, or are few."""
     period_tokens: float | None = None

@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One bench of all of them; its folder."""
     folder = tmp_path_factory.mktemp("main-job")
     env = {**os.environ, "HARNESS_RESULTS": str(folder / "results"), "HARNESS_LOG": str(folder / "log.md")}
-    words = ["100/40", "num_prompts=10", "verify=10", "run_id=main-job"]
+    words = ["100/40", "num_prompts=10", "verify=10", "repeats=1", "run_id=main-job"]
     command = [sys.executable, "-m", "harness", "bench", ",".join(VARIANTS), *words]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -86,6 +86,8 @@ def test_a_budget_restarts_until_intervals_are_tight(tmp_path: Path) -> None:
     assert made("vllm-cpu", "64/8", "budget_s=600").repeats == 0
     assert made("vllm-cpu", "64/8", "budget_s=600", "repeats=2").repeats == 2
     assert made("vllm-cpu", "64/8").repeats == 1
+    two = recipe.from_words(Words(["vllm-cpu,sglang-cpu", "64/8"]), ("vllm-cpu", "sglang-cpu"), "cpu")
+    assert two.repeats == 3
     path = tmp_path / "r.toml"
     path.write_text('question = "q"\nvariants = ["vllm-cpu"]\n[options]\nbudget_s = 60.0\n')
     assert recipe.load_recipe(path).repeats == 0

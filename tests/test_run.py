@@ -63,13 +63,14 @@ def desk(tmp_path: Path) -> Desk:
 
 RESUMED, KILLED = f"resumed-{os.getpid()}", f"killed-{os.getpid()}"
 QUICK = ("32/8", "concurrency=2", "num_prompts=6", "reference=mock")
+ONCE = ("concurrency=2", "num_prompts=8", "reference=mock", "repeats=1")
 
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, str]:
     """One finished bench, and what it told meanwhile."""
     desk = Desk(tmp_path_factory.mktemp("once"))
-    done = desk.run("bench", "mock,mock-exits,mock-mislabelled,mock-traces", *QUICK)
+    done = desk.run("bench", "mock,mock-exits,mock-mislabelled,mock-traces", *QUICK, "repeats=1")
     assert done.returncode == 0, done.stderr
     return desk, done.stderr
 
@@ -122,7 +123,7 @@ def test_no_secret_reaches_a_file(desk: Desk) -> None:
 
 
 def test_a_wrong_engine_fails_and_so_does_the_exit_status(desk: Desk) -> None:
-    done = desk.run("bench", "mock,mock-wrong", "32/64", "concurrency=2", "num_prompts=8", "reference=mock")
+    done = desk.run("bench", "mock,mock-wrong", "32/64", *ONCE)
     assert done.returncode == 3, done.stderr
     row = desk.row("mock-wrong", "text-32-64@c2")
     assert row.agreement is not None and row.agreement.verdict == "FAIL"
@@ -132,9 +133,7 @@ def test_a_wrong_engine_fails_and_so_does_the_exit_status(desk: Desk) -> None:
 
 
 def test_an_engine_that_dies_loses_only_what_was_in_flight(desk: Desk) -> None:
-    done = desk.run(
-        "bench", "mock-dies,mock", "32/8,16/4", "concurrency=2", "num_prompts=8", "reference=mock"
-    )
+    done = desk.run("bench", "mock-dies,mock", "32/8,16/4", *ONCE)
     assert done.returncode == 0, done.stderr
     row = desk.row("mock-dies")
     assert row.status == "failed"
@@ -182,7 +181,7 @@ def test_restarts_interleave_and_give_an_interval(desk: Desk) -> None:
 
 def test_an_engine_that_cannot_be_reset_starts_anew_for_every_scenario(desk: Desk) -> None:
     words = ("32/8,32/4", "concurrency=2", "num_prompts=6", "reference=none")
-    done = desk.run("bench", "hoarder,mock", *words)
+    done = desk.run("bench", "hoarder,mock", *words, "repeats=1")
     assert done.returncode == 0, done.stderr
     stages = [line for line in done.stderr.splitlines() if line.startswith("starting ")]
     assert stages.count("starting hoarder") == 2 and stages.count("starting mock") == 1
@@ -230,7 +229,7 @@ def test_traces_of_a_served_engine_outlive_it(desk: Desk) -> None:
 
 
 def test_ctrl_c_keeps_what_was_measured_and_a_rerun_resumes(desk: Desk) -> None:
-    words = ("bench", "mock,mock-slow", "32/8,32/80", "concurrency=2", "num_prompts=8", "reference=mock")
+    words = ("bench", "mock,mock-slow", "32/8,32/80", *ONCE)
     process = desk.start(*words, f"run_id={RESUMED}")
     record = desk.results / RESUMED / "mock-slow" / "r1" / "text-32-80@c2" / "requests.jsonl"
     for _ in range(1800):

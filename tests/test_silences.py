@@ -44,7 +44,7 @@ def test_a_steady_trial_has_none_and_two_have_no_period() -> None:
     assert two is not None and len(two.found) == 2 and two.period_s is None
 
 
-def test_a_stop_that_ends_with_a_first_chunk_is_a_prefill() -> None:
+def test_a_stop_through_which_a_request_waits_for_its_first_chunk_is_counted_apart() -> None:
     records = served((3.0,))
     resumed = min(t for t in records[0].content_at_s if t > 3.3)
     newcomer = stream(99, resumed + 0.002 + np.arange(0.0, 1.0, 0.01), sent=3.0)

@@ -122,7 +122,7 @@ def test_the_tool_itself_asks_a_server_and_two_servers_are_paired(tmp_path: Path
 def test_a_bench_asks_its_tasks_once_and_tells_them(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     words = ("32/8", "concurrency=2", "num_prompts=2", "reference=none", "tasks=next_word", "task_limit=6")
-    done = desk.run("bench", "mock,mock-slow", *words)
+    done = desk.run("bench", "mock,mock-slow", *words, "repeats=1")
     assert done.returncode == 0, done.stderr
     notes = desk.comparison().notes
     assert "mock, next_word: 0.0% of 6 items (exact_match)" in notes

@@ -36,7 +36,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """A run of a right and a wrong engine, judged by the right one."""
     desk = Desk(tmp_path_factory.mktemp("original"))
     done = desk.run(
-        *("bench", "mock,mock-wrong", "32/40", "concurrency=2", "num_prompts=8"),
+        *("bench", "mock,mock-wrong", "32/40", "concurrency=2", "num_prompts=8", "repeats=1"),
         *("reference=mock", f"run_id={RUN}"),
     )
     assert done.returncode == 3, done.stderr
@@ -64,7 +64,7 @@ def test_verdicts_are_recomputed_from_stored_records(finished: Desk) -> None:
 
 def test_the_references_own_visit_scores_what_was_measured_before_it(desk: Desk) -> None:
     words = ("32/40", "concurrency=2", "num_prompts=8", "reference=mock", f"run_id={RUN}")
-    done = desk.run("bench", "mock-wrong,mock", *words)
+    done = desk.run("bench", "mock-wrong,mock", *words, "repeats=1")
     assert done.returncode == 3, done.stderr
     assert done.stderr.count("starting mock\n") == 1
     assert not (desk.results / RUN / "reference").exists()

@@ -37,18 +37,19 @@ class _Chunks(NamedTuple):
 def silences(table: Columns) -> Silences | None:
     """Those of one trial; None where fewer than FEWEST streams had two chunks, or chunks are too many.
 
-    A stop that ends with a request's first chunk (within a step of it) is a prefill that let nobody else on.
+    A stop through which a request waits for its first chunk is counted apart: its prefill may be the cause.
     """
     streams = table.ok & (table.num_chunks > 1)
     if streams.sum() < FEWEST or table.icl_s.size > MOST_CHUNKS:
         return None
-    chunks, step = _chunks(table, streams), float(np.median(table.icl_s))
-    threshold = max(SHORTEST_S, LONGEST_STEP * step)
+    chunks = _chunks(table, streams)
+    threshold = max(SHORTEST_S, LONGEST_STEP * float(np.median(table.icl_s)))
     first, last = np.sort(table.first_at_s[streams]), np.sort(table.last_at_s[streams])
     ends = np.flatnonzero(np.diff(chunks.at_s) > threshold) + 1
     before, after = chunks.at_s[ends - 1], chunks.at_s[ends]
     waiting = np.searchsorted(first, before, "right") - np.searchsorted(last, before, "right")
-    prefill = np.searchsorted(first, after + step, "right") > np.searchsorted(first, after, "left")
+    sent = np.sort(table.sent_at_s[streams])
+    prefill = np.searchsorted(sent, before, "right") > np.searchsorted(first, before, "right")
     stops, window_s = waiting >= FEWEST, float(chunks.at_s[-1] - table.sent_at_s[streams].min())
     found = tuple(
         Silence(float(at), float(length), float(tokens))

@@ -37,6 +37,8 @@ _SCALE = 1.0
 _TAILS = 2.0
 """Degrees of freedom of Student's t: how far a cell may stand apart from the others."""
 
+_BELIEF = 1.0
+"""Standard errors by which cells must move together more than chance has it before they count as fewer."""
 APART = 0.15
 """Chance below which a cell's spread is too wide for the others' to hold for it."""
 
@@ -115,6 +117,12 @@ def learn(cells: Sequence[Floats]) -> tuple[Spread, ...]:
     )
 
 
+def _error_of_squares(freedom: int, num: int) -> float:
+    """Standard error of the mean squared correlation of `num` independent cells."""
+    variance = 2.0 * (freedom - 1.0) / (freedom**2 * (freedom + 2.0))
+    return float(np.sqrt(variance / (num - 1.0)))
+
+
 def apart(cell: Floats, others: Floats) -> bool:
     """Whether a sample variance this large has a chance below APART, by what the other cells say of spreads.
 
@@ -140,7 +148,8 @@ def independence(cells: Sequence[Floats]) -> float:
         return 1.0
     squares = (unit @ unit.T) ** 2
     mean = (squares.sum() - num) / (num * (num - 1))
-    excess = float(np.clip((mean - 1.0 / freedom) / (1.0 - 1.0 / freedom), 0.0, 1.0))
+    by_chance = 1.0 / freedom + _BELIEF * _error_of_squares(freedom, num)
+    excess = float(np.clip((mean - by_chance) / (1.0 - 1.0 / freedom), 0.0, 1.0))
     return 1.0 / (1.0 + (len(cells) - 1) * excess)
 
 

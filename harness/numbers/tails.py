@@ -30,7 +30,7 @@ LEVELS = (0.5, 0.9, 0.95, 0.99)
 """Percentiles that may be certified."""
 _MARK = 0.9
 """Clusters show in how often this percentile is exceeded: often enough to count."""
-_STRETCHES = (8, 32)
+_STRETCHES = (8, 32, 128)
 """Requests in a row that are looked at together."""
 _MIN_STRETCHES = 10
 _CHANCE = 0.01
