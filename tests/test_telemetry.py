@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 from harness import store
 from harness.host import gpus, telemetry
 from harness.numbers.energy import cost_per_million_tokens, energy, host_bound
+from harness.registry import ROOT
 from harness.schema import GpuSample, Load, Sample
 
 H200 = list(store.read_lines(Path(__file__).parent / "golden" / "telemetry-h200.jsonl", Sample))
@@ -224,6 +227,29 @@ def test_accelerators_that_cannot_be_read_are_a_sentence(tmp_path: Path) -> None
     assert found.why.startswith(f"AMD accelerators are here ({device}) but amdsmi cannot read them (")
     assert found.why.endswith("join the groups video and render")
     assert gpus.readable((nvidia, ("AMD", absent, "amdsmi"))) == gpus.Unreadable("")
+
+
+WITHOUT_NVML = """
+import sys
+sys.modules["pynvml"] = None
+from harness.errors import MachineError
+from harness.host import gpus
+try:
+    with gpus.nvml(sys.argv[1]) as nvml:
+        print(nvml)
+except MachineError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.parametrize(("device", "told"), [("nvidiactl", "run `just setup`"), ("none", "None")])
+def test_nvidias_library_may_be_missing_only_where_its_driver_is_not(
+    device: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "nvidiactl").touch()
+    command = [sys.executable, "-c", WITHOUT_NVML, str(tmp_path / device)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert told in done.stdout, done.stderr
 
 
 def test_a_machine_without_accelerators_has_no_reader() -> None:

@@ -84,24 +84,18 @@ def find_gpus() -> tuple[Gpu, ...]:
 
 
 def _nvidia_gpus() -> tuple[Gpu, ...]:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        driver = str(pynvml.nvmlSystemGetDriverVersion())
+    with gpus.nvml() as nvml:
+        if nvml is None:
+            return ()
+        driver = str(nvml.nvmlSystemGetDriverVersion())
         found = []
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        for index in gpus.visible(str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles):
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        for index in gpus.visible(str(nvml.nvmlDeviceGetUUID(handle)) for handle in handles):
             handle = handles[index]
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30
-            name = str(pynvml.nvmlDeviceGetName(handle))
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30
+            name = str(nvml.nvmlDeviceGetName(handle))
             found.append(Gpu(index=index, name=name, memory_gb=round(memory, 1), driver=driver))
         return tuple(found)
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _amd_gpus() -> tuple[Gpu, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.errors import MachineError
 from harness.schema import GpuSample
 
 Reader = Callable[[], tuple[GpuSample, ...]]
@@ -46,13 +47,40 @@ def readable(devices: Sequence[tuple[str, str, str]] = _DEVICES) -> Reader | Unr
     return Unreadable("; ".join(causes))
 
 
+@contextlib.contextmanager
+def nvml(device: str = _DEVICES[0][1]) -> Iterator[Any]:
+    """NVIDIA's management library, open; None on a machine without its driver, which makes `device`.
+
+    Raises MachineError where the driver is here and the package that reads it is not.
+    """
+    try:
+        import pynvml
+    except ImportError as error:
+        if Path(device).exists():
+            raise MachineError(
+                "NVIDIA accelerators are here, but nvidia-ml-py is not in .venv: run `just setup`; without a "
+                "package index here, `sh scripts/setup.sh nvidia` where .venv is made."
+            ) from error
+        yield None
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def _advice(maker: str, device: str, package: str, cause: str) -> str:
     from harness.escape import plain
 
     remedy = {
         "AMD": "install the amdsmi of this ROCm (.venv/bin/pip install /opt/rocm/share/amd_smi), and join "
         "the groups video and render",
-        "NVIDIA": "check that nvidia-smi works here",
+        "NVIDIA": "check that nvidia-smi works here; `just setup` installs the package",
     }[maker]
     return (
         f"{maker} accelerators are here ({device}) but {package} cannot read them ({plain(cause, 160)}): "

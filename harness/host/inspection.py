@@ -18,7 +18,7 @@ import psutil
 from harness import models
 from harness.containers import docker_engine
 from harness.errors import MachineError, ModelError
-from harness.host import clean, hub
+from harness.host import clean, gpus, hub
 from harness.host.hub import Access
 from harness.host.machine import probe
 from harness.host.node import Node, look
@@ -162,20 +162,12 @@ def _cuda_of(image: Any) -> str:
 
 
 def _nvidia_use() -> Iterator[GpuUse]:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return
-    try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            pids = [process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
-            used_gb = pynvml.nvmlDeviceGetMemoryInfo(handle).used / 1e9
+    with gpus.nvml() as nvml:
+        for index in range(nvml.nvmlDeviceGetCount() if nvml else 0):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            pids = [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+            used_gb = nvml.nvmlDeviceGetMemoryInfo(handle).used / 1e9
             yield GpuUse(index=index, used_gb=round(used_gb, 1), processes=tuple(map(_process, pids)))
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _amd_use() -> Iterator[GpuUse]:

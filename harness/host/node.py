@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from harness.host import gpus
 from harness.host.check import Check
 from harness.schema import Accelerator, Noun
 
@@ -72,32 +73,28 @@ def _gpu_iommu(root: Path) -> Iterator[str]:
 
 def _nvidia_links() -> Iterator[bool]:
     """Per pair of GPUs: does NVLink join them? Nothing where the driver does not say."""
-    import pynvml
-
-    with contextlib.suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        for one, other in combinations(handles, 2):
-            status = pynvml.nvmlDeviceGetP2PStatus(one, other, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
-            yield status == pynvml.NVML_P2P_STATUS_OK
+    with gpus.nvml() as nvml:
+        if nvml is None:
+            return
+        with contextlib.suppress(nvml.NVMLError):
+            handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+            for one, other in combinations(handles, 2):
+                status = nvml.nvmlDeviceGetP2PStatus(one, other, nvml.NVML_P2P_CAPS_INDEX_NVLINK)
+                yield status == nvml.NVML_P2P_STATUS_OK
 
 
 def _cuda() -> str:
-    import pynvml
-
-    with contextlib.suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        number = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
-        return f"{number // 1000}.{number % 1000 // 10}"
-    return ""
+    with gpus.nvml() as nvml:
+        number = int(nvml.nvmlSystemGetCudaDriverVersion_v2()) if nvml else 0
+        return f"{number // 1000}.{number % 1000 // 10}" if number else ""
 
 
 def _amd_links(root: Path) -> Iterator[bool]:
     """Per pair of GPUs of the KFD's topology: does XGMI join them?"""
     nodes = root.glob("sys/class/kfd/kfd/topology/nodes/[0-9]*")
-    gpus = sorted(n for n in nodes if int(_properties(n).get("simd_count", "0")) > 0)
-    joined = {(gpu.name, target) for gpu in gpus for target in _xgmi_targets(gpu)}
-    for one, other in combinations(gpus, 2):
+    devices = sorted(n for n in nodes if int(_properties(n).get("simd_count", "0")) > 0)
+    joined = {(gpu.name, target) for gpu in devices for target in _xgmi_targets(gpu)}
+    for one, other in combinations(devices, 2):
         yield (one.name, other.name) in joined or (other.name, one.name) in joined
 
 
