@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from msgspec.structs import replace
+
+from engines import sglang_recorder
 from harness.label.dialect import (
     Parser,
     Spellings,
@@ -265,6 +268,19 @@ def _graphs(found: Findings, resolved: dict[str, Any], source: str) -> None:
 def counters(metrics: str) -> dict[str, float]:
     """The engine's own counters under canonical names, summed over its schedulers."""
     return find_counters(metrics, _COUNTERS)
+
+
+RECORDER = sglang_recorder
+"""Is driven around the trials of a visit whose routing is logged."""
+
+
+def routed(launch: Launch, layers: str, out: str) -> Launch:
+    """The launch with its recorder on, which writes dumps of all layers to the folder `out`."""
+    return replace(
+        launch,
+        argv=(*launch.argv, *sglang_recorder.arguments(launch.accelerator)),
+        env={**launch.env, **sglang_recorder.environment(out)},
+    )
 
 
 def flush() -> tuple[str, str]:

@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from engines import sglang_recorder
 from harness import registry
 from harness.errors import AttestationError, InputError
-from harness.extras import sglang_recorder
 from harness.host import engine_env
 from harness.moe import convert, responses, routing_log, torch_file, verbs
 from harness.schema import MoeFacts

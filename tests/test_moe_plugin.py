@@ -118,24 +118,17 @@ def test_without_flags_nothing_is_imported() -> None:
     code = "import sys, vllm_moe_log as p; p.register(); print([m for m in sys.modules if 'moe_log' in m])"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"PYTHONPATH": moe_log.FOLDER},
+        env={"PYTHONPATH": "moe_log"},
         cwd=moe_logs.ROOT,
         capture_output=True,
     )
     assert done.stdout.decode().strip() == "['vllm_moe_log']", done.stderr
 
 
-def test_environment_of_a_deployment() -> None:
-    found = moe_log.environment(12, "/out/moe.moelog", "/repo/moe_log", "/other")
-    assert found == {
-        "PYTHONPATH": "/repo/moe_log:/other",
-        "VLLM_LOG_MOE": "/out/moe.moelog",
-        "VLLM_LOG_LAYER": "12",
-    }
-    assert moe_log.environment(True, "m.jsonl")["VLLM_LOG_LAYER"] == "all"
-    for layer, path in (("first", "m.jsonl"), ("0", "m.txt")):
-        with pytest.raises(InputError):
-            moe_log.environment(layer, path)
+def test_layers_that_are_none_are_a_sentence(tmp_path: Path) -> None:
+    assert moe_log.layers_of(True) == "all" and moe_log.layers_of(12) == "12"
+    with pytest.raises(InputError, match="names no layers"):
+        moe_log.launching(planned("first"), tmp_path)
 
 
 def planned(layer: Scalar, **changes: object) -> plan.Planned:
@@ -200,7 +193,7 @@ def test_moe_log_of_sglang_switches_its_own_recorder_on(tmp_path: Path) -> None:
 def test_moe_log_where_there_is_nothing_to_log(tmp_path: Path) -> None:
     other = planned(0, launch=msgspec.structs.replace(planned(None).launch, engine="llamacpp"))
     dense = planned(0, model=msgspec.structs.replace(planned(None).model, moe=None))
-    for given, why in ((other, "only a vLLM or SGLang"), (dense, "no mixture of experts")):
+    for given, why in ((other, "llamacpp has no log of it"), (dense, "no mixture of experts")):
         made = moe_log.launching(given, tmp_path)
         assert made.launch == given.launch and why in made.warnings[-1]
 
@@ -224,7 +217,11 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, lis
         served_model_name=model.alias,
         port=server.free_port(),
         python=str(engine_env.ensure(variant.environment, registry.ROOT, lambda _: None)),
-        extra_env=moe_log.environment("all", str(path)),
+        extra_env={
+            "PYTHONPATH": str(registry.ROOT / "moe_log"),
+            "VLLM_LOG_MOE": str(path),
+            "VLLM_LOG_LAYER": "all",
+        },
         root=str(registry.ROOT),
     )
     launch = plan.render(variant, deployment)

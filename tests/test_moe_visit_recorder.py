@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from engines import sglang_recorder
 from harness import client, models, plan, registry, server
 from harness.errors import InputError
-from harness.extras import moe_log, sglang_recorder, visit_recorder
+from harness.extras import moe_log, visit_recorder
 from harness.host import engine_env
 from harness.moe import routing_log
 from harness.schema import Deployment, Launch, Load, Options, Request, RequestRecord
@@ -37,7 +38,7 @@ def test_a_recorder_that_refuses_never_fails_the_trials(tmp_path: Path) -> None:
         measured.append("trial")
     assert measured == ["trial"]
     with pytest.raises(InputError, match=r"refused /start_expert_distribution_record with HTTP 404"):
-        routing_log.read([str(tmp_path / sglang_recorder.LOG)])
+        routing_log.read([str(tmp_path / visit_recorder.LOG)])
     assert "routing is not logged" in moe_log.told(tmp_path)
 
 
@@ -92,7 +93,7 @@ def test_real_sglang_records_every_token_once(tmp_path: Path) -> None:
         target = client.Target(base_url=running.launch.base_url, model=model.alias)
         with visit_recorder.recording(made.launch, running.launch.base_url, "2", tmp_path):
             client.fire(target, requests, Load(max_concurrency=4), records.append)
-    log = routing_log.read([str(tmp_path / sglang_recorder.LOG)])
+    log = routing_log.read([str(tmp_path / visit_recorder.LOG)])
     assert log.layers == (2,) and log.num_experts == 16 and log.top_k == 4
     assert int(log.prefill.sum()) == sum(r.prompt_len for r in records)
     assert len(log.step) == sum(r.prompt_len + r.output_len - 1 for r in records)

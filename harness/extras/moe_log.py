@@ -1,4 +1,4 @@
-"""moe_log=LAYER: an engine logs its routing, vLLM by a mounted plugin, SGLang by arguments of its own."""
+"""moe_log=LAYER: an engine logs its routing, as its file says (routed, ROUTING_PACKAGE, RECORDER)."""
 
 from __future__ import annotations
 
@@ -9,39 +9,19 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from harness import launchers
+from harness import launchers, registry
 from harness.errors import InputError
-from harness.extras import sglang_recorder, visit_recorder
+from harness.extras import visit_recorder
 from harness.moe import command, routing_log, timed
 from harness.plan import Planned
 from harness.schema import Scalar
 from harness.server import Running
 from harness.trial import Visit
 
-FOLDER = "moe_log"
-"""The plugin's folder in the repository; it carries its own entry-point metadata."""
 LOG = "moe.moelog"
-"""Name of vLLM's log in a visit's folder; the binary form, since a GPU routes millions of rows a minute."""
+"""Name of the log that a plugin writes, in a visit's folder."""
 _PLUGIN, _OUT = "routing/moe_log", "routing/out"
 """What a container calls the plugin's folder and the visit's."""
-_ROOT = Path(__file__).resolve().parents[2]
-
-
-def environment(layer: Scalar, out_path: str, package: str = "", pythonpath: str = "") -> dict[str, str]:
-    """Variables to merge into Deployment.extra_env for moe_log=layer.
-
-    layer: a decoder layer, a list "0,12,23", or "all" (True = "all"); out_path: file as the engine sees it,
-    .jsonl or .moelog; package: the plugin's folder as the engine sees it, "" = where it lies;
-    pythonpath: what PYTHONPATH holds already.
-    Raises InputError.
-    """
-    layers = layers_of(layer)
-    if not out_path.endswith((".jsonl", ".moelog")):
-        raise InputError(
-            f"The routing log {out_path} must end in .jsonl or .moelog: the suffix picks the format."
-        )
-    paths = [package or str(_ROOT / FOLDER), *filter(None, [pythonpath])]
-    return {"PYTHONPATH": os.pathsep.join(paths), "VLLM_LOG_MOE": out_path, "VLLM_LOG_LAYER": layers}
 
 
 def layers_of(layer: Scalar) -> str:
@@ -56,7 +36,7 @@ def layers_of(layer: Scalar) -> str:
 
 @contextlib.contextmanager
 def around(visit: Visit, running: Running) -> Iterator[None]:
-    """SGLang's recorder runs; nothing for another engine."""
+    """The engine's recorder runs, where it has one."""
     layers, launch = layers_of(visit.recipe.options.moe_log), running.launch
     with visit_recorder.recording(launch, launch.base_url, layers, visit.folder):
         yield
@@ -70,28 +50,27 @@ def launching(planned: Planned, folder: Path) -> Planned:
     layer, launch = planned.options.moe_log, planned.launch
     layers = layers_of(layer)
     why = ""
-    if launch.engine not in ("vllm", "sglang") or not planned.own_server:
-        why = "only a vLLM or SGLang that the harness starts can"
+    routed = registry.fact(launch.engine, "routed", None)
+    if routed is None or not planned.own_server:
+        why = f"{launch.engine} has no log of it, or is not started here"
     elif planned.model.moe is None:
         why = f"{planned.model.alias} is no mixture of experts"
     if why:
         return replace(planned, warnings=(*planned.warnings, f"routing is not logged, {why}"))
     launcher = launchers.of(launch)
     launch, out = launcher.inside(launch, folder, _OUT)
-    if launch.engine == "vllm":
-        launch, package = launcher.inside(launch, _ROOT / FOLDER, _PLUGIN, writable=False)
+    if package := registry.fact(launch.engine, "ROUTING_PACKAGE", ""):
+        launch, path = launcher.inside(launch, registry.ROOT / package, _PLUGIN, writable=False)
         held = launcher.environment(launch).get("PYTHONPATH", "")
-        flags = environment(layer, f"{out}/{LOG}", package, held)
-    else:
-        flags = sglang_recorder.environment(out)
-        launch = replace(launch, argv=(*launch.argv, *sglang_recorder.arguments(launch.accelerator)))
+        joined = os.pathsep.join(filter(None, (path, held)))
+        launch = replace(launch, env={**launch.env, "PYTHONPATH": joined})
     labels = (*launch.labels, f"routing logged: {layers}")
-    return replace(planned, launch=replace(launch, env={**launch.env, **flags}, labels=labels))
+    return replace(planned, launch=replace(routed(launch, layers, out), labels=labels))
 
 
 def log_of(folder: Path) -> Path:
-    """A visit's routing log: the plugin's, or what SGLang's dumps became."""
-    converted = folder / sglang_recorder.LOG
+    """A visit's routing log: the plugin's, or what a recorder's dumps became."""
+    converted = folder / visit_recorder.LOG
     return converted if converted.exists() else folder / LOG
 
 

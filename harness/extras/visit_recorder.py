@@ -1,18 +1,22 @@
-"""SGLang's recorder around the trials of one visit; its dumps become the visit's routing log."""
+"""An engine's recorder around the trials of one visit; its dumps become the visit's routing log."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from harness import registry
 from harness.errors import HarnessError
-from harness.extras import sglang_recorder
-from harness.moe import convert, routing_log
+from harness.moe import routing_log
 from harness.schema import Launch
+
+LOG = "moe.jsonl"
+"""What the dumps become in the visit's folder."""
 
 
 @contextlib.contextmanager
@@ -21,7 +25,8 @@ def recording(launch: Launch, base_url: str, layers: str, folder: Path) -> Itera
 
     A recorder that fails never fails the trials: the log then says why it is empty.
     """
-    if sglang_recorder.FOLDER not in launch.env:
+    recorder = registry.fact(launch.engine, "RECORDER", None)
+    if recorder is None or not recorder.is_on(launch):
         yield
         return
     with contextlib.ExitStack() as stack:
@@ -29,7 +34,7 @@ def recording(launch: Launch, base_url: str, layers: str, folder: Path) -> Itera
         try:
             stop = launch.accelerator != "cpu"
             stack.enter_context(
-                sglang_recorder.recording(base_url, folder, stop=stop, api_key_env=launch.api_key_env)
+                recorder.recording(base_url, folder, stop=stop, api_key_env=launch.api_key_env)
             )
         except HarnessError as error:
             problem = error.message
@@ -40,20 +45,18 @@ def recording(launch: Launch, base_url: str, layers: str, folder: Path) -> Itera
                 stack.close()
             except HarnessError as error:  # the server has died: the trials say so
                 problem = error.message
-            _keep(folder, layers, problem)
+            _keep(recorder, folder, layers, problem)
 
 
-def _keep(folder: Path, layers: str, problem: str) -> None:
-    dumps = sorted(folder.glob(sglang_recorder.DUMPS))
+def _keep(recorder: Any, folder: Path, layers: str, problem: str) -> None:
+    dumps = sorted(folder.glob(recorder.DUMPS))
     try:
         if dumps:
-            log = convert.sglang_dumps(dumps)
+            log = recorder.read(dumps)
             wanted = log.layers if layers == "all" else [int(part) for part in layers.split(",")]
-            converted = folder / f"{sglang_recorder.LOG}.new"
+            converted = folder / f"{LOG}.new"
             routing_log.write(log.where(np.isin(log.layer, wanted)), converted)
-            with (folder / sglang_recorder.LOG).open(
-                "ab"
-            ) as file:  # one engine life of several in this visit
+            with (folder / LOG).open("ab") as file:  # one engine life of several in this visit
                 file.write(converted.read_bytes())
             converted.unlink()
             for dump in dumps:
@@ -61,6 +64,6 @@ def _keep(folder: Path, layers: str, problem: str) -> None:
     except HarnessError as error:
         problem = error.message
     if problem or not dumps:
-        reason = problem or f"SGLang wrote no {sglang_recorder.DUMPS} into the visit's folder"
-        with (folder / sglang_recorder.LOG).open("ab") as file:
+        reason = problem or f"the engine wrote no {recorder.DUMPS} into the visit's folder"
+        with (folder / LOG).open("ab") as file:
             file.write(msgspec.json.encode({"type": "problem", "reason": reason}) + b"\n")

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import requests
 
 from harness.client.body import authorization
 from harness.errors import AttestationError
+from harness.schema import Launch
+
+if TYPE_CHECKING:
+    from harness.moe.routing_log import RoutingLog
 
 _TIMEOUT_S = 600.0
 """A dump writes every token since the start."""
 FOLDER = "SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"
-LOG = "moe.jsonl"
-"""What the dumps become in the visit's folder."""
 DUMPS = "expert_distribution_recorder_*.pt"
 
 
@@ -59,6 +62,18 @@ def arguments(accelerator: str) -> tuple[str, ...]:
 def environment(folder: str | os.PathLike[str]) -> dict[str, str]:
     """Where the server shall write."""
     return {FOLDER: os.fspath(folder)}
+
+
+def is_on(launch: Launch) -> bool:
+    """Whether the server was started with it."""
+    return FOLDER in launch.env
+
+
+def read(dumps: Sequence[Path]) -> RoutingLog:
+    """What the dumps of one engine life tell. Raises InputError."""
+    from harness.moe import convert
+
+    return convert.sglang_dumps(dumps)
 
 
 def _post(base_url: str, verb: str, key: dict[str, str]) -> None:
