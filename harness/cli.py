@@ -236,6 +236,7 @@ def plan(
 ) -> None:
     """Print what would be launched, touch nothing: plan <variant|all> [key=value ...] [--json|--check]"""
     from harness import plan as planning
+    from harness import plan_text
     from harness.host.machine import probe
     from harness.label import dialect_check
 
@@ -247,9 +248,9 @@ def plan(
         dialect_check.refuse(results)
         return
     if json:
-        sys.stdout.write(planning.as_json(planned).decode() + "\n")
+        sys.stdout.write(plan_text.as_json(planned).decode() + "\n")
         return
-    _say(planning.as_text(planned))
+    _say(plan_text.as_text(planned))
 
 
 @app.command()

@@ -28,9 +28,7 @@ from harness.schema import (
     Trial,
     Variant,
     WorkloadSpec,
-    scenario,
 )
-from harness.secrets import redacted_argv, redacted_env
 
 _PLAN_PORT = 8000
 TRACES = "traces"
@@ -300,7 +298,7 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Dep
     deployment = Deployment(
         model=model,
         launcher=launcher,
-        model_path=relative(model.path) or model.hf_id or model.alias,
+        model_path=registry.relative(model.path) or model.hf_id or model.alias,
         served_model_name=model.alias,
         also_served_as=tuple({model.hf_id} - {"", model.alias}),
         port=_PLAN_PORT,
@@ -373,14 +371,6 @@ def _own(value: str) -> str:
     return os.path.expandvars(value) if "${" in value else value
 
 
-def relative(path: str) -> str:
-    """The path from the repository's root, where every process is started; outside it, as it is."""
-    try:
-        return Path(path).relative_to(registry.ROOT).as_posix() if path else ""
-    except ValueError:
-        return path
-
-
 def _too_long(variant: Variant, model: Model, spec: WorkloadSpec) -> str:
     input_len, output_len = registry.workload(spec.file).longest(spec)
     why = guards.holds(variant, model, input_len, output_len)
@@ -392,49 +382,3 @@ def refuse(planned: tuple[Planned, ...]) -> None:
     if all(p.skip for p in planned):
         reasons = "; ".join(f"{p.variant.name}: {p.skip}" for p in planned)
         raise HarnessError(f"Nothing can run here. {reasons}. `just doctor` shows what is missing.")
-
-
-def as_json(planned: tuple[Planned, ...]) -> bytes:
-    """The plan for machines: a JSON list of variant, launch (secrets redacted), trials, skip, warnings."""
-    rows = [
-        {
-            "variant": p.variant.name,
-            "source": p.variant.source,
-            "launch": redacted(p.launch),
-            "command": launchers.by_hand(p.launch),
-            "trials": p.trials,
-            "skip": p.skip,
-            "warnings": p.warnings,
-        }
-        for p in planned
-    ]
-    return msgspec.json.format(msgspec.json.encode(rows), indent=1)
-
-
-def as_text(planned: tuple[Planned, ...]) -> str:
-    """The plan for people: per variant the command to copy, its files, and what would not run."""
-    return "\n\n".join(_text(p) for p in planned)
-
-
-def _text(planned: Planned) -> str:
-    lines = [f"# {planned.variant.name}: {planned.variant.source}"]
-    lines += [f"# weights: {models.provenance(planned.model)}"] if planned.own_server else []
-    if planned.launch.num_gpus and planned.model.weights_gb:
-        each = feasible.weights_per_gpu_gb(planned.variant, planned.model)
-        lines.append(f"# memory: {each:.0f} GB of weights on each of {planned.launch.num_gpus} GPUs")
-    lines += [f"# cannot run here: {planned.skip}"] if planned.skip else []
-    lines += [f"# warning: {w}" for w in planned.warnings]
-    if planned.one_scenario_per_launch and len(planned.trials) > 1:
-        lines.append("# started anew for every scenario: no endpoint empties its prefix cache")
-    lines += [f"# skips {scenario(t.workload, t.load)}: {t.skip}" for t in planned.trials if t.skip]
-    return "\n".join([*lines, launchers.by_hand(planned.launch)])
-
-
-def redacted(launch: Launch) -> Launch:
-    """The launch as it may be shown or written to a file: no secret, no folder above the repository."""
-    return msgspec.structs.replace(
-        launch,
-        argv=tuple(map(relative, redacted_argv(launch.argv))),
-        env={name: relative(value) for name, value in redacted_env(launch.env).items()},
-        mounts={relative(host): inside for host, inside in launch.mounts.items()},
-    )

@@ -44,6 +44,14 @@ def read_toml(path: Path) -> dict[str, object]:
         raise InputError(f"{path} cannot be read ({error}); name an existing TOML file.") from error
 
 
+def relative(path: str) -> str:
+    """The path from the repository's root, where every process is started; outside it, as it is."""
+    try:
+        return Path(path).relative_to(ROOT).as_posix() if path else ""
+    except ValueError:
+        return path
+
+
 def cache_folder() -> Path:
     """Where this harness keeps what may be deleted: $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serving-harness"

@@ -22,6 +22,7 @@ from harness.plan import Planned
 from harness.progress import Progress
 from harness.reporting import publish
 from harness.schema import Attestation, Comparison, Machine, Recipe, Trial, TrialResult
+from harness.secrets import redacted_launch
 from harness.trial import Visit, built, measure
 
 
@@ -172,7 +173,7 @@ def _launch(visit: Visit, pending: list[Trial]) -> list[Trial]:
     chosen = plan.launching(visit.planned, server.port_for(visit.planned.launch), folder)
     if chosen.variant.traces:
         (folder / plan.TRACES).mkdir(exist_ok=True)
-    store.write(folder / "launch.json", plan.redacted(chosen.launch))
+    store.write(folder / "launch.json", redacted_launch(chosen.launch))
     log_path = folder / "server.log"
     store.write(folder / "calibration.json", calibration.calibrate(chosen.launch))
     try:

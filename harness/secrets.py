@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness.registry import ROOT
+from harness import registry
 from harness.schema import Launch, Recipe
 
 _SECRET = re.compile(r"(TOKEN(?!S|IZ)|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
@@ -68,6 +68,16 @@ def secret_words(argv: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(values)
 
 
+def redacted_launch(launch: Launch) -> Launch:
+    """The launch as it may be shown or written to a file: no secret, no folder above the repository."""
+    return msgspec.structs.replace(
+        launch,
+        argv=tuple(map(registry.relative, redacted_argv(launch.argv))),
+        env={name: registry.relative(value) for name, value in redacted_env(launch.env).items()},
+        mounts={registry.relative(host): inside for host, inside in launch.mounts.items()},
+    )
+
+
 def redacted_recipe(recipe: Recipe) -> Recipe:
     """The recipe as it may be written to a file; from there, secrets refer to the caller's own."""
     return msgspec.structs.replace(recipe, env=redacted_env(recipe.env), args=redacted_argv(recipe.args))
@@ -91,7 +101,7 @@ def blotting(log_path: Path, secrets: Iterable[str]) -> Iterator[tuple[int, subp
             yield log.fileno(), None
             return
         reader, writer = os.pipe()
-        env = {**os.environ, VARIABLE: msgspec.json.encode(hidden).decode(), "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, VARIABLE: msgspec.json.encode(hidden).decode(), "PYTHONPATH": str(registry.ROOT)}
         words = [sys.executable, "-m", "harness.secrets"]
         try:
             yield writer, subprocess.Popen(words, stdin=reader, stdout=log, env=env, start_new_session=True)

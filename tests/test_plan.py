@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from harness import plan, run
+from harness import plan, plan_text, run
 from harness.errors import InputError
 from harness.models import models
 from harness.registry import variants
@@ -59,7 +59,7 @@ def test_a_plan_off_the_node_is_what_the_node_runs() -> None:
     assert [t.workload.params.get("input_len") for t in here.trials if t.skip] == [30000]
     assert here.trials[0].load.request_rate == 10.0
     assert "no Docker Engine answers" in here.skip or "needs cuda" in here.skip
-    assert "docker run" in plan.as_text((here,))
+    assert "docker run" in plan_text.as_text((here,))
 
 
 def test_where_the_engine_itself_is_and_no_docker_it_runs_as_a_process() -> None:
@@ -85,7 +85,7 @@ def test_an_image_of_ones_own_takes_the_place_of_the_variants() -> None:
     words = ["vllm-mori", "image=vllm-mori:v0.32.0"]
     (planned,) = plan.plan(plan.recipe_of(words, LAPTOP)[0], LAPTOP)
     assert planned.launch.image == "vllm-mori:v0.32.0"
-    assert "\n  vllm-mori:v0.32.0 \\\n" in plan.as_text((planned,))
+    assert "\n  vllm-mori:v0.32.0 \\\n" in plan_text.as_text((planned,))
     cpu = ["vllm-cpu", "image=vllm-cpu:mine"]
     (planned,) = plan.plan(plan.recipe_of(cpu, LAPTOP)[0], LAPTOP)
     assert planned.deployment.launcher == "docker" and planned.launch.image == "vllm-cpu:mine"

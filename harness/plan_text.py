@@ -1,0 +1,47 @@
+"""A plan in words: the very launches that would be started, secrets redacted."""
+
+from __future__ import annotations
+
+import msgspec
+
+from harness import launchers, models
+from harness.label import feasible
+from harness.plan import Planned
+from harness.schema import scenario
+from harness.secrets import redacted_launch
+
+
+def as_json(planned: tuple[Planned, ...]) -> bytes:
+    """The plan for machines: a JSON list of variant, launch (secrets redacted), trials, skip, warnings."""
+    rows = [
+        {
+            "variant": p.variant.name,
+            "source": p.variant.source,
+            "launch": redacted_launch(p.launch),
+            "command": launchers.by_hand(p.launch),
+            "trials": p.trials,
+            "skip": p.skip,
+            "warnings": p.warnings,
+        }
+        for p in planned
+    ]
+    return msgspec.json.format(msgspec.json.encode(rows), indent=1)
+
+
+def as_text(planned: tuple[Planned, ...]) -> str:
+    """The plan for people: per variant the command to copy, its files, and what would not run."""
+    return "\n\n".join(_text(p) for p in planned)
+
+
+def _text(planned: Planned) -> str:
+    lines = [f"# {planned.variant.name}: {planned.variant.source}"]
+    lines += [f"# weights: {models.provenance(planned.model)}"] if planned.own_server else []
+    if planned.launch.num_gpus and planned.model.weights_gb:
+        each = feasible.weights_per_gpu_gb(planned.variant, planned.model)
+        lines.append(f"# memory: {each:.0f} GB of weights on each of {planned.launch.num_gpus} GPUs")
+    lines += [f"# cannot run here: {planned.skip}"] if planned.skip else []
+    lines += [f"# warning: {w}" for w in planned.warnings]
+    if planned.one_scenario_per_launch and len(planned.trials) > 1:
+        lines.append("# started anew for every scenario: no endpoint empties its prefix cache")
+    lines += [f"# skips {scenario(t.workload, t.load)}: {t.skip}" for t in planned.trials if t.skip]
+    return "\n".join([*lines, launchers.by_hand(planned.launch)])
