@@ -34,6 +34,8 @@ _PLAN_PORT = 8000
 TRACES = "traces"
 """Folder of profiler traces, in a visit's."""
 _SAME = "question=Is {0} faster than itself? No: a verdict would be a false one."
+ENDPOINT = "attach"
+"""The variant of a server that somebody else runs."""
 ORACLE = "transformers"
 """The engine whose variants are references before anything else."""
 
@@ -215,15 +217,28 @@ def _refuse_mixed_image(recipe: Recipe) -> None:
 
 
 def reference(recipe: Recipe, machine: Machine) -> Planned | None:
-    """The variant that scores everybody's output; None when the recipe has none and none can run here."""
+    """The variant, or another endpoint, that scores everybody's output; None when there is none.
+
+    reference=http://... is another endpoint of the same model.
+    """
     name = recipe.reference or _default_reference(recipe, machine)
     if not name or name == "none":
         return None
+    elsewhere = name.startswith(("http://", "https://"))
     own = Options(allow_dummy_moe=recipe.options.allow_dummy_moe, api_key_env=recipe.options.api_key_env)
     bare = msgspec.structs.replace(
-        recipe, args=(), env={}, settings={}, launcher=None, url="", image="", options=own
+        recipe,
+        args=(),
+        env={},
+        settings={},
+        launcher=None,
+        url=name if elsewhere else "",
+        image="",
+        options=own,
     )
     plain = msgspec.structs.replace(bare, workloads=(), loads=())
+    if elsewhere:
+        return _planned(msgspec.structs.replace(registry.variant(ENDPOINT), name=name), plain, machine)
     return _planned(registry.variant(name), plain, machine)
 
 

@@ -43,7 +43,7 @@ class Dialect(NamedTuple):
     """Whether it can be asked what a precision, and named faults, do to the same tokens."""
 
 
-def _entry(logprob: Any, best: Any, rank: int | None) -> tuple[float, int, float]:
+def entry(logprob: Any, best: Any, rank: int | None) -> tuple[float, int, float]:
     """One token's (logprob, rank, margin). Raises AttestationError for a missing or non-finite logprob."""
     if not isinstance(logprob, int | float) or not isinstance(best, int | float):
         raise AttestationError("the reference answered without a logprob for a token it was asked to score")
@@ -102,7 +102,7 @@ def _read_prompt_logprobs(response: dict[str, Any], prompt_ids: Ids, output_ids:
     for token, row in zip(output_ids, rows[len(prompt_ids) :], strict=True):
         own = (row or {}).get(str(token)) or {}
         best = max((e["logprob"] for e in (row or {}).values()), default=None)
-        entries.append(_entry(own.get("logprob"), best, own.get("rank")))
+        entries.append(entry(own.get("logprob"), best, own.get("rank")))
         top.append({int(name): max(e["logprob"], LOWEST_LOGPROB) for name, e in (row or {}).items()})
     return _forced(entries, top)
 
@@ -152,7 +152,7 @@ def _read_sglang(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> 
     for (logprob, token, *_), row in zip(own, top, strict=True):
         best = max([e[0] for e in row or []] + [logprob] if logprob is not None else [], default=None)
         rank = 1 + sum(e[0] > logprob for e in row or []) if logprob is not None else None
-        entries.append(_entry(logprob, best, rank))
+        entries.append(entry(logprob, best, rank))
         known.append({int(e[1]): max(e[0], LOWEST_LOGPROB) for e in row or []} | {int(token): entries[-1][0]})
     return _forced(entries, known)
 
@@ -165,7 +165,9 @@ DIALECTS = {
 
 
 def dialect_of(engine_module: Any) -> Dialect:
-    """The dialect an engine file states. Raises InputError when it can not score given tokens."""
+    """The dialect an engine file states, or is. Raises InputError when it can not score given tokens."""
+    if isinstance(engine_module, Dialect):
+        return engine_module
     if hasattr(engine_module, "scoring") and hasattr(engine_module, "scored"):
         return Dialect(engine_module.scoring, engine_module.scored)
     name = getattr(engine_module, "SCORING", "")

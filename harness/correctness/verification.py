@@ -15,6 +15,7 @@ from harness.correctness import (
     conformance,
     determinism,
     floors,
+    foreign_reference,
     known_answers,
     replay,
     retokenise,
@@ -107,7 +108,7 @@ def _score_all(
         # Outputs that followed the same prompt come one after the other: it is read once.
         pairs.sort(key=lambda pair: pair[1].prompt_token_ids)
         asked = [sample for _, sample in pairs]
-        scores = replay.score(launch.base_url, engine, launch.served_model_name, asked, options)
+        scores = _scores(oracle, launch, asked, options)
         by_id = {(trial, s.request_id): s for (trial, _), s in zip(pairs, scores, strict=True)}
         return {trial: [by_id[trial, s.request_id] for s in its] for trial, its in chosen.items()}
 
@@ -124,6 +125,15 @@ def _score_all(
 def _undecided(scores: list[Score]) -> bool:
     """Whether more tokens could decide: those at hand were too few, or beyond a limit by what may be luck."""
     return not any(s.error for s in scores) and agreement.judge(scores, ()).verdict == "CANNOT TELL"
+
+
+def _scores(oracle: Planned, launch: Launch, asked: list[Sample], options: ReplayOptions) -> list[Score]:
+    """By the engine's own dialect; of an endpoint that nothing is known of, by the best that it answers."""
+    engine, model = registry.engine(oracle.variant.engine), launch.served_model_name
+    if hasattr(engine, "SCORING") or hasattr(engine, "scoring"):
+        return replay.score(launch.base_url, engine, model, asked, options)
+    vocabulary = Vocabulary(oracle.tokenizer)
+    return foreign_reference.score(launch.base_url, model, asked, options, vocabulary)
 
 
 def _by_scenario(trials: Iterable[Path]) -> list[list[Path]]:
