@@ -65,7 +65,7 @@ class Mock:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
         body = await request.json()
-        prompt = body["prompt"] if isinstance(body["prompt"], list) else [1, 2, 3]
+        prompt = body["prompt"] if isinstance(body["prompt"], list) else [1, 2, *body["prompt"].encode()]
         self.seen += bool(body.get("logprobs") or body.get("prompt_logprobs"))
         if self.die_at and self.seen == self.die_at:
             print("RuntimeError: scripted death", flush=True)
