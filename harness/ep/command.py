@@ -16,7 +16,9 @@ from harness.ep import bench_output, reference_tables, torchrun
 from harness.errors import InputError
 from harness.schema import KernelTiming
 
-BACKENDS = ("torch-gloo", "torch-nccl", "mori", "deep_ep", "uccl")
+BACKENDS = ("torch-gloo", "torch-nccl", "mori", "deep_ep", "uccl", "fused-moe")
+"""The last is one process: an expert kernel under an expert mask, no dispatch."""
+_KERNEL_FLAGS = ("kernel", "fault", "experts", "top_k", "hidden", "inter", "tokens", "ranks", "seed", "out")
 _FLAGS = ("preset", "hidden", "experts", "top_k", "tokens", "check_tokens", "routings", "bench_routings",
           "dispatch_dtype", "iterations", "warmup", "seed", "fault", "timeout_s", "out")  # fmt: skip
 RAN_ELSEWHERE = "give node_rank=0 ... here and on the other nodes to run it"
@@ -32,6 +34,8 @@ def run(settings: Mapping[str, str], python: str = "") -> tuple[str, int]:
     """
     given = dict(settings)
     backend = given.pop("backend", "torch-gloo")
+    if backend == "fused-moe":
+        return _fused_moe(given, given.pop("python", "") or python or torchrun.interpreter())
     ranks = torchrun.number(given.pop("ranks", "8"), "ranks")
     python = given.pop("python", "") or python or torchrun.interpreter()
     if backend not in BACKENDS:
@@ -49,6 +53,15 @@ def run(settings: Mapping[str, str], python: str = "") -> tuple[str, int]:
     return "\n".join((*notes, as_text(result, output))), {"green": 0, "red": 1, "skipped": 3}.get(
         result.get("verdict", ""), status
     )
+
+
+def _fused_moe(settings: Mapping[str, str], python: str) -> tuple[str, int]:
+    unknown = sorted(set(settings) - set(_KERNEL_FLAGS))
+    if unknown:
+        raise InputError(f"fused-moe has no setting {unknown[0]!r}: choose from {', '.join(_KERNEL_FLAGS)}.")
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    text, status = torchrun.alone([python, "-m", "ep_check.fused_moe", *words], {})
+    return text.rstrip(), status
 
 
 def program(backend: str, settings: Mapping[str, str]) -> list[str]:

@@ -109,8 +109,17 @@ def by_hand(where: Nodes, python: str, program: Sequence[str]) -> str:
 def run(where: Nodes, python: str, program: Sequence[str]) -> tuple[str, int]:
     """(what ep_check printed, exit status) on this node. Raises MachineError."""
     rank = where.rank or 0
-    argv = [python, "-m", "torch.distributed.run", *where.words(rank), *program]
-    environ = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **where.environ}
+    output, status = alone(
+        [python, "-m", "torch.distributed.run", *where.words(rank), *program], where.environ
+    )
+    if rank:
+        return f"node {rank} of {where.count} is done; node 0 prints the result", status
+    return output, status
+
+
+def alone(argv: Sequence[str], extra: Mapping[str, str]) -> tuple[str, int]:
+    """(standard output, exit status) of a command in the project's folder. Raises MachineError."""
+    environ = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **extra}
     try:
         done = subprocess.run(
             argv, cwd=_ROOT, env=environ, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
@@ -125,9 +134,7 @@ def run(where: Nodes, python: str, program: Sequence[str]) -> tuple[str, int]:
         ) from None
     if "No module named 'torch'" in done.stderr or "No module named torch" in done.stderr:
         raise MachineError(f"{argv[0]} has no torch: give python=PATH of an engine's environment.")
-    if rank:
-        return f"node {rank} of {where.count} is done; node 0 prints the result", done.returncode
-    if not done.stdout.strip():
+    if done.returncode and not done.stdout.strip():
         raise MachineError(
             f"ep-check ended with {done.returncode} and printed nothing.", details=done.stderr[-2000:]
         )
