@@ -102,7 +102,6 @@ SEARCH = Load(search="goodput", arrival="poisson")
     ("slo", "load", "share", "told"),
     [
         ({}, SEARCH, 0.99, "give slo.ttft_s"),
-        ({"ttft_ms": 1.0}, SEARCH, 0.99, "write one of ttft_s"),
         ({"ttft_s": 1.0}, Load(search="goodput", arrival="ramp", request_rate=1), 0.99, "arrival=ramp"),
         ({"ttft_s": 1.0}, SEARCH, 2.0, "slo_share=2"),
     ],
