@@ -13,6 +13,7 @@ from harness.client import known_server
 from harness.client.known_server import Script
 from harness.errors import InputError
 from harness.extras.goodput import check
+from harness.numbers import metrics
 from harness.numbers.load_search import Probe, SearchResult, words
 from harness.numbers.load_search import limit as limit_of
 from harness.reporting import goodput, report
@@ -113,3 +114,8 @@ def test_a_search_that_cannot_be_made_is_a_sentence(
     recipe = Recipe(question="q", variants=("v",), loads=(load,), slo=slo, options=options)
     with pytest.raises(InputError, match=told):
         check(recipe)
+
+
+def test_a_limit_on_what_has_none_is_a_sentence() -> None:
+    with pytest.raises(InputError, match="write one of ttft_s"):
+        metrics.check_slo({"ttft_ms": 1.0})
