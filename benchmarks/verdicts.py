@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, polygamma, stdtr
 
-from harness.numbers import spread
+from harness.numbers import spread, stopping
 from harness.numbers.intervals import holm
 
 Floats = NDArray[np.float64]
@@ -153,6 +153,24 @@ def simulate(condition: Condition, runs: int) -> Iterator[tuple[str, float, floa
         yield name, float(table.mean()), float(table[:, 0].mean()), float(np.mean(false[name])), power
 
 
+def stopped(condition: Condition, runs: int) -> tuple[float, float, float]:
+    """repeats=auto: (coverage, family-wise error, mean restarts) where widths decide when to stop."""
+    rng = np.random.default_rng(2)
+    held, false, restarts = [], [], []
+    for _ in range(runs):
+        drawn = cells(condition._replace(restarts=stopping.MAX_RESTARTS), rng)
+        for num in range(stopping.MIN_RESTARTS, stopping.MAX_RESTARTS + 1):
+            seen = [c[:num] for c in drawn]
+            known = spread.learn(seen)
+            if all(k.reach(0.05) <= stopping.PRECISION for k in known):
+                break
+        p = [k.tail(float(c.mean())) for k, c in zip(known, seen, strict=True)]
+        held.append(np.mean(np.array(p) >= 0.05))
+        false.append(any(a is not None and a < 0.05 for a in holm(p)))
+        restarts.append(num)
+    return float(np.mean(held)), float(np.mean(false)), float(np.mean(restarts))
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
@@ -167,6 +185,12 @@ def main() -> None:
             for name, coverage, first, error, power in simulate(condition, given.runs):
                 figures = f"{coverage:.1%} | {first:.1%} | {error:.1%} | {power:.0%}"
                 print(f"| {condition.name} | {name} | {figures} |", flush=True)
+    for condition in CONDITIONS[:3]:
+        if given.only in f"auto {condition.name}":
+            coverage, error, num = stopped(condition, given.runs)
+            print(
+                f"repeats=auto, {condition.name}: {coverage:.1%}, {error:.1%}, {num:.1f} restarts", flush=True
+            )
 
 
 if __name__ == "__main__":

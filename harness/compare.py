@@ -16,7 +16,7 @@ from harness.correctness.floors import JudgeSettings
 from harness.errors import StoreError
 from harness.host import calibration
 from harness.label import fairness, provenance
-from harness.numbers import energy, hosts, intervals, load_search, silences, verdicts
+from harness.numbers import energy, hosts, intervals, load_search, silences, strict, verdicts
 from harness.numbers.load_search import SearchResult
 from harness.numbers.measured import Measured, calibrations, load
 from harness.reporting import opinions
@@ -175,7 +175,7 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
     by_rate = sorted(done, key=lambda t: samples.rate(t, steady))
     rate = intervals.interval([samples.rate(t, steady) for t in by_rate])
     median = by_rate[len(by_rate) // 2]
-    return msgspec.structs.replace(
+    row = msgspec.structs.replace(
         row,
         status="done",
         reason="",
@@ -194,6 +194,8 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
             *(t.result.reason for t in trials if t.result.status == "failed"),
         ),
     )
+    strictly = strict.reasons(row) if recipe.options.strict else ""
+    return msgspec.structs.replace(row, invalid="; ".join(filter(None, (row.invalid, strictly))))
 
 
 def _notes(trial: Measured) -> tuple[str, ...]:

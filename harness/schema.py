@@ -449,6 +449,8 @@ class Options(Noun, omit_defaults=True):
     """Share of requests that must meet the SLO where its largest rate is searched for."""
     stream: bool = True
     """False: whole answers; TTFT and TPOT are then those of the whole."""
+    strict: bool = False
+    """Rank only what shows everything that harness/numbers/strict.py asks for."""
     task_limit: int = 0
     """First items of each task only; 0 = all."""
     tasks: str = ""

@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, betainc, chdtrc
+from scipy.special import bdtr, betainc, chdtrc, chdtri
 
 from harness.schema import Tail
 
@@ -33,6 +33,8 @@ _MARK = 0.9
 _STRETCHES = (8, 32, 128)
 """Requests in a row that are looked at together."""
 _MIN_STRETCHES = 10
+_UPPER = 0.84
+"""Chance that the excess lies below what it is taken for."""
 _CHANCE = 0.01
 """p below which clusters are believed."""
 
@@ -108,7 +110,8 @@ def design_effect(restarts: Sequence[Floats]) -> float:
                 squares += _squares(shares, length, chance)
                 freedom += num - 1
         if freedom >= _MIN_STRETCHES and chdtrc(freedom, squares) < _CHANCE:
-            found.append(squares / freedom)
+            # Few stretches know the excess badly: its upper bound, as far as one standard error goes.
+            found.append(squares / float(chdtri(freedom, _UPPER)))
     return max(found)
 
 

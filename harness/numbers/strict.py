@@ -1,0 +1,37 @@
+"""strict=true: what a row must show, beyond being valid, to be ranked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.schema import Row
+
+RESTARTS = 3
+LEAST_S = 60.0
+"""Shortest timed part; MLPerf asks for 600 s or for early stopping, which certified tails are here."""
+
+
+def reasons(row: Row) -> str:
+    """Why a finished row is not ranked under strict=true, "" when it is."""
+    found = list(_missing(row))
+    return f"strict: {'; '.join(found)}" if found else ""
+
+
+def _missing(row: Row) -> Iterator[str]:
+    num = row.output_throughput.num if row.output_throughput else 0
+    if num < RESTARTS:
+        yield f"{num} of at least {RESTARTS} restarts (repeats={RESTARTS})"
+    if not row.attested:
+        yield "its label is not proven"
+    verdict = row.agreement.verdict if row.agreement else ""
+    if verdict != "PASS":
+        yield f"its output is not judged right ({verdict or 'not verified'})"
+    if row.plateau is False:
+        yield "no plateau (more requests: num_prompts=)"
+    if row.metrics and row.metrics.window_s < LEAST_S:
+        yield f"its timed part took {row.metrics.window_s:.0f} s of at least {LEAST_S:.0f} (num_prompts=)"
+    if row.metrics and row.metrics.delivered:
+        yield "its times are those of the delivery"
+    lacking = max((tail.needed for tail in row.tails), default=0)
+    if row.plateau is None and lacking:
+        yield f"p{100 * row.tails[0].asked:g} is not certified: {lacking} requests more are needed"
