@@ -1112,6 +1112,8 @@ class Calibration(Noun):
     gpu_device: str = ""
     gpu_skipped: str = ""
     """Why there are no gpu_tflops."""
+    waited_s: float = 0.0
+    """Waited for memory that the engine before still held."""
     gpus_unread: str = ""
     """Why the accelerators' sensors cannot be read, "" when they can or there are none."""
 

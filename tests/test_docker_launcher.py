@@ -30,6 +30,7 @@ from harness.moe import verbs
 from harness.schema import Deployment, Launch, Machine, Model, Recipe, Variant
 from tests.containers import HOST_IMAGE, PYTHON, SERVER, engine_client, host_mounts
 
+PATH = f"{Path(PYTHON).parent}:/usr/bin"
 SECRET = "hf_this-must-not-be-written-anywhere"
 HOST = container.Host(
     image_id="sha256:1", cache_root="/caches", files_root="/files", device_gids=(992,), pid=1
@@ -74,7 +75,7 @@ def test_a_container_takes_only_gpus_that_this_shell_may_use() -> None:
     assert "--gpus '\"device=4,5\"'" in container.run_command(launch, options)
     host = msgspec.structs.replace(HOST, visible={"ROCR_VISIBLE_DEVICES": "2,3"})
     options = container.container_options(launch_of("rocm", env={"A": "1"}), "run", host)
-    assert options["environment"] == {"ROCR_VISIBLE_DEVICES": "2,3", "A": "1"}
+    assert options["environment"].items() >= {"ROCR_VISIBLE_DEVICES": "2,3", "A": "1"}.items()
 
 
 def test_cpu_gets_shared_memory_and_no_devices() -> None:
@@ -106,6 +107,18 @@ def test_mounts_are_read_only_unless_said() -> None:
     assert seen["/etc/engine.yaml"] == ("/files/0-engine.yaml", True)
     assert seen["/root/.mori"] == ("/caches/mori", False)
     assert all(m["Type"] == "bind" for m in mounts)
+
+
+def test_what_aiter_builds_is_kept_and_what_an_image_brings_is_not_built_again() -> None:
+    launch = launch_of("rocm", image="rocm:1")
+    options = container.container_options(launch, "run", HOST)
+    assert options["environment"]["AITER_JIT_DIR"] == "/root/.aiter/jit"
+    assert "/root/.aiter/jit" in {m["Target"] for m in options["mounts"] if not m["ReadOnly"]}
+    shown = by_hand(launch)
+    assert shown.index('find_spec("aiter")') < shown.index("--name serving-harness-by-hand")
+    own = launch_of("rocm", env={"AITER_JIT_DIR": "/mine"})
+    assert container.container_options(own, "run", HOST)["environment"]["AITER_JIT_DIR"] == "/mine"
+    assert "AITER_JIT_DIR" not in container.container_options(launch_of("cuda"), "run", HOST)["environment"]
 
 
 def test_traces_of_a_run_lie_in_its_folder(tmp_path: Path) -> None:
@@ -294,6 +307,40 @@ def test_it_serves_on_loopback_only(engine: Any, start: Start) -> None:
     assert answered(f"{url_of(engine, running)}/GREETING") == "hello"
     ((binding,),) = inspected(engine, running)["NetworkSettings"]["Ports"].values()
     assert binding["HostIp"] == "127.0.0.1"
+
+
+@pytest.mark.docker
+def test_ready_built_modules_go_into_the_cache_once(engine: Any, tmp_path: Path) -> None:
+    package = tmp_path / "site" / "aiter"
+    (package / "jit").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('never imported')\n")
+    (package / "jit" / "module_moe.so").write_bytes(b"built")
+    kept = tmp_path / "kernels"
+    launch = launch_of(
+        "rocm",
+        mounts={**host_mounts(), str(tmp_path / "site"): "/site"},
+        env={"PYTHONPATH": "/site", "PATH": PATH},
+    )
+    for name in container.caches(launch):
+        (kept / name).mkdir(parents=True)
+    docker.seed(engine, launch, kept)
+    assert (kept / "aiter" / "module_moe.so").read_bytes() == b"built"
+    (package / "jit" / "module_moe.so").unlink()
+    docker.seed(engine, launch, kept)
+    assert [path.name for path in (kept / "aiter").iterdir()] == ["module_moe.so"]
+
+
+@pytest.mark.docker
+def test_a_script_of_ours_runs_where_the_engine_would(engine: Any, tmp_path: Path) -> None:
+    script = tmp_path / "say.py"
+    script.write_text("import sys, os; print(sys.argv[1:], os.environ['GREETING'])\n")
+    launch = launch_of(
+        "cpu", mounts=host_mounts(), env={"GREETING": "hello", "PATH": PATH}
+    )
+    assert docker.python(launch, script, "8") == "['8'] hello\n"
+    absent = launch_of("cpu", image="nobody/has:it")
+    with pytest.raises(MachineError, match="nobody/has:it did not run it"):
+        docker.python(absent, script)
 
 
 @pytest.mark.docker

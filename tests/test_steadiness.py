@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.host import engine_env, matmul
-from harness.host.calibration import calibrate, drift
+from harness.host.calibration import calibrate, drift, freed
 from harness.launchers import process
 from harness.numbers.collector import collect
 from harness.numbers.columns import columns
@@ -155,6 +155,30 @@ def test_matrix_products_run_in_an_engines_environment() -> None:
     found = json.loads(process.python(launch, Path(matmul.__file__), "1", "cpu"))
     assert found["device"] == "cpu" and found["tflops"][0] > 0.001
     assert "sees no accelerator" in calibrate(launch).gpu_skipped
+
+
+@pytest.mark.parametrize(
+    ("readings", "num_gpus", "waited"),
+    [
+        ([(0.5, 0.4)], 2, 0.0),
+        ([(90.0, 90.0), (60.0, 30.0), (0.6, 0.5)], 2, 2.0),
+        ([(90.0, 0.5)], 1, 0.0),
+        ([(90.0, 0.5)], 2, 11.0),
+        ([(90.0, 90.0)], 0, 0.0),
+        ([(100.0 - second / 2, 100.0) for second in range(200)], 2, 120.0),
+    ],
+    ids=["free", "given back", "enough are free", "somebody else's", "none is used", "never ends"],
+)
+def test_memory_of_the_last_engine_is_waited_for(
+    readings: list[tuple[float, float]], num_gpus: int, waited: float
+) -> None:
+    left = iter(readings)
+    last = readings[-1]
+
+    def sample() -> tuple[GpuSample, ...]:
+        return tuple(GpuSample(index=i, memory_used_gb=used) for i, used in enumerate(next(left, last)))
+
+    assert freed(sample, num_gpus, lambda seconds: None) == waited
 
 
 def test_accelerators_drift_too() -> None:

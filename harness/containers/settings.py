@@ -19,11 +19,23 @@ REPOSITORY = "/harness"
 """Where a container sees this repository."""
 HOME = "/root"
 """Home folder in the engines' images: all of them run as root."""
-CACHES = {"deep_gemm": ".cache/deep_gemm", "triton": ".triton", "mori": ".mori"}
+AITER = "aiter"
+CACHES = {"deep_gemm": ".cache/deep_gemm", "triton": ".triton", "mori": ".mori", AITER: ".aiter/jit"}
 """What libraries compiled, kept between starts: name -> folder under HOME. Valid for one image only.
 
 What engines compile is the CACHES of their files.
 """
+AITER_VARIABLE = "AITER_JIT_DIR"
+"""Else AITER, run by root, builds into its own package, which goes with the container; with it, modules are
+imported from that folder alone (ROCm/aiter at 02434470, aiter/jit/core.py: get_user_jit_dir, get_module)."""
+SEED = f"""
+import glob, importlib.util, os, shutil
+found = importlib.util.find_spec("aiter")
+for place in found.submodule_search_locations if found else ():
+    for path in glob.glob(os.path.join(place, "jit", "*.so")):
+        shutil.copy2(path, os.environ["{AITER_VARIABLE}"])
+"""
+"""Run by an image's Python: modules that it brings ready-built go where AITER then looks."""
 SHM_SIZE = "8g"
 STACK_BYTES = 67108864
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
@@ -170,7 +182,27 @@ def _nvidia_gpus(launch: Launch, host: Host) -> DeviceRequest:
 def _environment(launch: Launch, host: Host) -> dict[str, str]:
     """A ROCm container sees every device, so what limits this shell limits it by the same variables."""
     limits = host.visible if launch.accelerator == "rocm" else {}
-    return {**limits, **{k: v for k, v in launch.env.items() if not is_secret(k)}}
+    return {
+        **limits,
+        **aiter_variable(launch, host),
+        **{k: v for k, v in launch.env.items() if not is_secret(k)},
+    }
+
+
+def aiter_variable(launch: Launch, host: Host) -> dict[str, str]:
+    """Where AITER keeps what it builds, where that outlives the container."""
+    kept = launch.accelerator == "rocm" and host.cache_root
+    return {AITER_VARIABLE: f"{HOME}/{CACHES[AITER]}"} if kept else {}
+
+
+def seed_command(launch: Launch, host: Host) -> str:
+    """The `docker run` line that does what SEED is for; "" where no AITER is expected."""
+    if not (variable := aiter_variable(launch, host)):
+        return ""
+    folder = variable[AITER_VARIABLE]
+    words = ["docker run --rm", f"-v {shlex.quote(f'{host.cache_root}/{AITER}:{folder}')}"]
+    words += [f"-e {AITER_VARIABLE}={folder}", "--entrypoint python3", shlex.quote(launch.image)]
+    return " ".join([*words, f"-c {shlex.quote(SEED)}"])
 
 
 def run_command(launch: Launch, options: dict[str, Any]) -> str:

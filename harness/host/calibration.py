@@ -26,16 +26,40 @@ HASHED_MB = 32
 COPIED_MB = 64
 DRIFT = 0.05
 """Relative spread between launches above which it is noted."""
+FREED_S, STILL_S = 120.0, 10.0
+"""Longest wait for accelerator memory; wait without any of it being given back."""
+_STEP_S, _FALLING_GB = 1.0, 0.1
 _FOREIGN_GB = 1.0
 """Accelerator memory already in use before a launch that is worth a note."""
 
 
+def freed(sample: gpus.Reader, num_gpus: int, pause: Callable[[float], None] = time.sleep) -> float:
+    """Seconds waited until `num_gpus` accelerators are free of what the last engine held.
+
+    No longer than memory goes on falling, and FREED_S at most: what stays is somebody else's, and noted.
+    """
+    waited, still, least = 0.0, 0.0, float("inf")
+    while num_gpus and waited < FREED_S and still < STILL_S:
+        held = [g.memory_used_gb or 0.0 for g in sample()]
+        if sum(used <= _FOREIGN_GB for used in held) >= min(num_gpus, len(held)):
+            break
+        still = 0.0 if sum(held) < least - _FALLING_GB else still + _STEP_S
+        least = min(least, sum(held))
+        pause(_STEP_S)
+        waited += _STEP_S
+    return waited
+
+
 def calibrate(launch: Launch | None = None) -> Calibration:
-    """About a third of a second on one core; then, in the engine's own environment, its accelerators."""
+    """About a third of a second on one core; then, in the engine's own environment, its accelerators.
+
+    They are waited for first: a driver takes seconds to give back what the engine before held.
+    """
     data = bytes(HASHED_MB << 20)
     source = np.ones(COPIED_MB << 17)
     target = np.empty_like(source)
     sensors = gpus.readable()
+    waited_s = 0.0 if isinstance(sensors, gpus.Unreadable) or not launch else freed(sensors, launch.num_gpus)
     found, skipped = _accelerators(launch) if launch else ({}, "nothing is launched")
     return Calibration(
         taken_at=environment.now(),
@@ -46,6 +70,7 @@ def calibrate(launch: Launch | None = None) -> Calibration:
         gpu_tflops=tuple(found.get("tflops", ())),
         gpu_device=found.get("device", ""),
         gpu_skipped=skipped,
+        waited_s=waited_s,
         gpus_unread=sensors.why if isinstance(sensors, gpus.Unreadable) else "",
     )
 

@@ -13,23 +13,27 @@ from typing import Any
 
 import psutil
 import requests
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, ContainerError, DockerException, NotFound
 from msgspec.structs import replace
 
 from harness import registry
 from harness.containers import docker_engine
 from harness.containers.docker_engine import connect, digest, find_image, how_to_get, refused, remove
 from harness.containers.settings import (
+    AITER,
     HOME,
     LABEL,
     REPOSITORY,
+    SEED,
     VISIBLE,
     Host,
+    aiter_variable,
     caches,
     container_options,
     file_names,
     run_command,
     secret_names,
+    seed_command,
     weights,
 )
 from harness.errors import LaunchError, MachineError
@@ -212,6 +216,7 @@ def start(launch: Launch, log_path: Path, run_id: str) -> DockerServer:
         options = container_options(launch, run_id, _host(image.id, kept, files))
         _write_files(launch, files)
         _make_caches(launch, kept)
+        seed(client, launch, kept)
         values = {name: launch.env.get(name) or os.environ.get(name, "") for name in secret_names(launch)}
         options["environment"] |= {name: value for name, value in values.items() if value}
         container = client.containers.create(**options)
@@ -237,14 +242,18 @@ def by_hand(launch: Launch) -> str:
     lines = [" ".join([f"mkdir -p {files} {kept}/{{{','.join(caches(launch))}}}", *written])]
     for path, name in file_names(launch).items():
         lines.append(f"cat > {files}/{name} <<'END'\n{launch.files[path]}\nEND")
-    options = container_options(launch, "by-hand", _host("by-hand", kept, files))
-    return "\n".join([*lines, run_command(launch, options)])
+    host = _host("by-hand", kept, files)
+    seeding = seed_command(launch, host)
+    options = container_options(launch, "by-hand", host)
+    return "\n".join([*lines, *([seeding] if seeding else []), run_command(launch, options)])
 
 
 def python(launch: Launch, script: Path, *words: str) -> str:
     """Run by the image's python3, in a container of the same devices. Raises MachineError."""
-    plain = replace(launch, argv=("python3", f"/{script.name}", *words), files={}, mounts={})
-    plain = replace(plain, files={f"/{script.name}": script.read_text(encoding="utf-8")})
+    inside = f"/{script.name}"
+    plain = replace(
+        launch, argv=("python3", inside, *words), files={inside: script.read_text(encoding="utf-8")}
+    )
     with tempfile.TemporaryDirectory(prefix=f"{LABEL}-") as folder, contextlib.closing(connect()) as client:
         _write_files(plain, Path(folder))
         options = container_options(plain, "script", replace(_host("", Path(), Path(folder)), cache_root=""))
@@ -294,6 +303,18 @@ def _write_files(launch: Launch, files: Path) -> None:
 def _make_caches(launch: Launch, root: Path) -> None:
     for name in caches(launch):
         (root / name).mkdir(parents=True, exist_ok=True)
+
+
+def seed(client: Any, launch: Launch, kept: Path) -> None:
+    """Once for an image: its ready-built AITER modules into the cache that AITER then builds into."""
+    variable = aiter_variable(launch, Host(cache_root=str(kept)))
+    if not variable or any((kept / AITER).glob("*.so")):
+        return
+    mounts = container_options(launch, "seed", Host(cache_root=str(kept)))["mounts"]
+    environment = {**launch.env, **variable}
+    words = {"entrypoint": ["python3"], "environment": environment, "mounts": mounts, "remove": True}
+    with contextlib.suppress(ContainerError, APIError):  # no Python: then no AITER either
+        client.containers.run(launch.image, ["-c", SEED], **words)
 
 
 def _provenance(launch: Launch, image: Any, root: Path) -> str:
