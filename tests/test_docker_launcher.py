@@ -334,9 +334,7 @@ def test_ready_built_modules_go_into_the_cache_once(engine: Any, tmp_path: Path)
 def test_a_script_of_ours_runs_where_the_engine_would(engine: Any, tmp_path: Path) -> None:
     script = tmp_path / "say.py"
     script.write_text("import sys, os; print(sys.argv[1:], os.environ['GREETING'])\n")
-    launch = launch_of(
-        "cpu", mounts=host_mounts(), env={"GREETING": "hello", "PATH": PATH}
-    )
+    launch = launch_of("cpu", mounts=host_mounts(), env={"GREETING": "hello", "PATH": PATH})
     assert docker.python(launch, script, "8") == "['8'] hello\n"
     absent = launch_of("cpu", image="nobody/has:it")
     with pytest.raises(MachineError, match="nobody/has:it did not run it"):

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,13 +40,14 @@ def check_all(
     `images` are those the Docker Engine holds. Raises MachineError when an engine's parser is neither in an
     image nor in an environment here.
     """
+    installed = _installed()
     groups: dict[Place, list[int]] = {}
     for index, (variant, _) in enumerate(commands):
-        groups.setdefault(_place(variant, images), []).append(index)
+        groups.setdefault(place(variant, images, installed), []).append(index)
     results: dict[int, ParseResult] = {}
-    for place, indices in groups.items():
+    for where, indices in groups.items():
         group = [commands[i] for i in indices]
-        results |= zip(indices, _check_group(place, group), strict=True)
+        results |= zip(indices, _check_group(where, group), strict=True)
     return tuple(results[i] for i in range(len(commands)))
 
 
@@ -60,27 +61,33 @@ class Place(NamedTuple):
     """Version whose package is put before the environment's own; "" = the environment's."""
 
 
-def _place(variant: Variant, images: Sequence[str]) -> Place:
+def place(variant: Variant, images: Sequence[str], installed: Container[str]) -> Place:
+    """Where a variant's command is parsed. `images`, `installed`: what the Docker Engine and .engines/ hold.
+
+    Its own image, else its own environment, else the engine's light one with the version's package on top;
+    where that one is not installed, another environment of the engine.
+    """
     parser: Parser | None = registry.fact(variant.engine, "PARSER", None)
     if parser is None:
         return Place(variant.engine)
     if variant.image in images:
         return Place(variant.engine, image=variant.image)
-    light = {v.version for v in registry.variants().values() if v.environment == parser.environment}
-    if variant.environment and variant.environment != parser.environment and _python(variant.environment):
+    light = parser.environment
+    if variant.environment != light and variant.environment in installed:
         return Place(variant.engine, environment=variant.environment)
-    if not _python(parser.environment):
-        others = {v.environment for v in registry.variants().values() if v.engine == variant.engine}
-        installed = [name for name in sorted(others - {""}) if _python(name)]
-        return Place(variant.engine, environment=(installed or [parser.environment])[0])
-    known = is_branch(variant.version) or variant.version in light
-    return Place(variant.engine, environment=parser.environment, package="" if known else variant.version)
+    siblings = [v for v in registry.variants().values() if v.engine == variant.engine and v.environment]
+    if light not in installed:
+        others = sorted({v.environment for v in siblings if v.environment in installed})
+        return Place(variant.engine, environment=(*others, light)[0])
+    same = is_branch(variant.version) or variant.version in {
+        v.version for v in siblings if v.environment == light
+    }
+    return Place(variant.engine, environment=light, package="" if same else variant.version)
 
 
-def _python(environment: str) -> Path | None:
-    """The interpreter of an environment that is installed here."""
-    python = ROOT / ".engines" / environment / "bin" / "python"
-    return python if python.exists() else None
+def _installed() -> frozenset[str]:
+    """Environments that have an interpreter here."""
+    return frozenset(path.parent.parent.name for path in ROOT.glob(".engines/*/bin/python"))
 
 
 def _check_group(place: Place, group: Sequence[tuple[Variant, Launch]]) -> list[ParseResult]:
@@ -136,8 +143,8 @@ def _unparsed(variant: Variant) -> ParseResult:
 
 
 def _in_environment(place: Place, parser: Parser, arguments: Sequence[Sequence[str]]) -> Parsed:
-    python = _python(place.environment)
-    if python is None:
+    python = ROOT / ".engines" / place.environment / "bin" / "python"
+    if not python.exists():
         raise MachineError(
             f"No parser of {place.engine} is on this machine: neither its image nor the environment "
             f"{place.environment}; `just bench {parser.environment}` makes the environment."
