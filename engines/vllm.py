@@ -328,6 +328,11 @@ def _all2all_without_data_parallelism(case: Case) -> bool:
     return upstream and "--all2all-backend" in case.flags and case.size("--data-parallel-size", "-dp") < 2
 
 
+def _removed_all2all(case: Case) -> bool:
+    removed = case.flags.get("--all2all-backend", "") in ("pplx", "naive")
+    return removed and since(case.variant.version, "0.32")
+
+
 def _aiter_mask_before_028(case: Case) -> bool:
     aiter = case.launch.env.get("VLLM_ROCM_USE_AITER") == "1" and case.variant.parallel.expert > 1
     return aiter and case.is_release_before("0.28")
@@ -353,6 +358,11 @@ WARNINGS: Warnings = (
         _all2all_without_data_parallelism,
         "vLLM builds no all2all manager without data parallelism: the --all2all-backend flag is inert "
         "(TP8 with a MORI flag runs without MORI); use --tensor-parallel-size 1 --data-parallel-size 8",
+    ),
+    (
+        _removed_all2all,
+        "vLLM has taken the all2all backends pplx and naive out and runs allgather_reducescatter instead "
+        "(config/parallel.py of 0.32.0); use variant sglang-pplx, or deepep_low_latency",
     ),
     (
         _aiter_mask_before_028,

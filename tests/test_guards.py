@@ -118,6 +118,10 @@ def _warn(name: str, model: Model = MOE, version: str = "", **changes: object) -
         (lambda: _warn("vllm-mori", version="0.27.1"), "expert mask"),
         (lambda: _warn("vllm-mori", version="0.31.0"), "about 64 GiB"),
         (lambda: _warn("vllm-ep", extra_args=("--all2all-backend=mori_high_throughput",)), "flag is inert"),
+        (
+            lambda: _warn("vllm-ep", extra_args=("--all2all-backend", "pplx", "--data-parallel-size", "8")),
+            "use variant sglang-pplx",
+        ),
         (lambda: _warn("vllm-mori-fork"), "combines with the wrong routing tensor"),
         (
             lambda: _warn("sglang-dp", extra_args=("--enable-torch-compile",)),

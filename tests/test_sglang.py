@@ -112,6 +112,7 @@ def test_expert_parallelism_needs_the_ranks_of_the_log() -> None:
         (None, None, "none"),
         ("deepep", "normal", "deepep_ht"),
         ("deepep", "low_latency", "deepep_ll"),
+        ("pplx", "low_latency", "pplx"),
         ("mori", "normal", "mori"),
         ("mori", "low_latency", "mori_ll"),
         ("deepep_v2", "auto", "deepep_v2"),
