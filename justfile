@@ -136,3 +136,9 @@ check: setup
     {{ python }} -m ruff format --check .
     {{ python }} -m ruff check .
     {{ python }} -m mypy --strict harness engines workloads
+
+# The documentation as a site in .cache/site: what is generated is written again, a broken link is an error
+docs:
+    @sh scripts/setup.sh docs
+    {{ python }} -m scripts.write_docs
+    NO_MKDOCS_2_WARNING=1 {{ python }} -m mkdocs build --strict --quiet

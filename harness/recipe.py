@@ -22,7 +22,7 @@ CPU_SHAPES = ("100/200", "500/100", "1000/50", "3000/50", "sharegpt-sample")
 """The origin's shapes divided by ten, minutes on two cores; no output too short to be judged."""
 SHAPE = re.compile(r"(\d+)[/x-](\d+)")
 
-_RECIPE_KEYS: dict[str, type] = {
+RECIPE_KEYS: dict[str, type] = {
     "model": str,
     "reference": str,
     "baseline": str,
@@ -37,8 +37,8 @@ _RECIPE_KEYS: dict[str, type] = {
     "verify": int,
     "timeout": float,
 }
-_RENAMED = {"verify": "verify_requests", "timeout": "request_timeout_s"}
-_LOAD_KEYS = (
+RENAMED = {"verify": "verify_requests", "timeout": "request_timeout_s"}
+LOAD_KEYS = (
     "rate",
     "concurrency",
     "arrival",
@@ -59,7 +59,7 @@ _RESTARTS = 3
 """Of each variant where several are compared: the fewest that say how far they are from themselves."""
 _ENOUGH_RATE = 50
 """Requests/s that a closed loop of a given duration is prepared for."""
-_OPTION_KEYS = dict(zip(Options.__struct_fields__, Options.__struct_encode_fields__, strict=True))
+OPTION_KEYS = dict(zip(Options.__struct_fields__, Options.__struct_encode_fields__, strict=True))
 """Key of an option -> what files call it, which is an older key of some."""
 
 
@@ -101,7 +101,7 @@ def load_recipe(path: Path) -> Recipe:
 
 def _filed(options: dict[str, Any]) -> dict[str, Any]:
     """Options under the names that files have for them. Raises InputError for one given in both spellings."""
-    for key, filed in _OPTION_KEYS.items():
+    for key, filed in OPTION_KEYS.items():
         if key != filed and key in options:
             if filed in options:
                 raise InputError(f"{key}= and {filed}= are two names of one setting; keep one.")
@@ -143,12 +143,12 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
         fields["repeats"] = 0
     elif "repeats" not in pairs and len(variants) > 1:
         fields["repeats"] = _RESTARTS
-    for key, kind in _RECIPE_KEYS.items():
+    for key, kind in RECIPE_KEYS.items():
         if key in pairs:
             value = pairs.pop(key)
-            fields[_RENAMED.get(key, key)] = value if kind is str else _number(key, value, kind)
+            fields[RENAMED.get(key, key)] = value if kind is str else _number(key, value, kind)
     if pairs:
-        known = sorted({*_RECIPE_KEYS, *_LOAD_KEYS, *_OWN_KEYS, *_OPTION_KEYS, *_DOTTED_KEYS})
+        known = sorted({*RECIPE_KEYS, *LOAD_KEYS, *_OWN_KEYS, *OPTION_KEYS, *_DOTTED_KEYS})
         raise InputError(f"There is no key {next(iter(pairs))!r}. There are: {', '.join(known)}.")
     fields.setdefault("question", _question(variants))
     return registry.convert(fields, Recipe, "command line")
@@ -156,7 +156,7 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
 
 def _option_words() -> set[str]:
     """Keys of options, old ones included."""
-    return {*_OPTION_KEYS, *_OPTION_KEYS.values()}
+    return {*OPTION_KEYS, *OPTION_KEYS.values()}
 
 
 def _question(variants: tuple[str, ...]) -> str:

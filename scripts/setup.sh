@@ -1,14 +1,15 @@
 #!/bin/sh
 # The harness's own environment, .venv/: made on first use, made again when its requirements change.
-# usage: scripts/setup.sh [dev] [frames] [nvidia] [amd]
+# usage: scripts/setup.sh [dev] [docs] [frames] [nvidia] [amd]
 #   dev     what the tests and linters need       frames   runs as DataFrames (pandas)
+#   docs    what builds the site
 #   nvidia, amd   what reads their accelerators: by itself where one is seen, by name on a machine without
 set -eu
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] && .venv/bin/python scripts/serve_recipes.py
 wanted=requirements.txt
 for word in "$@"; do
-  [ -f "requirements-$word.txt" ] || { echo "setup knows dev, frames, nvidia and amd, not $word." >&2; exit 2; }
+  [ -f "requirements-$word.txt" ] || { echo "setup knows dev, docs, frames, nvidia and amd, not $word." >&2; exit 2; }
   wanted="$wanted requirements-$word.txt"
 done
 [ -e /dev/nvidiactl ] && wanted="$wanted requirements-nvidia.txt"

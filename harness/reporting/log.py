@@ -68,7 +68,7 @@ def entry(comparison: Comparison, environment: Environment, recipe: Recipe, *, b
         f"- question: {markdown(comparison.question)}",
         f"- variants: {markdown(', '.join(recipe.variants))}; model: {markdown(model)}",
         f"- commit: {environment.harness_commit}{dirty}",
-        f"- machine: {markdown(_machine(environment))}",
+        f"- machine: {markdown(machine(environment))}",
         f"- results: sha256 {bundle or 'not computed'}",
         "",
         *_part("Answer", [one.full_line for one in answer.answers(comparison)]),
@@ -236,7 +236,8 @@ def _part(title: str, lines: list[str]) -> list[str]:
     return [f"{title}:", *(f"- {markdown(line)}" for line in lines), ""] if lines else []
 
 
-def _machine(environment: Environment) -> str:
+def machine(environment: Environment) -> str:
+    """CPU, memory, accelerators, system and host in one line."""
     gpus = [gpu.name for gpu in environment.gpus]
     cpu = f"{environment.cpu_model}, {environment.num_cpus} cores, {environment.memory_gb:.0f} GB"
     accelerators = (
