@@ -8,6 +8,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from engines import sglang_recorder
+from harness.correctness.scoring_dialects import LOWEST_LOGPROB, Forced, Ids, entry, forced
+from harness.errors import AttestationError
 from harness.label.dialect import (
     Parser,
     Spellings,
@@ -119,7 +121,6 @@ def _options(variant: Variant) -> tuple[str, ...]:
 
 # --- what runs ---------------------------------------------------------------------------------
 
-SCORING = "sglang_generate"
 EXTRAS = {"return_token_ids": True}
 
 _RESOLVED = {
@@ -286,6 +287,48 @@ def routed(launch: Launch, layers: str, out: str) -> Launch:
 def flush() -> tuple[str, str]:
     """(method, path) that empties the radix cache; refused while requests run."""
     return "POST", "/flush_cache"
+
+
+# --- as a reference ----------------------------------------------------------------------------
+
+
+def scoring(prompt_ids: Ids, output_ids: Ids, model: str, top_k: int) -> tuple[str, dict[str, Any]]:
+    """Native /generate asked for logprobs of given tokens.
+
+    It pads the first input position with null, hence one prompt token more.
+    """
+    body = {
+        "input_ids": [*prompt_ids, *output_ids],
+        "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+        "return_logprob": True,
+        "logprob_start_len": max(len(prompt_ids) - 1, 0),
+        "top_logprobs_num": max(top_k, 1),
+    }
+    return "/generate", body
+
+
+def scored(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> Forced:
+    """Reads meta_info.input_token_logprobs [[logprob, id, text]] and input_top_logprobs, aligned at the end.
+
+    Raises AttestationError when positions are missing or belong to other tokens. A rank beyond the
+    returned top list is a lower bound.
+    """
+    meta = response.get("meta_info") or {}
+    num = len(output_ids)
+    own = (meta.get("input_token_logprobs") or [])[-num:]
+    top = (meta.get("input_top_logprobs") or [])[-num:]
+    if len(own) != num or len(top) != num or tuple(e[1] for e in own) != tuple(output_ids):
+        raise AttestationError(
+            f"the reference returned input logprobs for {len(own)} of {num} tokens, or for other tokens; "
+            "SGLang needs return_logprob on /generate: choose another reference"
+        )
+    entries, known = [], []
+    for (logprob, token, *_), row in zip(own, top, strict=True):
+        best = max([e[0] for e in row or []] + [logprob] if logprob is not None else [], default=None)
+        rank = 1 + sum(e[0] > logprob for e in row or []) if logprob is not None else None
+        entries.append(entry(logprob, best, rank))
+        known.append({int(e[1]): max(e[0], LOWEST_LOGPROB) for e in row or []} | {int(token): entries[-1][0]})
+    return forced(entries, known)
 
 
 # --- what is known to go wrong -----------------------------------------------------------------

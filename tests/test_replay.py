@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from harness import registry
 from harness.correctness import replay, scoring_dialects
 from harness.errors import AttestationError, InputError
 
 VLLM = SimpleNamespace(__name__="engines.vllm", SCORING="prompt_logprobs")
-SGLANG = SimpleNamespace(__name__="engines.sglang", SCORING="sglang_generate")
+SGLANG = registry.engine("sglang")
 SAMPLE = replay.Sample(
     request_id="r1", prompt_token_ids=(5, 6), output_token_ids=(7, 8, 9), emitted_logprobs=(-0.1, -2.0, -0.7)
 )

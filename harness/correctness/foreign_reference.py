@@ -20,7 +20,7 @@ from harness.client.answer import Answer, Chunk
 from harness.client.body import authorization
 from harness.correctness import replay
 from harness.correctness.replay import ReplayOptions, Sample
-from harness.correctness.scoring_dialects import DIALECTS, Dialect, Forced, Ids, entry
+from harness.correctness.scoring_dialects import Dialect, Forced, Ids, dialects, entry
 from harness.errors import AttestationError, HarnessError
 from harness.schema import Score
 from harness.tokens import Vocabulary
@@ -40,7 +40,7 @@ def score(
 
     Raises AttestationError when it answers none: it cannot be a reference.
     """
-    for dialect in (d for d in DIALECTS.values() if not d.plays):
+    for dialect in (d for d in dialects() if not d.plays):
         if not _refusal(base_url, model, dialect, options):
             return replay.score(base_url, dialect, model, samples, options)
     refusal = ""

@@ -1,8 +1,8 @@
 """How a reference engine is asked for teacher-forced logprobs: one pair of pure functions per HTTP dialect.
 
-An engine file chooses with a constant, `SCORING = "prompt_logprobs"` (vLLM), "prompt_logprobs_from" (our
-transformers server) or "sglang_generate" (SGLang), or brings its own pair: `scoring(prompt_ids, output_ids,
-model, top_k)` and `scored(response, prompt_ids, output_ids)`. An engine with neither cannot be a reference.
+An engine file chooses with a constant, `SCORING = "prompt_logprobs"` (vLLM) or "prompt_logprobs_from" (our
+transformers server), or brings its own pair, as SGLang's does: scoring(prompt_ids, output_ids, model, top_k)
+and scored(response, prompt_ids, output_ids). An engine with neither cannot be a reference.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from harness import registry
 from harness.errors import AttestationError, InputError
 from harness.schema import Played
 
@@ -54,7 +55,8 @@ def entry(logprob: Any, best: Any, rank: int | None) -> tuple[float, int, float]
     return own, (max(rank or 2, 2) if margin else 1), margin
 
 
-def _forced(entries: list[tuple[float, int, float]], top: list[dict[int, float]]) -> Forced:
+def forced(entries: list[tuple[float, int, float]], top: list[dict[int, float]]) -> Forced:
+    """One Forced of every token's (logprob, rank, margin) and what else was likely in its place."""
     return Forced(
         top=tuple(top),
         logprob=tuple(e[0] for e in entries),
@@ -96,7 +98,7 @@ def _read_prompt_logprobs(response: dict[str, Any], prompt_ids: Ids, output_ids:
     if not rows or len(rows) != expected:
         raise AttestationError(
             f"the reference returned prompt logprobs for {len(rows or [])} of {expected} tokens: it does not "
-            "support prompt_logprobs; choose a reference that does (vllm, sglang, transformers)"
+            f"support prompt_logprobs; choose a reference that does ({', '.join(able())})"
         )
     entries, top = [], []
     for token, row in zip(output_ids, rows[len(prompt_ids) :], strict=True):
@@ -104,64 +106,42 @@ def _read_prompt_logprobs(response: dict[str, Any], prompt_ids: Ids, output_ids:
         best = max((e["logprob"] for e in (row or {}).values()), default=None)
         entries.append(entry(own.get("logprob"), best, own.get("rank")))
         top.append({int(name): max(e["logprob"], LOWEST_LOGPROB) for name, e in (row or {}).items()})
-    return _forced(entries, top)
+    return forced(entries, top)
 
 
 def _read_played(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> Forced:
     """The same with choices[0].played, {logprob, margin, faults}, where it was asked for and fitted."""
-    forced = _read_prompt_logprobs(response, prompt_ids, output_ids)
+    plain = _read_prompt_logprobs(response, prompt_ids, output_ids)
     played = response["choices"][0].get("played") or {}
     if len(played.get("logprob", ())) != len(output_ids):
-        return forced
+        return plain
     faults = {name: tuple(values) for name, values in played["faults"].items()}
-    return forced._replace(
+    return plain._replace(
         played=Played(
             precision="", logprob=tuple(played["logprob"]), margin=tuple(played["margin"]), faults=faults
         )
     )
 
 
-def _ask_sglang(prompt_ids: Ids, output_ids: Ids, model: str, top_k: int) -> tuple[str, dict[str, Any]]:
-    """Native /generate. SGLang pads the first input position with null, hence one prompt token more."""
-    body = {
-        "input_ids": [*prompt_ids, *output_ids],
-        "sampling_params": {"max_new_tokens": 1, "temperature": 0},
-        "return_logprob": True,
-        "logprob_start_len": max(len(prompt_ids) - 1, 0),
-        "top_logprobs_num": max(top_k, 1),
-    }
-    return "/generate", body
-
-
-def _read_sglang(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> Forced:
-    """Reads meta_info.input_token_logprobs [[logprob, id, text]] and input_top_logprobs, aligned at the end.
-
-    Raises AttestationError when positions are missing or belong to other tokens. A rank beyond the
-    returned top list is a lower bound.
-    """
-    meta = response.get("meta_info") or {}
-    num = len(output_ids)
-    own = (meta.get("input_token_logprobs") or [])[-num:]
-    top = (meta.get("input_top_logprobs") or [])[-num:]
-    if len(own) != num or len(top) != num or tuple(e[1] for e in own) != tuple(output_ids):
-        raise AttestationError(
-            f"the reference returned input logprobs for {len(own)} of {num} tokens, or for other tokens; "
-            "SGLang needs return_logprob on /generate: choose another reference"
-        )
-    entries, known = [], []
-    for (logprob, token, *_), row in zip(own, top, strict=True):
-        best = max([e[0] for e in row or []] + [logprob] if logprob is not None else [], default=None)
-        rank = 1 + sum(e[0] > logprob for e in row or []) if logprob is not None else None
-        entries.append(entry(logprob, best, rank))
-        known.append({int(e[1]): max(e[0], LOWEST_LOGPROB) for e in row or []} | {int(token): entries[-1][0]})
-    return _forced(entries, known)
-
-
 DIALECTS = {
     "prompt_logprobs": Dialect(_ask_prompt_logprobs, _read_prompt_logprobs),
     "prompt_logprobs_from": Dialect(_ask_prompt_logprobs_from, _read_played, plays=True),
-    "sglang_generate": Dialect(_ask_sglang, _read_sglang),
 }
+
+
+def able() -> tuple[str, ...]:
+    """Engines that can score given tokens."""
+    return tuple(
+        name
+        for name in registry.engines()
+        if registry.fact(name, "SCORING", "") in DIALECTS or registry.fact(name, "scoring", None)
+    )
+
+
+def dialects() -> tuple[Dialect, ...]:
+    """Every dialect there is, engines' own ones last."""
+    own = (registry.engine(name) for name in able() if registry.fact(name, "scoring", None))
+    return (*DIALECTS.values(), *(Dialect(module.scoring, module.scored) for module in own))
 
 
 def dialect_of(engine_module: Any) -> Dialect:
@@ -175,6 +155,6 @@ def dialect_of(engine_module: Any) -> Dialect:
         engine = getattr(engine_module, "__name__", str(engine_module)).rsplit(".", 1)[-1]
         raise InputError(
             f"engine {engine} cannot be a reference: it does not score given tokens; "
-            "use a variant of an engine that does (vllm, sglang, transformers)"
+            f"use a variant of an engine that does ({', '.join(able())})"
         )
     return DIALECTS[name]
