@@ -64,7 +64,7 @@ replay entry: setup
 import *files: setup
     @{{ python }} -m harness import "$@"
 
-# A run's trials in another tool's format: export [RUN] [--format vllm-bench] [--out FOLDER]
+# Runs for other tools: export [RUN ...] [--format vllm-bench|csv|parquet] [--out FOLDER]
 [no-exit-message]
 export *words: setup
     @{{ python }} -m harness export "$@"

@@ -151,18 +151,26 @@ def ep_check(words: Words = None) -> None:
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument()] = "",
+    runs: Words = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; by default export/ of the run.")
     ] = None,
     form: Annotated[str, typer.Option("--format")] = "vllm-bench",
 ) -> None:
-    """A run's trials in another tool's format: export [RUN] [--format vllm-bench] [--out FOLDER]"""
+    """Runs for other tools: export [RUN ...] [--format vllm-bench|csv|parquet] [--out FOLDER]"""
     from harness import store
     from harness.reporting import exporters
 
-    folder = store.find_run(run)
-    for path in exporters.export(folder, out or folder / "export", form):
+    folders = [store.find_run(name) for name in runs or [""]]
+    if form in exporters.TABLES:
+        from harness import frames
+
+        if len(folders) > 1 and out is None:
+            raise InputError("Tables of several runs belong to none of them: give --out FOLDER.")
+        written = frames.write(folders, out or folders[0] / "export", form)
+    else:
+        written = (path for run in folders for path in exporters.export(run, out or run / "export", form))
+    for path in written:
         print(path)
 
 

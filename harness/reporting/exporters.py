@@ -49,6 +49,8 @@ def vllm_bench(result: TrialResult, records: Iterable[RequestRecord], model: str
 
 FORMATS: dict[str, Callable[[TrialResult, Iterable[RequestRecord], str], dict[str, Any]]]
 FORMATS = {"vllm-bench": vllm_bench}
+TABLES = ("csv", "parquet")
+"""Formats of harness.frames: a file per table."""
 
 
 def export(run: Path, target: Path, form: str = "vllm-bench") -> list[Path]:
@@ -58,7 +60,7 @@ def export(run: Path, target: Path, form: str = "vllm-bench") -> list[Path]:
     """
     convert = FORMATS.get(form)
     if convert is None:
-        raise InputError(f"There is no export format {form!r}; there is: {', '.join(FORMATS)}.")
+        raise InputError(f"There is no export format {form!r}; there is: {', '.join([*FORMATS, *TABLES])}.")
     written = []
     for path in sorted(run.glob("*/r*/*/trial.json")):
         result = store.read(path, TrialResult)
