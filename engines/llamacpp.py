@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ def main() -> None:
     params.n_parallel = given.slots
     params.n_ctx = given.slots * given.max_model_len
     params.n_gpu_layers = 0
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     params.endpoint_metrics = True
     params.ctx_shift = False
     params.cache_prompt = False

@@ -188,7 +188,19 @@ def plan(recipe: Recipe, machine: Machine) -> tuple[Planned, ...]:
     """
     _refuse_twins(recipe)
     _refuse_mixed_image(recipe)
-    return tuple(_planned(registry.variant(name), recipe, machine) for name in recipe.variants)
+    chosen = [registry.variant(name) for name in recipe.variants]
+    return tuple(_planned(variant, _sharing(recipe, variant, machine), machine) for variant in chosen)
+
+
+def _sharing(recipe: Recipe, variant: Variant, machine: Machine) -> Recipe:
+    """With one rule for all engines on CPU: they compute on all cores but one.
+
+    It is left to their API server and to the client, whose time stamps are wrong where they wait for a core.
+    """
+    if variant.accelerator != "cpu" or not machine.num_cpus:
+        return recipe
+    share = {"OMP_NUM_THREADS": str(max(1, machine.num_cpus - 1))}
+    return msgspec.structs.replace(recipe, env={**share, **recipe.env})
 
 
 def _refuse_twins(recipe: Recipe) -> None:

@@ -1025,6 +1025,8 @@ class Machine(Noun):
     """Process environments described by engines/<name>.requirements.txt."""
     free_disk_gb: float = 0.0
     """Where the repository lies."""
+    num_cpus: int = 0
+    """Cores that this process may use; 0 = not known."""
 
 
 class ParseResult(Noun):

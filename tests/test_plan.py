@@ -159,3 +159,16 @@ def test_variants_of_different_models_are_refused(tmp_path: Path, monkeypatch: p
     other = replace(other, model=replace(other.model, alias="another"))
     with pytest.raises(InputError, match="different models"):
         run.begin(tmp_path / "run", recipe, (one, other))
+
+
+def test_engines_on_cpu_leave_a_core_to_their_server_and_the_client_by_one_rule() -> None:
+    names = ("vllm-cpu", "sglang-cpu", "llamacpp", "transformers")
+    for cores, threads in ((1, "1"), (2, "1"), (8, "7")):
+        planned = plan.plan(Recipe(question="", variants=names), Machine(num_cpus=cores))
+        assert {p.launch.env["OMP_NUM_THREADS"] for p in planned} == {threads}
+    own = Recipe(question="", variants=names, env={"OMP_NUM_THREADS": "5"})
+    assert {p.launch.env["OMP_NUM_THREADS"] for p in plan.plan(own, Machine(num_cpus=8))} == {"5"}
+    reference = plan.reference(own, Machine(num_cpus=8))
+    assert reference is not None and "OMP_NUM_THREADS" not in reference.launch.env
+    on_gpus = plan.plan(Recipe(question="", variants=("vllm-tp",)), Machine(num_cpus=8))
+    assert "OMP_NUM_THREADS" not in on_gpus[0].launch.env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 
@@ -25,6 +26,7 @@ def probe() -> Machine:
         images=docker_engine.image_names() if docker else (),
         importable=_importable(),
         environments=tuple(sorted(p.name.split(".")[0] for p in ROOT.glob("engines/*.requirements.txt"))),
+        num_cpus=len(os.sched_getaffinity(0)),
         free_disk_gb=round(shutil.disk_usage(ROOT).free / 1e9, 1),
     )
 
