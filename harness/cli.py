@@ -59,9 +59,9 @@ def main() -> None:
 @app.command()
 def aa(words: Words = None) -> None:
     """Measure a variant against itself under two blind names: aa <variant> [workload|all] [key=value ...]"""
-    from harness import plan
+    from harness import recipe
 
-    _bench(plan.against_itself(words or []))
+    _bench(recipe.against_itself(words or []))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from harness import extras, launchers, models, registry, store
 from harness import recipe as recipes
 from harness.client import endpoint
 from harness.errors import HarnessError, InputError
-from harness.label import feasible, guards, scale
+from harness.label import feasible, guards
 from harness.schema import (
     Accelerator,
     Deployment,
@@ -33,7 +33,6 @@ from harness.schema import (
 _PLAN_PORT = 8000
 TRACES = "traces"
 """Folder of profiler traces, in a visit's."""
-_SAME = "question=Is {0} faster than itself? No: a verdict would be a false one."
 ENDPOINT = "attach"
 """The variant of a server that somebody else runs."""
 ORACLE = "transformers"
@@ -164,21 +163,6 @@ def select(names: str, machine: Machine, model: str = "") -> tuple[str, ...]:
     chosen = [variant for variant, known in able if known.alias == largest.alias]
     # Last, so that everybody's output is there to be replayed while its server still runs.
     return tuple(v.name for v in sorted(chosen, key=lambda v: v.engine == ORACLE))
-
-
-def against_itself(given: Sequence[str]) -> list[str]:
-    """The words of a bench of one variant under two blind names, three restarts unless they say otherwise.
-
-    Raises InputError for several variants or none.
-    """
-    names, *rest = [word for word in given if "=" not in word] or [""]
-    if not names or "," in names or names == "all":
-        raise InputError("aa measures one variant against itself; name one: `just aa VARIANT`.")
-    registry.variant(names)
-    pairs = [word for word in given if "=" in word]
-    said = any(word.startswith(("repeats=", "budget_s=")) for word in pairs)
-    asked = [] if any(word.startswith("question=") for word in pairs) else [_SAME.format(names)]
-    return [",".join(scale.twins(names)), *rest, *([] if said else ["repeats=3"]), *asked, *pairs]
 
 
 def plan(recipe: Recipe, machine: Machine) -> tuple[Planned, ...]:

@@ -13,6 +13,7 @@ import msgspec
 
 from harness import registry
 from harness.errors import InputError
+from harness.label import scale
 from harness.numbers import tails
 from harness.schema import Accelerator, Load, Options, Recipe, Scalar, WorkloadSpec
 
@@ -57,6 +58,7 @@ _TURNS = 8
 _DOTTED_KEYS = ("env.NAME", "settings.NAME", "slo.ttft_s", "w.PARAM")
 _RESTARTS = 3
 """Of each variant where several are compared: the fewest that say how far they are from themselves."""
+_SAME = "question=Is {0} faster than itself? No: a verdict would be a false one."
 _ENOUGH_RATE = 50
 """Requests/s that a closed loop of a given duration is prepared for."""
 OPTION_KEYS = dict(zip(Options.__struct_fields__, Options.__struct_encode_fields__, strict=True))
@@ -107,6 +109,21 @@ def _filed(options: dict[str, Any]) -> dict[str, Any]:
                 raise InputError(f"{key}= and {filed}= are two names of one setting; keep one.")
             options[filed] = options.pop(key)
     return options
+
+
+def against_itself(given: Sequence[str]) -> list[str]:
+    """The words of a bench of one variant under two blind names, three restarts unless they say otherwise.
+
+    Raises InputError for several variants or none.
+    """
+    names, *rest = [word for word in given if "=" not in word] or [""]
+    if not names or "," in names or names == "all":
+        raise InputError("aa measures one variant against itself; name one: `just aa VARIANT`.")
+    registry.variant(names)
+    pairs = [word for word in given if "=" in word]
+    said = any(word.startswith(("repeats=", "budget_s=")) for word in pairs)
+    asked = [] if any(word.startswith("question=") for word in pairs) else [_SAME.format(names)]
+    return [",".join(scale.twins(names)), *rest, *([] if said else ["repeats=3"]), *asked, *pairs]
 
 
 def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator) -> Recipe:
