@@ -6,6 +6,8 @@ from harness.label.findings import counters as find_counters
 from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
 SCORING = "prompt_logprobs_from"
+ORACLE = True
+"""Its variants are references before anything else."""
 SCORES_AT_ONCE = 32
 """Requests that wait are read together."""
 SHARES_PROMPTS = True

@@ -155,7 +155,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; by default export/ of the run.")
     ] = None,
-    form: Annotated[str, typer.Option("--format")] = "vllm-bench",
+    form: Annotated[str, typer.Option("--format")] = "",
 ) -> None:
     """Runs for other tools: export [RUN ...] [--format vllm-bench|csv|parquet] [--out FOLDER]"""
     from harness import store
@@ -169,7 +169,8 @@ def export(
             raise InputError("Tables of several runs belong to none of them: give --out FOLDER.")
         written = frames.write(folders, out or folders[0] / "export", form)
     else:
-        written = (path for run in folders for path in exporters.export(run, out or run / "export", form))
+        tool = form or exporters.USUAL
+        written = (path for run in folders for path in exporters.export(run, out or run / "export", tool))
     for path in written:
         print(path)
 

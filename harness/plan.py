@@ -35,8 +35,6 @@ TRACES = "traces"
 """Folder of profiler traces, in a visit's."""
 ENDPOINT = "attach"
 """The variant of a server that somebody else runs."""
-ORACLE = "transformers"
-"""The engine whose variants are references before anything else."""
 
 
 class PlannedTrial(Noun):
@@ -162,7 +160,7 @@ def select(names: str, machine: Machine, model: str = "") -> tuple[str, ...]:
     largest = max((known for _, known in able), key=lambda known: known.weights_gb)
     chosen = [variant for variant, known in able if known.alias == largest.alias]
     # Last, so that everybody's output is there to be replayed while its server still runs.
-    return tuple(v.name for v in sorted(chosen, key=lambda v: v.engine == ORACLE))
+    return tuple(v.name for v in sorted(chosen, key=lambda v: bool(registry.fact(v.engine, "ORACLE", False))))
 
 
 def plan(recipe: Recipe, machine: Machine) -> tuple[Planned, ...]:
@@ -240,7 +238,7 @@ def reference(recipe: Recipe, machine: Machine) -> Planned | None:
 
 def _default_reference(recipe: Recipe, machine: Machine) -> str:
     """The fp32 oracle where it can run, else the first variant without expert parallelism."""
-    oracles = [v for v in registry.variants().values() if v.engine == ORACLE]
+    oracles = [v for v in registry.variants().values() if registry.fact(v.engine, "ORACLE", False)]
     if not (recipe.model or _model_of(recipe)):
         return ""  # endpoints whose weights nobody named: nothing is installed to judge them
     for variant in oracles:

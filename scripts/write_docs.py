@@ -114,7 +114,10 @@ _OWN_KEYS = {
     "num_prompts": ("by the load", "Requests of a trial."),
     "args": ("", "Arguments appended to the engine's, as one quoted word: args='--max-num-seqs 8'."),
     "env.NAME": ("", "A variable of the engine's environment."),
-    "settings.NAME": ("", "A setting of the variant, such as a build option of its image."),
+    "settings.NAME": (
+        "",
+        "An option of the engine's file over the variant's own, like settings.prefix_cache=true.",
+    ),
     "slo.ttft_s": ("", "A limit in seconds; also slo.tpot_s, slo.e2el_s. Goodput counts what meets all."),
     "w.PARAM": ("", "A parameter of the workload; the workloads below list theirs."),
 }

@@ -188,13 +188,11 @@ def _files(paths: Sequence[str]) -> list[Path]:
             files += [path, *sorted(path.parent.glob(f"{path.stem}.rank*{path.suffix}"))]
     if not files:
         raise InputError(
-            f"No file matches {' '.join(paths)!r}: give the routing logs a server wrote (VLLM_LOG_MOE)."
+            f"No file matches {' '.join(paths)!r}: give the routing logs of a bench with moe_log=."
         )
     for path in files:
         if not path.is_file():
-            raise InputError(
-                f"There is no file {path}: give a routing log that a server wrote (VLLM_LOG_MOE)."
-            )
+            raise InputError(f"There is no file {path}: give a routing log of a bench with moe_log=.")
     return list(dict.fromkeys(files))
 
 

@@ -48,12 +48,13 @@ def vllm_bench(result: TrialResult, records: Iterable[RequestRecord], model: str
 
 
 FORMATS: dict[str, Callable[[TrialResult, Iterable[RequestRecord], str], dict[str, Any]]]
-FORMATS = {"vllm-bench": vllm_bench}
+USUAL = "vllm-bench"
+FORMATS = {USUAL: vllm_bench}
 TABLES = ("csv", "parquet")
 """Formats of harness.frames: a file per table."""
 
 
-def export(run: Path, target: Path, form: str = "vllm-bench") -> list[Path]:
+def export(run: Path, target: Path, form: str = USUAL) -> list[Path]:
     """Writes a file per finished trial: <variant>-<in>-<out>-<load>-r<restart>.json.
 
     Raises InputError for an unknown format or a run without finished trials, StoreError on bad files.
