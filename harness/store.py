@@ -39,7 +39,10 @@ PACKED_FILES = (
     "workloads/*.jsonl",
 )
 """In this order: packing scores looks at the records and prompts they repeat."""
-_FIXED = ("model", "args", "env", "seed", "launcher", "url", "python", "warmup", "request_timeout_s")
+_FIXED = (
+    *("model", "args", "env", "settings", "image", "seed", "launcher", "url", "python", "warmup"),
+    "request_timeout_s",
+)
 """Settings that all trials of a run share: a resumed run may not change them."""
 STAYS_PLAIN_BYTES = 32 << 20
 """Files from here on stay plain: byte ranges of them are decoded on all cores."""
@@ -157,7 +160,8 @@ def refuse_another(run: Path, recipe: Recipe) -> None:
     if not path.exists() or not any(run.glob("*/r*/*/trial.json")):
         return
     new, old = _storable(recipe), read_toml(path)
-    changed = [name for name in _FIXED if old.get(name) != new.get(name)]
+    # A run of before a setting existed was measured without it.
+    changed = [name for name in _FIXED if (old.get(name) or None) != (new.get(name) or None)]
     if changed:
         raise InputError(
             f"Run {run.name} already holds trials measured with another {' and another '.join(changed)}; "

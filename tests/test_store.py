@@ -118,6 +118,12 @@ def test_a_run_id_in_use_takes_no_other_settings(tmp_path: Path) -> None:
     store.refuse_another(tmp_path, msgspec.structs.replace(recipe, variants=("a", "b"), repeats=5))
     with pytest.raises(InputError, match=r"another model and another seed; give another run_id="):
         store.refuse_another(tmp_path, msgspec.structs.replace(recipe, model="other", seed=3))
+    for changed in ({"image": "vllm:mine"}, {"settings": {"prefix_cache": True}}):
+        with pytest.raises(InputError, match=f"another {next(iter(changed))}"):
+            store.refuse_another(tmp_path, msgspec.structs.replace(recipe, **changed))
+    lines = (tmp_path / "recipe.toml").read_text().splitlines()
+    (tmp_path / "recipe.toml").write_text("\n".join(line for line in lines if not line.startswith("image")))
+    store.refuse_another(tmp_path, recipe)  # a run of before images could be chosen
 
 
 def test_runs_that_do_not_compare_are_left_out_with_a_sentence(tmp_path: Path) -> None:
