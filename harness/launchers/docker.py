@@ -307,14 +307,13 @@ def _make_caches(launch: Launch, root: Path) -> None:
 
 def seed(client: Any, launch: Launch, kept: Path) -> None:
     """Once for an image: its ready-built AITER modules into the cache that AITER then builds into."""
-    variable = aiter_variable(launch, Host(cache_root=str(kept)))
-    if not variable or any((kept / AITER).glob("*.so")):
+    host = Host(cache_root=str(kept))
+    if not aiter_variable(launch, host) or any((kept / AITER).glob("*.so")):
         return
-    mounts = container_options(launch, "seed", Host(cache_root=str(kept)))["mounts"]
-    environment = {**launch.env, **variable}
-    words = {"entrypoint": ["python3"], "environment": environment, "mounts": mounts, "remove": True}
+    options = container_options(replace(launch, files={}), "seed", host)
+    words = {name: options[name] for name in ("environment", "mounts", "labels")}
     with contextlib.suppress(ContainerError, APIError):  # no Python: then no AITER either
-        client.containers.run(launch.image, ["-c", SEED], **words)
+        client.containers.run(launch.image, ["-c", SEED], entrypoint=["python3"], remove=True, **words)
 
 
 def _provenance(launch: Launch, image: Any, root: Path) -> str:
