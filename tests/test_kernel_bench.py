@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from harness import registry
 from harness.ep import kernel_bench, verbs
 from harness.errors import InputError, MachineError
-from harness.schema import Gpu, Machine
+from harness.schema import Gpu, Launch, Machine
+from tests.containers import HOST_IMAGE, PYTHON, engine_client, host_mounts
 
 NOTHING = Machine(accelerator="cpu")
 GPUS = tuple(Gpu(index=i, name="MI300X", memory_gb=192.0) for i in range(8))
@@ -120,3 +124,29 @@ def test_several_nodes_get_a_line_each(tmp_path: Path) -> None:
         "test_dispatch_combine_internode.py --cmd bench --max-tokens 4096 --kernel-type v1"
     )
     assert "GLOO_SOCKET_IFNAME=ens14np0" in second and "MORI_RDMA_DEVICES='^mlx5_0,mlx5_1'" in second
+
+
+@pytest.fixture
+def engine() -> Iterator[Any]:
+    """A client of a real Docker Engine."""
+    yield from engine_client()
+
+
+@pytest.mark.docker
+def test_a_bench_in_a_container_is_read_to_its_end(engine: Any, tmp_path: Path) -> None:
+    """In a container of this machine's own /usr; the second root has the script."""
+    source = checkout(
+        tmp_path / "moe", "benchmarks/kernels/benchmark_moe.py", "Batch size: 8\nKernel time: 9.50 us"
+    )
+    bench = msgspec.structs.replace(kernel_bench.benches()["moe"], roots=("/nowhere", str(source)))
+    shell = kernel_bench.in_shell(bench, {"batch_size": "8"}, PYTHON)
+    mounts = {**host_mounts(), str(tmp_path): str(tmp_path)}
+    launch = Launch(
+        variant="kernel-bench", launcher="docker", image=HOST_IMAGE, argv=("bash", "-c", shell), mounts=mounts
+    )
+    text = kernel_bench.contained(launch)
+    assert f"['--batch-size', '8'] {source}" in text
+    assert "9.5 us" in kernel_bench.report(text)
+    lost = kernel_bench.in_shell(msgspec.structs.replace(bench, roots=("/nowhere",)), {}, PYTHON)
+    text = kernel_bench.contained(msgspec.structs.replace(launch, argv=("bash", "-c", lost)))
+    assert "no benchmarks/kernels/benchmark_moe.py under /nowhere of this image" in text

@@ -82,13 +82,17 @@ def in_image(bench: Bench, variant: Variant, options: Mapping[str, str], machine
         )
     recipe = Recipe(question="", variants=(variant.name,), reference="none", launcher=_IMAGE_LAUNCHER)
     launch = plan.plan(recipe, machine)[0].launch
+    return msgspec.structs.replace(launch, argv=("bash", "-c", in_shell(bench, options)), files={})
+
+
+def in_shell(bench: Bench, options: Mapping[str, str], python: str = "python3") -> str:
+    """A script that goes to the first root that has the bench and runs it there."""
     tries = "\n".join(f"[ -f {root}/{bench.script} ] && cd {root} && break" for root in bench.roots)
-    shell = (
+    return (
         f"for _ in 1; do\n{tries}\n"
         f"echo 'kernel-bench: no {bench.script} under {' '.join(bench.roots)} of this image'; exit 3\ndone\n"
-        f'PYTHONPATH="$PWD" exec python3 {shlex.join(bench.argv(options))}'
+        f'PYTHONPATH="$PWD" exec {python} {shlex.join(bench.argv(options))}'
     )
-    return msgspec.structs.replace(launch, argv=("bash", "-c", shell), files={})
 
 
 def by_hand(bench: Bench, place: tuple[str, Path, torchrun.Nodes | None], options: Mapping[str, str]) -> str:
@@ -118,17 +122,21 @@ def _in_image(
     lacking = _lacking(bench, variant, machine) or launcher.missing(variant, machine)
     if lacking:
         return f"{shown}\nnot run: {lacking}", SKIPPED
+    return f"{shown}\n{_kept(contained(launch), out)}", 0
+
+
+def contained(launch: Launch) -> str:
+    """Everything that a container prints until it ends. Raises LaunchError, MachineError."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "bench.log"
-        server = launcher.start(launch, log, "kernel-bench")
+        server = launchers.named(launch.launcher).start(launch, log, "kernel-bench")
+        deadline = time.monotonic() + _TIMEOUT_S
         try:
-            deadline = time.monotonic() + _TIMEOUT_S
             while server.poll() is None and time.monotonic() < deadline:
                 time.sleep(1.0)
         finally:
             server.stop(10.0)
-        text = log.read_text(errors="replace")
-    return f"{shown}\n{_kept(text, out)}", 0
+        return log.read_text(errors="replace")
 
 
 def _lacking(bench: Bench, variant: Variant, machine: Machine) -> str:
