@@ -144,17 +144,15 @@ def as_text(result: dict[str, Any], output: str) -> str:
 
 
 def table(file: str) -> str:
-    """A bench's output file as a table, with published figures below each line that has any."""
+    """A bench's output file as a table, with published figures of equal size below."""
     return "\n".join([f"{file}:", *rows(bench_output.read(Path(file)))])
 
 
 def rows(timings: Sequence[KernelTiming]) -> list[str]:
-    """One line a timing, published figures of equal size below each."""
-    return [
-        line
-        for timing in timings
-        for line in (_timing(timing), *(_reference(row) for row in reference_tables.nearest(timing)))
-    ]
+    """One line a timing, then the published figures of equal size, each once."""
+    references = dict.fromkeys(row for timing in timings for row in reference_tables.nearest(timing))
+    about = ["published for these sizes, by MORI's convention:"] if references else []
+    return [*map(_timing, timings), *about, *map(_reference, references)]
 
 
 def _timing(timing: KernelTiming) -> str:
