@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from harness.client import Target
@@ -75,3 +79,36 @@ def test_what_may_kill_a_gpu_engine_is_sent_on_request_only() -> None:
     with serving(Flaws(accepts_anything=True)) as url:
         points = conformance.preflight(Target(base_url=url, model="m"))
     assert not any("vocabulary" in p.name for p in points)
+
+
+def test_a_server_that_takes_minus_one_for_without_end_is_left_at_once() -> None:
+    """llama.cpp does: what it would go on saying would be measured beside the trial."""
+    left = threading.Event()
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()
+            piece = b'data: {"choices": [{"text": "on ", "finish_reason": "length"}]}\n\n'
+            if asked["max_tokens"] != -1:
+                self.wfile.write(piece + b"data: [DONE]\n\n")
+                return
+            try:
+                while not left.wait(0.02):
+                    self.wfile.write(piece)
+            except OSError:
+                left.set()
+
+        def log_message(self, *args: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as http:
+        http.daemon_threads = True
+        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
+        points = conformance.preflight(Target(base_url=f"http://127.0.0.1:{http.server_port}", model="m"))
+        assert left.wait(5), "the answer was let go"
+        http.shutdown()
+    (point,) = (p for p in points if p.name == "max_tokens -1 is refused")
+    assert (point.held, point.found) == (False, "HTTP 200")

@@ -21,6 +21,9 @@ from harness.schema import Load, Noun, Prompts, Request, RequestRecord
 
 NUM_TOKENS = 16
 TIMEOUT_S = 120.0
+_ERROR_EVENT = "an error event"
+_REFUSING = frozenset({_ERROR_EVENT, *(f"HTTP {status}" for status in range(400, 500))})
+_FIRST_BYTES = 200
 
 
 class Point(Noun):
@@ -175,7 +178,11 @@ class _Probe:
         where = url_parts(self.target)
         url = f"{where.scheme}://{where.netloc}{path(self.request, self.target)}"
         return requests.post(
-            url, json=content, headers=authorization(self.target.api_key_env), timeout=TIMEOUT_S
+            url,
+            json=content,
+            headers=authorization(self.target.api_key_env),
+            timeout=TIMEOUT_S,
+            stream=bool(fields.get("stream")),
         )
 
     def done_marker(self) -> Point:
@@ -218,13 +225,21 @@ class _Probe:
         return [self._refused(name, fields) for name, fields in bad.items()]
 
     def _refused(self, name: str, fields: dict[str, Any]) -> Point:
-        status = _try(lambda: self.post(**fields).status_code)
+        found = _try(lambda: self._reply(fields))
         return Point(
             name=f"{name} is refused",
-            held=isinstance(status, int) and 400 <= status < 500,
-            found=f"HTTP {status}" if isinstance(status, int) else status,
+            held=found in _REFUSING,
+            found=found,
             consequence="a mistake in a request is measured as if it were meant, or takes the engine down",
         )
+
+    def _reply(self, fields: dict[str, Any]) -> str:
+        """How it begins to answer. Some servers take -1 for "without end": it is left at its first event."""
+        with self.post(stream=True, **fields) as answer:
+            if answer.status_code != requests.codes.ok:
+                return f"HTTP {answer.status_code}"
+            first = answer.raw.read1(_FIRST_BYTES)
+        return _ERROR_EVENT if b'"error"' in first else "HTTP 200"
 
     def alive_afterwards(self) -> Point:
         """The engine must have survived all that."""
