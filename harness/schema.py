@@ -478,7 +478,7 @@ class Recipe(Noun):
     repeats: int = 1
     """Server restarts per variant, in interleaved order A B B A ...; 0 = auto, until intervals are tight."""
     reference: str = ""
-    """Variant, or endpoint of the same model (http://...), that judges; "none" for none; "" = the usual one."""
+    """Variant, or endpoint of the same model (http://...), that judges; none = nobody; "" = the usual one."""
     baseline: str = ""
     """Variant that ratios are stated against; "" = the first."""
     warmup: int = 2

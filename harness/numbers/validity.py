@@ -95,7 +95,11 @@ class Seen:
             return ()
         read = f"weights and tokenizer not known: {self._read / self.num_ok:.0f} prompt tokens per request"
         short = f", {self._num_short} of {self.num_ok} outputs ended before max_tokens"
-        return (f"{read}{short if self._num_short else ''}, as the server counts them",)
+        counted = f"{read}{short if self._num_short else ''}, as the server counts them"
+        return (
+            counted,
+            "output not verified: no reference that knows its tokens (model= and reference= name one)",
+        )
 
     def _uncounted(self) -> str:
         if not self._num_uncounted:

@@ -185,8 +185,7 @@ def _agreement(standing: Standing) -> Cell:
     if found is None:
         return Cell("not verified", badge="not verified")
     verdict = found.verdict or "not verified"
-    unjudged = () if found.verdict or found.reference else ("no reference",)
-    return Cell(verdict, (*unjudged, *_figures(found)), badge=verdict)
+    return Cell(verdict, tuple(_figures(found)), badge=verdict)
 
 
 def _figures(found: Agreement) -> Iterator[str]:
