@@ -945,33 +945,6 @@ class RoutingReport(Noun):
     schema_version: int = SCHEMA_VERSION
 
 
-class KernelTiming(Noun):
-    """One line of a dispatch, combine or expert kernel bench, whoever printed it."""
-
-    source: str
-    """mori-jsonl, mori-text, vllm-benchmark-moe, ep-check, reference ..."""
-    kernel: str
-    """dispatch, combine, pair or moe."""
-    tokens: int = 0
-    """Per rank; 0 = not stated."""
-    world_size: int = 0
-    hidden: int = 0
-    dtype: str = ""
-    latency_us: float | None = None
-    gbps: float | None = None
-    """1e9 bytes per second and rank, by the source's own convention."""
-    rdma_gbps: float | None = None
-    note: str = ""
-
-
-class TraceFinding(Noun):
-    """One value in a VLLM_MORI_TRACE log that breaks a rule."""
-
-    step: int
-    name: str
-    words: str
-
-
 class Gpu(Noun):
     """One accelerator as its driver shows it."""
 

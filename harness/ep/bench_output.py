@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from harness.ep import mori_text
+from harness.ep.timing import KernelTiming
 from harness.errors import InputError
-from harness.schema import KernelTiming
 
 _BATCH = re.compile(r"^Batch size: (\d+)")
 _KERNEL = re.compile(r"(?:^|, )Kernel time: ([\d.]+) us")

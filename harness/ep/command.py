@@ -13,8 +13,8 @@ import msgspec
 from ep_check import heap, mori_config, rules
 from ep_check.__main__ import PRESETS
 from harness.ep import bench_output, reference_tables, torchrun
+from harness.ep.timing import KernelTiming
 from harness.errors import InputError
-from harness.schema import KernelTiming
 
 BACKENDS = ("torch-gloo", "torch-nccl", "mori", "deep_ep", "uccl", "fused-moe")
 """The last is one process: an expert kernel under an expert mask, no dispatch."""

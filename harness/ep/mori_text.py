@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from harness.schema import KernelTiming
+from harness.ep.timing import KernelTiming
 
 _HEADER = re.compile(r"^Running \w+ with (max_tokens_per_rank: .*)")
 _SECTION = re.compile(r"^\s*(Dispatch|Combine) result", re.IGNORECASE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.schema import KernelTiming
+from harness.ep.timing import KernelTiming
 
 README = "ROCm/mori README at 624002c"
 GUIDE = "MORI-EP user guide, section 9"

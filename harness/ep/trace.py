@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.ep.reference_tables import expected_ranks
 from harness.errors import InputError
 from harness.escape import plain
-from harness.schema import TraceFinding
+from harness.schema import Noun
 
 STEPS = 11
 _STEP = re.compile(r"\bSTEP\s*(\d+)\s*[:.\-]?\s*(.*)", re.IGNORECASE)
@@ -59,6 +59,14 @@ class Setting:
     def touch(self) -> float:
         """Chance that a token has an expert on a given rank, under uniform routing."""
         return expected_ranks(self.num_experts, self.top_k, self.ranks) / self.ranks
+
+
+class TraceFinding(Noun):
+    """One value in a VLLM_MORI_TRACE log that breaks a rule."""
+
+    step: int
+    name: str
+    words: str
 
 
 Steps = Mapping[int, Step]
