@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from harness import store
 from harness.errors import HarnessError
+from harness.host import environment
 from harness.numbers import figures, power, stopping
 from harness.plan import Planned
-from harness.schema import Calibration, Comparison, Recipe, TrialResult, scenario
+from harness.schema import Calibration, Comparison, Environment, Recipe, TrialResult, scenario
 
 _RUNS = 20
 """Latest runs that are asked."""
@@ -43,19 +44,20 @@ def line(recipe: Recipe, planned: Iterable[Planned]) -> str:
 
 
 def _minutes(chosen: list[Planned], past: _Past, restarts: int) -> str:
-    total, unknown = 0.0, []
+    total, unknown = 0.0, 0
     for planned in chosen:
         name = planned.variant.name
         known = [past.around_s.get(name)]
         for trial in (t for t in planned.trials if not t.skip):
             per_prompt = past.per_prompt_s.get((name, scenario(trial.workload, trial.load)))
             known.append(None if per_prompt is None else per_prompt * trial.workload.num_prompts)
-        if None in known:
-            unknown.append(name)
+        unknown += restarts * (known.count(None) - (known[0] is None))
         total += restarts * sum(k for k in known if k is not None)
-    if not unknown:
-        return f"about {total / 60:.0f} minutes by earlier runs" if total >= 90 else f"about {total:.0f} s"
-    return f"no earlier run tells how long ({', '.join(unknown)})"
+    if not total:
+        return "no earlier run on this host tells how long"
+    shown = f"{total / 60:.0f} minutes" if total >= 90 else f"{total:.0f} s"
+    lacking = f" without {unknown} trials that none had" if unknown else ""
+    return f"about {shown} by earlier runs on this host{lacking}"
 
 
 def _sees(recipe: Recipe, chosen: list[Planned], past: _Past, restarts: int) -> str:
@@ -94,9 +96,15 @@ def _past(variants: set[str]) -> _Past:
 
 
 def _runs() -> list[Path]:
-    """Oldest first, so that the latest word stands."""
-    found = [p.parent for p in store.results_root().glob("*/comparison.json")]
+    """Of this host, oldest first, so that the latest word stands."""
+    found = [p.parent for p in store.results_root().glob("*/comparison.json") if _here(p.parent)]
     return sorted(found, key=lambda run: (run / "comparison.json").stat().st_mtime)[-_RUNS:]
+
+
+def _here(run: Path) -> bool:
+    with contextlib.suppress(HarnessError):
+        return store.read(run / "environment.json", Environment).hostname_hash == environment.hostname_hash()
+    return False
 
 
 def _learn(visit: Path, around: dict[str, float], per_prompt: dict[tuple[str, str], float]) -> None:

@@ -8,9 +8,11 @@ import msgspec
 import pytest
 
 from harness import compare, cost, plan, store
+from harness.host import environment
 from harness.numbers import power
 from harness.schema import Load, Machine, Recipe, WorkloadSpec
 from tests import runs
+from tests.examples import ENVIRONMENT
 
 SPEC = WorkloadSpec(name="random_tokens", num_prompts=12, params={"input_len": 64, "output_len": 8})
 ASKED = Recipe(
@@ -32,7 +34,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_earlier_runs_it_says_so() -> None:
     line = said(3)
-    assert line.startswith("6 trials in 6 server lives, no earlier run tells how long (vllm-cpu, sglang-cpu)")
+    assert line.startswith("6 trials in 6 server lives, no earlier run on this host tells how long")
     assert "would be seen four times in five if restarts differ by 2.0% (nothing earlier says" in line
 
 
@@ -45,6 +47,9 @@ def test_one_restart_decides_nothing_and_one_variant_compares_nothing() -> None:
 def test_earlier_runs_tell_their_spread(results: Path) -> None:
     run = runs.write_run(results / "earlier")
     store.write(run / "comparison.json", compare.compare(run))
+    assert cost._past({"slow", "fast"}).spreads == [], "another host's runs say nothing here"
+    own = msgspec.structs.replace(ENVIRONMENT, hostname_hash=environment.hostname_hash())
+    store.write(run / "environment.json", own)
     past = cost._past({"slow", "fast"})
     assert past.spreads and all(0.0 < s < 0.1 for s in past.spreads)
 

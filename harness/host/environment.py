@@ -26,6 +26,11 @@ _HASH_CHUNK = 16 << 20
 AMD_DRIVER = "amdgpu"
 
 
+def hostname_hash() -> str:
+    """What stands for this host's name in results that are published."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
+
+
 def probe(models: Iterable[Model] = (), images: Iterable[str] = ()) -> Environment:
     """This machine, now. Hashes weights (cached by path, size, mtime); asks Docker for digests."""
     found = find_gpus()
@@ -36,7 +41,7 @@ def probe(models: Iterable[Model] = (), images: Iterable[str] = ()) -> Environme
         started_at=now(),
         harness_commit=git("rev-parse", "HEAD") or os.environ.get("HARNESS_COMMIT", ""),
         harness_dirty=bool(git("status", "--porcelain", "--untracked-files=no")),
-        hostname_hash=hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12],
+        hostname_hash=hostname_hash(),
         os=_os_name(),
         kernel=platform.release(),
         python=platform.python_version(),
