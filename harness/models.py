@@ -90,7 +90,8 @@ def said(name: str) -> Model:
 
 def name_of(model: Model) -> str:
     """What resolve() takes for this model: its alias, its id, else its folder from the repository's root."""
-    if model.alias in models():
+    known = models().get(model.alias)
+    if known and known.hf_id == model.hf_id and (known.hf_id or _same_folder(known, model)):
         return model.alias
     if model.hf_id:
         return f"{model.hf_id}@{model.revision}" if model.revision else model.hf_id
@@ -98,6 +99,10 @@ def name_of(model: Model) -> str:
         return model.alias
     folder = Path(model.path)
     return folder.relative_to(ROOT).as_posix() if folder.is_relative_to(ROOT) else model.path
+
+
+def _same_folder(known: Model, model: Model) -> bool:
+    return not model.path or weights_folder(known) == Path(model.path)
 
 
 def _name(folder: Path) -> str:

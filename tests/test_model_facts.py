@@ -259,6 +259,20 @@ def test_an_id_of_the_cache_is_a_model_with_all_its_facts(
     assert models.resolve("acme/Dense-3B").tied_embeddings
 
 
+def test_an_id_or_a_folder_that_is_called_like_an_alias_is_not_that_alias(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    put(tmp_path, "acme/tiny-moe", QWEN3, weights=True)
+    assert models.name_of(models.resolve("acme/tiny-moe")) == "acme/tiny-moe"
+    folder = tmp_path / "tiny-moe"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert models.name_of(models.resolve(str(folder))) == str(folder)
+    assert models.name_of(models.resolve("tiny-moe")) == "tiny-moe"
+    assert models.name_of(models.resolve(str(registry.ROOT / "models" / "tiny-moe"))) == "tiny-moe"
+
+
 def test_config_and_tokenizer_without_weights_are_enough_to_build_prompts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
