@@ -290,6 +290,18 @@ def test_what_is_hidden_counts_once_in_busy_time(tmp_path: Path) -> None:
     assert "100.0" in text and "is 40.0% of the MoE layers' time" in text
 
 
+def test_collectives_are_not_taken_for_dispatch(tmp_path: Path) -> None:
+    """vLLM's allgather_reducescatter: NCCL's kernels around fused_moe_kernel."""
+    names = ("ncclDevKernel_AllGather_RING_LL", "fused_moe_kernel", "ncclDevKernel_ReduceScatter_Sum_bf16")
+    given = [
+        {"ph": "X", "cat": "kernel", "name": name, "pid": 0, "tid": 7, "ts": 10 * i, "dur": 10}
+        for i, name in enumerate(names)
+    ]
+    text, _ = verbs.trace_files([written(tmp_path, "t.json", given)])
+    assert "20.0 us 66.7%" in text and "the most that communication can be" in text
+    assert "of the MoE layers' time" not in text
+
+
 @pytest.mark.engine
 def test_a_real_torch_profile_gives_its_shares(tmp_path: Path) -> None:
     """torch's profiler on a CPU around phases of known order: experts take far longer than the others."""

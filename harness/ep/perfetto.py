@@ -97,4 +97,9 @@ def _communication(moe: Sequence[tuple[float, float, float]], found: Sequence[Sp
             "the trace holds dispatch and combine but no experts, so their share of a MoE layer is not in "
             "it: profile a serving engine (just bench of a variant named -trace)"
         ]
+    if kinds >= {"experts", "collectives"}:
+        return [
+            "no phase is named dispatch or combine; collectives carry them under allgather_reducescatter, "
+            "and tensor parallelism's sums as well, so their column is the most that communication can be"
+        ]
     return ["no phase is named like dispatch or combine of expert parallelism"]
