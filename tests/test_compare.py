@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from harness import compare, store
+from harness.registry import ROOT
 from harness.schema import Attestation, Effective, Recipe, TrialResult
 from tests import runs
 
@@ -75,3 +76,21 @@ def test_a_damaged_extra_file_costs_a_note_only(tmp_path: Path) -> None:
     assert len([row for row in found.rows if row.status == "done"]) == 4
     for name in ("search.json", "aiperf.json"):
         assert any(name in note for note in found.notes), name
+
+
+def test_the_stored_run_of_256_streams_says_what_it_said_and_shows_the_silences() -> None:
+    found = compare.compare(ROOT / "results" / "20261121-h200-256-streams")
+    primary = {c.metric: c for c in found.contrasts if c.primary}
+    assert set(primary) == {"output_throughput", "speed_per_user"}
+    assert primary["output_throughput"].words.startswith(
+        "vllm-cuda-tp-x1 is 1.44x sglang-cuda-tp-x1 (1.38-1.51)"
+    )
+    rows = {row.variant: row for row in found.rows}
+    assert all(row.plateau is False for row in rows.values()), "two turns have no plateau"
+    sglang, vllm = rows["sglang-cuda-tp-x1"].silences, rows["vllm-cuda-tp-x1"].silences
+    assert sglang is not None and vllm is not None and vllm.found == ()
+    assert 0.14 < sglang.share < 0.18 and 0.34 < sglang.median_s < 0.40
+    assert sglang.period_tokens is not None and 45_000 < sglang.period_tokens < 48_000
+    ttft = next(tail for tail in rows["vllm-cuda-tp-x1"].tails if tail.metric == "ttft")
+    assert ttft.num == 1536 and ttft.num_effective < 100, "a wave of 256 is slow together"
+    assert ttft.share < 0.99 and ttft.needed > 0
