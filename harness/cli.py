@@ -13,12 +13,14 @@ from rich.markup import escape
 from typer.exceptions import TyperException
 
 from harness.errors import HarnessError, InputError
+from harness.reporting.cells import DEFINITIONS
 
 if TYPE_CHECKING:
     from harness.schema import Comparison
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Words = Annotated[list[str] | None, typer.Argument(show_default=False)]
+MEANINGS = "\n\n".join(f"{term}: {meaning}" for term, meaning in DEFINITIONS)
 INTERRUPTED = 130
 """Exit status of a verb that Ctrl-C or SIGTERM ended."""
 
@@ -64,7 +66,7 @@ def aa(words: Words = None) -> None:
     _bench(recipe.against_itself(words or []))
 
 
-@app.command()
+@app.command(epilog=MEANINGS)
 def bench(words: Words = None) -> None:
     """Launch, measure and compare: bench <variant|all|a,b,c> [workload|all] [key=value ...]"""
     _bench(words or [])
@@ -104,7 +106,7 @@ def clean() -> None:
     cleaning.run(lambda line: print(line, flush=True))
 
 
-@app.command()
+@app.command(epilog=MEANINGS)
 def compare(runs: Words = None) -> None:
     """Recompute from stored records: compare [RUN ...]; other tools' files: compare FOLDER [baseline=X]"""
     from harness import compare as comparing

@@ -24,7 +24,10 @@ OPTIONAL = ("harness.extras.", "harness.moe.", "harness.ep.")
 EFFECTS = {"subprocess", "requests", "socket", "docker", "aiohttp", "urllib", "http"}
 JUDGING = "agreement determinism divergence known_answers scoring_dialects self_noise task_accuracy textcheck"
 PARSING = "attestation dialect fairness feasible findings guards scale signatures"
-TELLING = "cells curves goodput opinions plots report report_agreement report_html report_pareto what_ran"
+TELLING = (
+    "answer cells curves goodput opinions plots report report_agreement report_html report_pareto stops "
+    "what_ran"
+)
 PURE = (
     "harness.numbers.",
     "harness.reporting.importers.",

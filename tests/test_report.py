@@ -12,7 +12,7 @@ from rich.console import Console
 from harness.escape import markdown, plain
 from harness.reporting import report, report_html
 from harness.reporting.cells import COLUMNS, DEFINITIONS, ranked
-from harness.schema import Comparison, Contrast, Interval, Tail
+from harness.schema import Comparison, Contrast, Interval, Silence, Silences, Tail
 from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE, row
 
 MARKDOWN = report.markdown(COMPARISON, ENVIRONMENT, RECIPE)
@@ -179,6 +179,26 @@ def test_a_tail_is_as_far_out_as_requests_certify() -> None:
     )
     comparison = Comparison(run_id="r", question="q", rows=(row("a", 100.0, tails=tails),))
     assert "| 123, p90 200, p99 needs 532 more | 12.3 |" in report.markdown_table(comparison)
+
+
+def test_silences_are_told_with_length_share_and_period() -> None:
+    quiet = Silences(
+        threshold_s=0.05,
+        total_s=4.2,
+        share=0.158,
+        median_s=0.375,
+        period_s=2.299,
+        period_tokens=47104.0,
+        found=tuple(Silence(2.3 * i, 0.375, 47104.0 * i) for i in range(1, 13)),
+    )
+    comparison = Comparison(run_id="r", question="q", rows=(row("a", 100.0, silences=quiet), row("b", 90.0)))
+    told = (
+        "a at 1000-2000@c8: no stream got a chunk 12 times, each about 0.38 s: 16% of the time, every "
+        "2.30 s or 47,104 tokens; its rate would read 1.19x without"
+    )
+    assert f"## Silences\n\n- {told}\n" in report.markdown(comparison, None)
+    assert told in " ".join(" ".join(report.footnotes(comparison)).split())
+    assert told in report_html.document(comparison, None, [])
 
 
 def test_escapes() -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.numbers.columns import Columns, Floats
+from harness.numbers.silences import silences as find_silences
 from harness.schema import Sample, Score
 
 NUM_POINTS = 200
@@ -58,6 +59,18 @@ def gauge(name: str, samples: Sequence[Sample], key: str) -> Curve | None:
         return None
     data = np.array(points, dtype=np.float64)
     return Curve(name, data[:, 0], data[:, 1])
+
+
+def silences(name: str, table: Columns) -> Curve | None:
+    """Seconds without a chunk for any stream over the trial, 0 in between; None where there are none."""
+    found = find_silences(table)
+    if found is None or not found.found:
+        return None
+    steps = [(one.at_s, one.at_s, one.at_s + one.length_s, one.at_s + one.length_s) for one in found.found]
+    heights = [(0.0, one.length_s, one.length_s, 0.0) for one in found.found]
+    end = float(np.nanmax(table.last_at_s))
+    x = np.array([0.0, *(x for step in steps for x in step), end])
+    return Curve(name, x, np.array([0.0, *(y for step in heights for y in step), 0.0]))
 
 
 def power(name: str, samples: Sequence[Sample]) -> Curve | None:

@@ -19,7 +19,7 @@ import msgspec
 
 from harness.errors import InputError, StoreError
 from harness.escape import block, markdown, plain
-from harness.reporting import answer
+from harness.reporting import answer, stops
 from harness.reporting.cells import DEFINITIONS
 from harness.reporting.report import alarms, failures, launched, markdown_table
 from harness.schema import Comparison, Environment, LogFacts, LoggedRow, Recipe, Row
@@ -76,6 +76,7 @@ def entry(comparison: Comparison, environment: Environment, recipe: Recipe, *, b
         "",
         *_part("Failures", failures(comparison.rows)),
         *_part("Alarms", alarms(comparison.rows)),
+        *_part("Silences", stops.lines(comparison.rows)),
         *_part("Remarks", list(comparison.notes)),
         *(["What ran:", "", launched(comparison), ""] if comparison.ran else []),
         "<details><summary>For replay and history</summary>",

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from harness.escape import block, plain
 from harness.escape import markdown as md
-from harness.reporting import answer, goodput, opinions, what_ran
+from harness.reporting import answer, goodput, opinions, stops, what_ran
 from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Environment, Recipe, Row, Scalar
 
@@ -58,7 +58,7 @@ def footnotes(comparison: Comparison, width: int = WIDTH, most: int = LINES) -> 
     lines = _folded(told, width)
     above = [comparison.question, *(one.full_line for one in answer.answers(comparison))]
     used = len(_folded(above, width)) + len(rows) + _FRAME
-    notes = list(comparison.notes)
+    notes = [*stops.lines(rows), *comparison.notes]
     while notes and len(more := _folded(notes[:1], width)) < most - used - len(lines):
         lines += more
         del notes[0]
@@ -80,6 +80,7 @@ def markdown(comparison: Comparison, environment: Environment | None, recipe: Re
         ("Verdicts", _bullets(f"{c.scenario}: {c.words}" for c in comparison.contrasts)),
         ("Failures", _bullets(failures(comparison.rows))),
         ("Alarms", _bullets(alarms(comparison.rows))),
+        ("Silences", _bullets(stops.lines(comparison.rows))),
         ("Notes", _bullets((*comparison.notes, *_row_notes(comparison.rows)))),
         ("Goodput", _tabled(goodput.ABOUT, goodput.HEADERS, goodput.rows(comparison))),
         ("Second opinions", _tabled(opinions.ABOUT, opinions.HEADERS, opinions.rows(comparison.opinions))),

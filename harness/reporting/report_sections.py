@@ -150,6 +150,9 @@ def _timelines(scenario: str, trials: list[Told], order: Sequence[str]) -> list[
         (f"{name} over time", f"{name} (ms)", [curves.over_time(t.variant, t.table, field) for t in first])
         for field, name in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"))
     ]
+    quiet = [curves.silences(t.variant, t.table) for t in first]
+    if any(quiet):
+        panels.append(("silences", "s without a chunk", quiet))
     for key, name in _GAUGES:
         found = [curves.gauge(t.variant, t.samples, key) for t in first]
         if key == "running" or any(curve is not None and curve.y.any() for curve in found):
