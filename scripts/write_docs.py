@@ -1,6 +1,7 @@
-"""docs/RESULTS.md from kept runs, docs/REFERENCE.md from the code: python -m scripts.write_docs [--check]
+"""docs/RESULTS.md of kept runs, docs/REFERENCE.md of the code: python -m scripts.write_docs [--check|--runs]
 
-With --check nothing is written; exit status 1 names the pages that are not what would be written.
+With --check nothing is written; exit status 1 names the pages that are not what would be written. With --runs
+comparison.json and report.md of all kept runs are made again from their records first (minutes).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import errors, recipe, registry, store
+from harness import compare, errors, recipe, registry, store
 from harness.cli import app
 from harness.escape import markdown as md
 from harness.reporting import answer, cells, log, report
@@ -242,6 +243,15 @@ def _variables() -> list[str]:
     ]
 
 
+def recompute() -> None:
+    """Kept runs told under the rules of this checkout."""
+    for run in sorted(path.parent for path in (registry.ROOT / "results").glob("*/recipe.toml")):
+        comparison = compare.without_records(run) or compare.compare(run)
+        environment = store.read(run / "environment.json", Environment)
+        store.write(run / "comparison.json", comparison)
+        store.write_text(run / "report.md", report.markdown(comparison, environment, store.read_recipe(run)))
+
+
 PAGES = {"RESULTS.md": results, "REFERENCE.md": reference}
 
 
@@ -261,4 +271,6 @@ def main(check: bool) -> int:
 
 
 if __name__ == "__main__":
+    if "--runs" in sys.argv[1:]:
+        recompute()
     sys.exit(main("--check" in sys.argv[1:]))
