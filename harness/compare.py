@@ -11,8 +11,8 @@ import msgspec
 
 from harness import registry, samples, store
 from harness.correctness import agreement, task_accuracy
-from harness.correctness.conformance import broken
 from harness.correctness.floors import JudgeSettings
+from harness.correctness.promises import broken
 from harness.errors import StoreError
 from harness.host import calibration
 from harness.label import fairness, provenance

@@ -1,19 +1,10 @@
-"""What may not be read: secrets are named in commands and files, never shown, and blotted out of logs.
-
-Engines print their arguments, API keys among them. `python -m harness.secrets` copies its input to its output
-with every secret replaced by ***; it is a process of its own, since a thread beside the client would show as
-latency.
-"""
+"""What may not be read: secrets are named in commands and files, never shown, and blotted out of logs."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
 import msgspec
 
@@ -22,8 +13,6 @@ from harness.schema import Launch, Recipe
 
 _SECRET = re.compile(r"(TOKEN(?!S|IZ)|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
 _SECRET_FLAG = re.compile(r"--(api-key|hf-token|.*password.*)")
-VARIABLE = "HARNESS_BLOT"
-"""Holds the secrets, a JSON list, in the filter's own environment."""
 _BLOTTED = b"***"
 _SHORTEST = 4
 """A shorter value would blot out words that are no secret."""
@@ -90,69 +79,8 @@ def secrets_of(launch: Launch) -> tuple[str, ...]:
     return tuple(sorted(s for s in {*named, *secret_words(launch.argv), key} if len(s) >= _SHORTEST))
 
 
-@contextlib.contextmanager
-def blotting(log_path: Path, secrets: Iterable[str]) -> Iterator[tuple[int, subprocess.Popen[bytes] | None]]:
-    """(file descriptor that an engine may write to, the filter behind it); no filter for no secrets.
-
-    The filter ends by itself when the last process that writes has gone.
-    """
-    with log_path.open("ab") as log:
-        if not (hidden := tuple(secrets)):
-            yield log.fileno(), None
-            return
-        reader, writer = os.pipe()
-        env = {**os.environ, VARIABLE: msgspec.json.encode(hidden).decode(), "PYTHONPATH": str(registry.ROOT)}
-        words = [sys.executable, "-m", "harness.secrets"]
-        try:
-            yield writer, subprocess.Popen(words, stdin=reader, stdout=log, env=env, start_new_session=True)
-        finally:
-            os.close(reader)
-            os.close(writer)
-
-
 def blotted(data: bytes, secrets: Iterable[bytes]) -> bytes:
     """The same with every secret replaced, longest first: one may be the beginning of another."""
     for secret in sorted(secrets, key=len, reverse=True):
         data = data.replace(secret, _BLOTTED)
     return data
-
-
-class Blotter:
-    """Replaces secrets in a stream, however it is cut into pieces."""
-
-    def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = tuple(s.encode() for s in secrets)
-        self._held = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """What can be told so far; the beginning of what may become a secret is held back."""
-        data = blotted(self._held + data, self._secrets)
-        held = max((_begun(data, secret) for secret in self._secrets), default=0)
-        self._held = data[len(data) - held :]
-        return data[: len(data) - held]
-
-    def end(self) -> bytes:
-        """The rest."""
-        return self._held
-
-
-def _begun(data: bytes, secret: bytes) -> int:
-    """Length of the longest end of `data` with which `secret` begins."""
-    return next((n for n in range(min(len(secret) - 1, len(data)), 0, -1) if data.endswith(secret[:n])), 0)
-
-
-def main() -> None:
-    """Standard input to standard output."""
-    blotter = Blotter(msgspec.json.decode(os.environ[VARIABLE], type=list[str]))
-    while data := os.read(0, 1 << 16):
-        _write(blotter.feed(data))
-    _write(blotter.end())
-
-
-def _write(data: bytes) -> None:
-    while data:
-        data = data[os.write(1, data) :]
-
-
-if __name__ == "__main__":
-    main()

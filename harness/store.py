@@ -26,7 +26,7 @@ import tomlkit
 from harness import packing
 from harness.errors import InputError, StoreError
 from harness.registry import ROOT, convert, read_toml
-from harness.schema import SCHEMA_VERSION, Noun, Recipe, RequestRecord, Trial
+from harness.schema import SCHEMA_VERSION, Noun, Recipe, RequestRecord, Sample, Trial
 from harness.secrets import redacted_recipe
 
 N = TypeVar("N", bound=Noun)
@@ -268,6 +268,13 @@ def read_lines(path: Path, kind: type[N]) -> Iterator[N]:
 def records(folder: Path) -> Iterator[RequestRecord]:
     """The request records of a trial."""
     return read_lines(folder / "requests.jsonl", RequestRecord)
+
+
+def telemetry(folder: Path) -> list[Sample]:
+    """The samples of a trial; [] when none were taken or they cannot be read."""
+    with contextlib.suppress(StoreError):
+        return list(read_lines(folder / "telemetry.jsonl", Sample))
+    return []
 
 
 def pack(run: Path, below: int = STAYS_PLAIN_BYTES) -> None:

@@ -21,8 +21,17 @@ FOREIGN = (
 )
 """Files about other people's tools and formats say whose they are."""
 OPTIONAL = ("harness.extras.", "harness.moe.", "harness.ep.")
-EFFECTS = {"subprocess", "requests", "socket", "docker", "aiohttp", "urllib", "http"}
-JUDGING = "agreement determinism divergence known_answers scoring_dialects self_noise task_accuracy textcheck"
+EFFECTS = (
+    "subprocess",
+    "requests",
+    "socket",
+    "docker",
+    "aiohttp",
+    "urllib.request",
+    "http.client",
+    "http.server",
+)
+JUDGING = "agreement divergence floors promises scoring_dialects self_noise task_accuracy textcheck"
 PARSING = "attestation dialect fairness feasible findings guards scale signatures"
 TELLING = (
     "answer cells curves goodput opinions plots report report_agreement report_html report_pareto stops "
@@ -133,7 +142,9 @@ def spine_on_optional() -> Counter[str]:
 def impure() -> Counter[str]:
     """Rooms said to compute only that reach an effect."""
     effectful = {
-        name for name, (_, tree) in modules().items() if {w.split(".")[0] for w in imports(tree)} & EFFECTS
+        name
+        for name, (_, tree) in modules().items()
+        if any(f"{word}.".startswith(f"{effect}.") for word in imports(tree) for effect in EFFECTS)
     }
     pure = [n for n in modules() if n in PURE or n.startswith(tuple(p for p in PURE if p.endswith(".")))]
     return Counter(f"{modules()[name][0]} | reaches an effect" for name in pure if closure(name) & effectful)

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from harness import store
-from harness.correctness.conformance import Conformance
+from harness.correctness.promises import Conformance
 from harness.extras.foreign_client import ForeignJob, command, environment
 from harness.registry import ROOT
 from harness.schema import Opinion

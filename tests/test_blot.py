@@ -11,8 +11,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.blotting import Blotter, blotting
 from harness.schema import Launch
-from harness.secrets import Blotter, blotting, secrets_of
+from harness.secrets import secrets_of
 
 SECRETS = ("sesame", "sesame-open", "aab")
 TEXT = st.lists(st.sampled_from([*SECRETS, "ses", "aa", "a", "b", "ame", " ", "\n"])).map("".join)

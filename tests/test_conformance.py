@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from harness.client import Target
-from harness.correctness import conformance
+from harness.correctness import conformance, promises
 from tests.completions_server import Flaws, serving
 
 
@@ -69,7 +69,7 @@ def test_an_endpoint_without_token_id_prompts_breaks_nearly_everything_but_is_no
 def test_broken_points_become_sentences_with_their_consequence() -> None:
     with serving(Flaws(no_usage=True)) as url:
         points = conformance.preflight(Target(base_url=url, model="m"))
-    sentence = next(s for s in conformance.broken(points) if s.startswith("usage chunk"))
+    sentence = next(s for s in promises.broken(points) if s.startswith("usage chunk"))
     assert sentence.startswith(
         "usage chunk in the stream: absent; output tokens are counted by re-tokenising"
     )

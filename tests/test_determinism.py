@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.client import Target
-from harness.correctness import determinism
+from harness.correctness import determinism, promises
 from harness.schema import Request
 from tests.completions_server import Flaws, serving
 
@@ -18,7 +18,7 @@ def test_a_deterministic_engine_says_the_same_at_every_batch_size() -> None:
         found = determinism.passes(Target(base_url=url, model="m"), REQUESTS, (1, 1, 4))
     assert [(p.concurrency, p.num_same, p.num_requests) for p in found] == [(1, 6, 6), (4, 6, 6)]
     assert found[1].max_abs_dlogprob == 0.0 and found[1].first_divergence is None
-    assert determinism.words(found).endswith("6/6 at 1 in flight, 6/6 at 4 in flight")
+    assert promises.stability(found).endswith("6/6 at 1 in flight, 6/6 at 4 in flight")
 
 
 def test_differences_are_counted_and_placed() -> None:

@@ -28,9 +28,9 @@ def stats(cpu_s: float, late_s: float) -> ClientStats:
 
 
 def test_client_bound_says_why() -> None:
-    assert selfcheck.client_bound(stats(1, 0.001)) == ""
-    assert "90%" in selfcheck.client_bound(stats(9, 0.001))
-    assert "50 ms late" in selfcheck.client_bound(stats(1, 0.05))
+    assert stats(1, 0.001).client_bound == ""
+    assert "90%" in stats(9, 0.001).client_bound
+    assert "50 ms late" in stats(1, 0.05).client_bound
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def metrics_url() -> Iterator[str]:
 def test_samples_arrive_once_a_second_and_cover_the_body(tmp_path: Path, metrics_url: str) -> None:
     with telemetry.sampling(tmp_path / "telemetry.jsonl", "vllm", metrics_url):
         time.sleep(2.3)
-    samples = telemetry.read(tmp_path)
+    samples = store.telemetry(tmp_path)
     assert [round(s.at_s) for s in samples[:3]] == [0, 1, 2]
     assert samples[0].at_s < 0.2 and samples[-1].at_s > 2.2
     assert all(s.engine["running"] == 3 for s in samples)
@@ -84,8 +84,8 @@ def test_an_engine_without_metrics_costs_nothing(tmp_path: Path) -> None:
     with telemetry.sampling(tmp_path / "telemetry.jsonl", "vllm", "http://127.0.0.1:9/metrics"):
         pass
     assert time.monotonic() - begun < 20
-    assert all(s.engine == {} for s in telemetry.read(tmp_path))
-    assert telemetry.read(tmp_path / "nowhere") == []
+    assert all(s.engine == {} for s in store.telemetry(tmp_path))
+    assert store.telemetry(tmp_path / "nowhere") == []
 
 
 def test_energy_of_a_real_h200_agrees_with_its_counter() -> None:

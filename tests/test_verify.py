@@ -11,8 +11,8 @@ import pytest
 from harness import store
 from harness.client import Target
 from harness.correctness import verification
-from harness.correctness.conformance import Conformance
 from harness.correctness.known_answers import KnownAnswer
+from harness.correctness.promises import Conformance
 from harness.correctness.replay import Sample
 from harness.correctness.retokenise import sample
 from harness.correctness.tokenizer_identity import difference

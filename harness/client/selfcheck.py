@@ -19,10 +19,6 @@ from harness.schema import Load, Noun, Request, RequestRecord
 F = TypeVar("F", int, float)
 _NUM_TOKENS = 25
 _TARGET_S = 1.0
-_SATURATED = 0.8
-"""CPU share of its cores above which a client is taken to be measuring itself."""
-_LATE_S = 0.02
-"""Sends later than this at the 99th percentile are no longer the schedule that was asked for."""
 
 
 class ErrorBudget(Noun):
@@ -145,7 +141,7 @@ def judge(load: Load, records: Sequence[RequestRecord], stats: ClientStats) -> E
         cpu_share=stats.cpu_share,
         num_workers=stats.num_workers,
         num_failed=len(records) - len(ok),
-        client_bound=client_bound(stats),
+        client_bound=stats.client_bound,
     )
 
 
@@ -154,14 +150,3 @@ def server_times(record: RequestRecord) -> tuple[float, list[float]]:
     words = record.text.split()
     received, _, first = words[0].partition(":")
     return int(received) * 1e-9, [int(first) * 1e-9, *(int(word) * 1e-9 for word in words[1:])]
-
-
-def client_bound(stats: ClientStats) -> str:
-    """Why a trial with these stats measured the client rather than the engine; "" when it did not."""
-    if stats.cpu_share > _SATURATED:
-        used = f"the client used {stats.cpu_share:.0%} of its {stats.num_workers} core(s)"
-        return f"{used}: give it more with workers=N"
-    if stats.late_p99_s > _LATE_S:
-        late = f"1 % of requests went out over {stats.late_p99_s * 1000:.0f} ms late"
-        return f"{late}: lower the rate, or free the CPU"
-    return ""

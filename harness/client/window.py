@@ -20,6 +20,10 @@ Gate = Callable[[], Awaitable[int]]
 """Waits until the timed part may begin and returns its start, ns on the monotonic clock."""
 _LEAD_NS = 2_000_000
 _PULSE_S = 0.5
+_SATURATED = 0.8
+"""CPU share of its cores above which a client is taken to be measuring itself."""
+_LATE_S = 0.02
+"""Sends later than this at the 99th percentile are no longer the schedule that was asked for."""
 
 
 class Pulse(Noun):
@@ -68,6 +72,17 @@ class ClientStats(Noun):
     def cpu_share(self) -> float:
         """CPU used of the one core per worker that there was; near 1 the client measures itself."""
         return self.cpu_s / (self.duration_s * self.num_workers) if self.duration_s > 0 else 0.0
+
+    @property
+    def client_bound(self) -> str:
+        """Why a trial with these stats measured the client rather than the engine; "" when it did not."""
+        if self.cpu_share > _SATURATED:
+            used = f"the client used {self.cpu_share:.0%} of its {self.num_workers} core(s)"
+            return f"{used}: give it more with workers=N"
+        if self.late_p99_s > _LATE_S:
+            late = f"1 % of requests went out over {self.late_p99_s * 1000:.0f} ms late"
+            return f"{late}: lower the rate, or free the CPU"
+        return ""
 
 
 async def soon() -> int:

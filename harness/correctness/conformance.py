@@ -17,28 +17,14 @@ from harness import client
 from harness.client import acceptance
 from harness.client.acceptance import PROMPT_IDS
 from harness.client.body import Target, authorization, body, path, url_parts
-from harness.schema import Load, Noun, Prompts, Request, RequestRecord
+from harness.correctness.promises import Point
+from harness.schema import Load, Prompts, Request, RequestRecord
 
 NUM_TOKENS = 16
 TIMEOUT_S = 120.0
 _ERROR_EVENT = "an error event"
 _REFUSING = frozenset({_ERROR_EVENT, *(f"HTTP {status}" for status in range(400, 500))})
 _FIRST_BYTES = 200
-
-
-class Point(Noun):
-    """One promise: kept or not, what was seen, and what follows for the measurement when it is not kept."""
-
-    name: str
-    held: bool
-    found: str
-    consequence: str
-
-
-class Conformance(Noun):
-    """conformance.json: the pre-flight of one server life."""
-
-    points: tuple[Point, ...]
 
 
 def preflight(target: Target, *, harsh: bool = False, way: Prompts = "ids") -> tuple[Point, ...]:
@@ -68,11 +54,6 @@ def preflight(target: Target, *, harsh: bool = False, way: Prompts = "ids") -> t
         *probe.bad_parameters(harsh),
         probe.alive_afterwards(),
     )
-
-
-def broken(points: tuple[Point, ...]) -> tuple[str, ...]:
-    """One sentence per point that did not hold."""
-    return tuple(f"{p.name}: {p.found}; {p.consequence}" for p in points if not p.held)
 
 
 # --- points of a record --------------------------------------------------------------------------

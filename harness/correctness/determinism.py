@@ -14,36 +14,16 @@ import msgspec
 from harness import client
 from harness.client import acceptance
 from harness.client.body import Target
-from harness.schema import Load, Noun, Prompts, Request, RequestRecord
+from harness.correctness.promises import Pass
+from harness.schema import Load, Prompts, Request, RequestRecord
 
 BATCHES = (1, 1, 2, 8, 32)
 """Requests in flight of each pass: the others are compared with the first, the second is its repeat."""
 
 
-FILE = "determinism.json"
-"""Of a server life: what its pre-flight found."""
 NUM_IN_PREFLIGHT = 4
 """Few and short: what it costs comes on top of every server life."""
 PROMPT_LEN, OUTPUT_LEN = 32, 16
-
-
-class Pass(Noun):
-    """One pass over the prompts against the first pass (alone, one at a time)."""
-
-    concurrency: int
-    num_requests: int
-    num_same: int
-    """Requests with the same token ids (or text) as in the first pass."""
-    first_divergence: int | None = None
-    """Median output position of the first difference, over requests that differ."""
-    max_abs_dlogprob: float | None = None
-    """Over tokens up to the first difference, where logprobs are given: nats."""
-
-
-class Determinism(Noun):
-    """determinism.json: the passes of one server life."""
-
-    passes: tuple[Pass, ...]
 
 
 def prompts(
@@ -59,12 +39,6 @@ def passes(target: Target, requests: Sequence[Request], batches: Sequence[int] =
     """The same requests once per batch size. The first pass is the yardstick and not returned."""
     alone = _fire(target, requests, batches[0])
     return tuple(_compare(alone, _fire(target, requests, n), n) for n in batches[1:])
-
-
-def words(found: Sequence[Pass]) -> str:
-    """One sentence for the report."""
-    parts = [f"{p.num_same}/{p.num_requests} at {p.concurrency} in flight" for p in found]
-    return f"greedy output equal to that of requests alone: {', '.join(parts)}"
 
 
 def _fire(target: Target, requests: Sequence[Request], concurrency: int) -> list[RequestRecord]:

@@ -7,7 +7,7 @@ import msgspec
 from harness import models
 from harness.client import acceptance, endpoint
 from harness.client.body import Target
-from harness.correctness import conformance, determinism, known_answers
+from harness.correctness import conformance, determinism, known_answers, promises
 from harness.errors import HarnessError, InputError
 from harness.escape import plain
 from harness.schema import Noun
@@ -19,9 +19,9 @@ OUTPUT_LEN = 48
 class Probed(Noun):
     """Everything the probe found."""
 
-    points: tuple[conformance.Point, ...]
+    points: tuple[promises.Point, ...]
     known: tuple[known_answers.KnownResult, ...]
-    passes: tuple[determinism.Pass, ...]
+    passes: tuple[promises.Pass, ...]
     accepted: acceptance.Acceptance = acceptance.Acceptance()
 
 
@@ -66,7 +66,7 @@ def lines(found: Probed) -> list[str]:
     if compared:
         told.append(f"known answers: {sum(k.held is True for k in compared)} of {len(compared)} right")
     told += [f"{k.question} {plain(k.found, 80)}" for k in found.known if not k.question.endswith("...")]
-    return [*told, determinism.words(found.passes)]
+    return [*told, promises.stability(found.passes)]
 
 
 def _first_model(url: str, api_key_env: str) -> str:

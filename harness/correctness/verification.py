@@ -17,6 +17,7 @@ from harness.correctness import (
     floors,
     foreign_reference,
     known_answers,
+    promises,
     replay,
     retokenise,
     tokenizer_identity,
@@ -215,13 +216,13 @@ def preflight(visit: Path, running: server.Running, ways: Sequence[Prompts] = ("
     points = conformance.preflight(target, way=way)
     if way == "ids":
         points = (*points, *known(target, model_of(visit)))
-    store.write(visit / "conformance.json", conformance.Conformance(points=points))
+    store.write(visit / "conformance.json", promises.Conformance(points=points))
     prompts = determinism.prompts(determinism.NUM_IN_PREFLIGHT, way=way)
     passes = determinism.passes(target, prompts, (1, 1, len(prompts)))
-    store.write(visit / determinism.FILE, determinism.Determinism(passes=passes))
+    store.write(visit / promises.DETERMINISM, promises.Determinism(passes=passes))
 
 
-def known(target: client.Target, model: Model) -> tuple[conformance.Point, ...]:
+def known(target: client.Target, model: Model) -> tuple[promises.Point, ...]:
     """Whether it gives the answers that are known of this model; () where none are."""
     answers = known_answers.of(model)
     if not answers:
@@ -232,7 +233,7 @@ def known(target: client.Target, model: Model) -> tuple[conformance.Point, ...]:
     wrong = [r for r in compared if not r.held]
     found = f"{len(wrong)} of {len(compared)} wrong"
     return (
-        conformance.Point(
+        promises.Point(
             name=answers[0].prompt or "known greedy answers",
             held=not wrong,
             found=f"{found}, first: {wrong[0].found}" if wrong else found,

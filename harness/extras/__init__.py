@@ -23,11 +23,12 @@ HOOKS = {
     "after_trial": "(visit: Visit, trial: Trial, running: Running) -> None",
     "after_visit": "(visit: Visit, running: Running) -> None",
     "afterwards": "(visit: Visit) -> None",
+    "section": "(run: Path, order: Sequence[str]) -> Section",
 }
 """In the order of a run. check: raises InputError before anything starts; prepare: while no engine runs;
 launching: the launch as the feature needs it, a warning where it cannot have that; around: a context manager
 that the trials of one engine life run in; measure: a trial with that search; after_visit: the engine still
-runs; afterwards: it has stopped."""
+runs; afterwards: it has stopped; section: of report.html, variants in this order."""
 _HERE = Path(__file__).parent
 
 

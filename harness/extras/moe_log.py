@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from harness import launchers, registry
 from harness.errors import InputError
-from harness.extras import visit_recorder
+from harness.extras import routing_section, visit_recorder
 from harness.moe import command, routing_log, timed
 from harness.plan import Planned
+from harness.reporting.report_html import Section
 from harness.schema import Scalar
 from harness.server import Running
 from harness.trial import Visit
@@ -94,3 +95,8 @@ def told(folder: Path) -> str:
         f"routing of {len(log.layers)} layers in {folder / 'moe'}: busiest expert {worst.max_over_mean:.2f} "
         f"times the mean (layer {worst.layer}, {worst.phase})" + "".join(f"; {note}" for note in log.notes)
     )
+
+
+def section(run: Path, order: Sequence[str]) -> Section:
+    """Expert usage in report.html."""
+    return routing_section.section(run, order)

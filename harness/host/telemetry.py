@@ -19,7 +19,6 @@ import requests
 
 from harness import registry, store
 from harness.client.body import authorization
-from harness.errors import HarnessError
 from harness.host import gpus
 from harness.schema import Sample
 
@@ -54,13 +53,6 @@ def sampling(path: Path, engine: str, metrics_url: str, api_key_env: str = "") -
             child.kill()
             child.wait()
         child.stdout.close()
-
-
-def read(folder: Path) -> list[Sample]:
-    """The samples of a trial; [] when none were taken or they cannot be read."""
-    with contextlib.suppress(HarnessError):
-        return list(store.read_lines(folder / "telemetry.jsonl", Sample))
-    return []
 
 
 def sample(

@@ -15,10 +15,11 @@ import psutil
 from msgspec.structs import replace
 
 from harness import registry
+from harness.blotting import blotting
 from harness.errors import LaunchError, MachineError
 from harness.registry import ROOT
 from harness.schema import Deployment, Launch, Machine, Variant
-from harness.secrets import blotting, redacted_argv, redacted_env, secrets_of
+from harness.secrets import redacted_argv, redacted_env, secrets_of
 
 OWNS_SERVER = True
 MARK = "SERVING_HARNESS_LAUNCH"

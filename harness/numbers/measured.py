@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from harness import store
-from harness.correctness.conformance import Conformance
+from harness.correctness.promises import Conformance
 from harness.errors import StoreError
-from harness.host import telemetry
 from harness.numbers import collector, energy, metrics, steady
 from harness.numbers.collector import Collected
 from harness.numbers.columns import Columns
@@ -98,4 +97,4 @@ def _energy(folder: Path, collected: Collected | None, launch: Launch | None) ->
         return None
     table = collected.columns
     num_tokens = int(table.output_len[table.ok].sum())
-    return energy.energy(telemetry.read(folder), metrics.window(table), launch.num_gpus, num_tokens)
+    return energy.energy(store.telemetry(folder), metrics.window(table), launch.num_gpus, num_tokens)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from harness import registry
-from harness.client import ClientStats, selfcheck
 from harness.numbers import token_counts
 from harness.schema import Request, RequestRecord, TrialResult
+
+if TYPE_CHECKING:
+    from harness.client.window import ClientStats
 
 SHORT_SHARE = 0.01
 """Of the tokens that had to come: missing more than this, engines did different amounts of work."""
@@ -141,5 +144,4 @@ def _ideal_hit_share(outcome: TrialResult) -> float:
 
 
 def _client_bound(stats: ClientStats) -> str:
-    why = selfcheck.client_bound(stats)
-    return f"client-bound: {why}" if why else ""
+    return f"client-bound: {stats.client_bound}" if stats.client_bound else ""

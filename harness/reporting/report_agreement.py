@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness import store
-from harness.correctness import determinism, textcheck
-from harness.correctness.determinism import Determinism
+from harness.correctness import promises, textcheck
 from harness.errors import StoreError
 from harness.reporting.report_html import Section
 from harness.schema import Agreement, Comparison, RequestRecord
@@ -67,12 +66,12 @@ def _floors(comparison: Comparison) -> list[str]:
 def _stability(run: Path) -> list[str]:
     """What each server life showed of its determinism."""
     found = []
-    for path in sorted(run.glob(f"*/r*/{determinism.FILE}")):
+    for path in sorted(run.glob(f"*/r*/{promises.DETERMINISM}")):
         try:
-            passes = store.read(path, Determinism).passes
+            passes = store.read(path, promises.Determinism).passes
         except StoreError:
             continue
-        found.append(f"{path.parent.parent.name} {path.parent.name}: {determinism.words(passes)}")
+        found.append(f"{path.parent.parent.name} {path.parent.name}: {promises.stability(passes)}")
     return found
 
 

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness import store
+from harness import extras, store
 from harness.errors import StoreError
-from harness.host import telemetry
 from harness.numbers import collector
 from harness.numbers.columns import Columns
-from harness.reporting import curves, history, log, plots, report_agreement, report_pareto, report_routing
+from harness.reporting import curves, history, log, plots, report_agreement, report_pareto
 from harness.reporting.curves import Curve
 from harness.reporting.report_html import Block, Group, Section
 from harness.schema import Comparison, Recipe, RequestRecord, Sample, Score, TrialResult
@@ -71,7 +70,7 @@ def sections(
         ),
         _agreement(run, scenarios, trials, comparison, order),
         report_agreement.text((t.variant, t.result.trial.scenario, t.said) for t in trials),
-        report_routing.section(run, order),
+        *(section(run, order) for section in extras.offered("section", recipe.options, recipe.loads)),
         Section(
             "The same question before",
             "Output tok/s of the runs in the log that asked this of this model; a triangle marks a loss of "
@@ -109,7 +108,7 @@ def _told(folder: Path, result: TrialResult) -> Told:
     return Told(
         result=result,
         table=collected.columns,
-        samples=telemetry.read(folder),
+        samples=store.telemetry(folder),
         scores=list(store.read_lines(scores, Score)) if store.present(scores) else [],
         said=said,
     )

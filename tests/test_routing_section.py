@@ -7,9 +7,8 @@ from pathlib import Path
 import msgspec
 
 from harness import store
-from harness.extras import moe_log
+from harness.extras import moe_log, routing_section
 from harness.moe import routing_log, timed
-from harness.reporting import report_routing
 from harness.schema import Load, RequestRecord, Trial, TrialResult
 from tests import moe_logs, runs
 
@@ -25,7 +24,7 @@ def visit(run: Path, variant: str, seed: int) -> Path:
 def test_each_logged_layer_has_its_experts_and_its_ranks(tmp_path: Path) -> None:
     visit(tmp_path, "b", 1)
     visit(tmp_path, "a", 2)
-    section = report_routing.section(tmp_path, ["b", "a"])
+    section = routing_section.section(tmp_path, ["b", "a"])
     assert len(section.plots) == 2 * 2 * 2  # variants x layers x (experts, EP ranks)
     titles = [plot.split('aria-label="', 1)[1].split('"', 1)[0] for plot in section.plots]
     assert titles[:2] == ["expert usage, b, layer 0", "8 EP ranks, b, layer 0"]
@@ -37,19 +36,19 @@ def test_each_logged_layer_has_its_experts_and_its_ranks(tmp_path: Path) -> None
 
 def test_without_the_log_what_was_computed_of_it_is_shown(tmp_path: Path) -> None:
     folder = visit(tmp_path, "a", 1)
-    before = report_routing.section(tmp_path, ["a"])
+    before = routing_section.section(tmp_path, ["a"])
     moe_log.told(folder)
     (folder / moe_log.LOG).unlink()
-    after = report_routing.section(tmp_path, ["a"])
+    after = routing_section.section(tmp_path, ["a"])
     assert after.rows == before.rows and after.plots == before.plots
     assert str(tmp_path) not in (folder / "moe" / "moe.json").read_text()
 
 
 def test_nothing_logged_or_damaged(tmp_path: Path) -> None:
-    assert report_routing.section(tmp_path, []).empty
+    assert routing_section.section(tmp_path, []).empty
     folder = visit(tmp_path, "a", 1)
     (folder / moe_log.LOG).write_text('{"type":"problem","reason":"vLLM 0.9 has no MoERunner"}\n')
-    section = report_routing.section(tmp_path, ["a"])
+    section = routing_section.section(tmp_path, ["a"])
     assert section.lines == ["a: moe.moelog holds no routing: vLLM 0.9 has no MoERunner."]
     assert not section.plots and not section.rows
 
