@@ -22,9 +22,9 @@ def block(text: str) -> str:
     return "\n".join("".join(_visible(char) for char in line) for line in text.splitlines())
 
 
-def markdown(text: str) -> str:
-    """One line in which nothing is Markdown or HTML."""
-    return _MARKDOWN.sub(r"\\\1", html_module.escape(plain(text), quote=False))
+def markdown(text: str, limit: int = _MAX_CELL) -> str:
+    """One line in which nothing is Markdown or HTML, of at most `limit` characters as they are read."""
+    return _MARKDOWN.sub(r"\\\1", html_module.escape(plain(text, limit), quote=False))
 
 
 def html(text: str, limit: int = _MAX_CELL) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from harness import compare, errors, recipe, registry, store
 from harness.cli import app
 from harness.escape import markdown as md
-from harness.reporting import answer, cells, log, report
+from harness.reporting import cells, log, report
 from harness.reporting.importers import FORMATS
 from harness.schema import Comparison, Environment, Load, Noun, Options, Recipe
 
@@ -50,7 +50,7 @@ def _run(run: Path) -> Iterator[str]:
     environment = store.read(run / "environment.json", Environment)
     yield f"\n## {md(comparison.question)}\n"
     yield f"`results/{run.name}/`, {environment.started_at[:10]}, {log.machine(environment)}.\n"
-    yield from (f"- {md(one.full_line)}" for one in answer.answers(comparison))
+    yield from (f"- {line}" for line in report.answers(comparison))
     versions = ", ".join(f"{one.variant}: {one.engine} {one.engine_version or '?'}" for one in comparison.ran)
     yield f"- what ran: {versions}\n" if versions else ""
     yield report.markdown_table(comparison)

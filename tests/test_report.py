@@ -11,7 +11,7 @@ from rich.console import Console
 
 from harness.escape import markdown, plain
 from harness.reporting import report, report_html
-from harness.reporting.cells import COLUMNS, DEFINITIONS, ranked
+from harness.reporting.cells import COLUMNS, DEFINITIONS, standings
 from harness.schema import Comparison, Contrast, Interval, Silence, Silences, Tail
 from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE, row
 
@@ -25,7 +25,7 @@ def rendered(width: int) -> str:
 
 
 def test_wrong_and_mislabelled_rows_have_no_rank() -> None:
-    assert [(standing.rank, standing.row.variant) for standing in ranked(COMPARISON.rows)] == [
+    assert [(s.rank, s.row.variant) for _, group in standings(COMPARISON.rows) for s in group] == [
         (1, "engine-a"),
         (2, "engine-b"),
         (None, "engine-wrong"),

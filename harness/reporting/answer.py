@@ -21,6 +21,8 @@ SHORT = {
     "goodput_rate": "rate within the SLO",
 }
 """Figure -> its name in a sentence; others have the name of their contrast."""
+LONGEST = 1200
+"""Characters of a sentence."""
 MOST_RESTARTS = 20
 """Beyond this many restarts a difference is not worth their time, and is said to be small."""
 
@@ -72,7 +74,7 @@ def lines(comparison: Comparison, width: int, room: int) -> list[str]:
     found = answers(comparison)
     folded: list[str] = []
     for length in ("full", "shorter", "brief"):
-        texts = [plain(f"{one.scenario}: {getattr(one, length)}", 900) for one in found]
+        texts = [plain(f"{one.scenario}: {getattr(one, length)}", LONGEST) for one in found]
         folded = [line for text in texts for line in fold(text, width)]
         if len(folded) <= room:
             break

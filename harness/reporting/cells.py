@@ -86,11 +86,6 @@ def standings(rows: Iterable[Row]) -> Iterator[tuple[str, list[Standing]]]:
         yield scenario, ranked + [Standing(row, None, best) for row in group if not row.rankable]
 
 
-def ranked(rows: Iterable[Row]) -> list[Standing]:
-    """The same in one list."""
-    return [standing for _, group in standings(rows) for standing in group]
-
-
 def milliseconds(seconds: float | None) -> str:
     """Milliseconds with three significant digits, never in scientific notation; - for None."""
     return "-" if seconds is None else number(seconds * 1e3)

@@ -19,9 +19,9 @@ import msgspec
 
 from harness.errors import InputError, StoreError
 from harness.escape import block, markdown, plain
-from harness.reporting import answer, stops
+from harness.reporting import stops
 from harness.reporting.cells import DEFINITIONS
-from harness.reporting.report import alarms, failures, launched, markdown_table
+from harness.reporting.report import alarms, answers, failures, launched, markdown_table
 from harness.schema import Comparison, Environment, LogFacts, LoggedRow, Recipe, Row
 from harness.secrets import redacted_recipe
 
@@ -71,7 +71,9 @@ def entry(comparison: Comparison, environment: Environment, recipe: Recipe, *, b
         f"- machine: {markdown(machine(environment))}",
         f"- results: sha256 {bundle or 'not computed'}",
         "",
-        *_part("Answer", [one.full_line for one in answer.answers(comparison)]),
+        "Answer:",
+        *(f"- {line}" for line in answers(comparison)),
+        "",
         markdown_table(comparison),
         "",
         *_part("Failures", failures(comparison.rows)),

@@ -74,7 +74,7 @@ def _folded(texts: Iterable[str], width: int) -> list[str]:
 def markdown(comparison: Comparison, environment: Environment | None, recipe: Recipe | None = None) -> str:
     """report.md: table, definitions, verdicts, failures, fairness ledger, machine, how to reproduce."""
     sections = (
-        ("Answer", _bullets(line.full_line for line in answer.answers(comparison))),
+        ("Answer", "\n".join(f"- {line}" for line in answers(comparison))),
         ("Comparison", markdown_table(comparison)),
         ("", "\n".join(f"- **{md(term)}**: {md(meaning)}" for term, meaning in DEFINITIONS)),
         ("Verdicts", _bullets(f"{c.scenario}: {c.words}" for c in comparison.contrasts)),
@@ -92,6 +92,11 @@ def markdown(comparison: Comparison, environment: Environment | None, recipe: Re
     parts = [f"# {md(comparison.question)}", f"Run `{comparison.run_id}`."]
     parts += [f"## {title}\n\n{body}" if title else body for title, body in sections if body]
     return "\n\n".join(parts) + "\n"
+
+
+def answers(comparison: Comparison) -> list[str]:
+    """The sentence of each scenario, as Markdown."""
+    return [md(one.full_line, answer.LONGEST) for one in answer.answers(comparison)]
 
 
 def markdown_table(comparison: Comparison) -> str:

@@ -81,7 +81,7 @@ def document(comparison: Comparison, environment: Environment | None, sections: 
 
 def _answer(one: answer.Answer) -> dict[str, object]:
     style = "clear" if one.decided else "dim"
-    return {"style": style, "scenario": plain(one.scenario), "words": plain(one.full, 900)}
+    return {"style": style, "scenario": plain(one.scenario), "words": plain(one.full, answer.LONGEST)}
 
 
 def _matrices(contrasts: Sequence[Contrast]) -> list[dict[str, object]]:
