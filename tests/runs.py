@@ -33,7 +33,7 @@ RECIPE = Recipe(
     workloads=(WORKLOAD,),
     loads=LOADS,
     repeats=2,
-    options=Options(price=2.5),
+    options=Options(price=2.5, moe_log=True),
 )
 
 

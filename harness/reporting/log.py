@@ -272,8 +272,8 @@ def _logged(row: Row) -> LoggedRow:
         invalid=row.invalid,
         num_gpus=row.num_gpus,
         output_throughput=row.output_throughput,
-        ttft_p50_s=m.ttft_s.p50 if m and m.ttft_s else None,
-        tpot_p50_s=m.tpot_s.p50 if m and m.tpot_s else None,
+        ttft_p50_s=m.ttft_s.p50 if m and m.ttft_s and not m.delivered else None,
+        tpot_p50_s=m.tpot_s.p50 if m and m.tpot_s and not m.delivered else None,
     )
 
 

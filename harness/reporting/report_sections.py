@@ -10,7 +10,7 @@ import numpy as np
 
 from harness import extras, store
 from harness.errors import StoreError
-from harness.numbers import collector
+from harness.numbers import collector, metrics
 from harness.numbers.columns import Columns
 from harness.reporting import curves, history, log, plots, report_agreement, report_pareto
 from harness.reporting.curves import Curve
@@ -131,12 +131,14 @@ def _grouped(
 
 
 def _distributions(scenario: str, trials: list[Told], order: Sequence[str]) -> list[str]:
-    """CDFs over all restarts of a variant together."""
+    """CDFs over all restarts of a variant together; where answers came whole, of E2EL only."""
     drawn = []
+    whole = {t.variant for t in trials if metrics.summarize(t.table, {}).delivered}
     for field, name in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2el_s", "E2EL")):
         found = [
             curves.cdf(variant, np.concatenate([getattr(t.table, field)[t.table.ok] for t in group]))
             for variant, group in _by_variant(trials).items()
+            if field == "e2el_s" or variant not in whole
         ]
         drawn.append(_lines(f"{name}, {scenario}", (f"{name} (ms)", "share of requests"), found, order))
     return [plot for plot in drawn if plot]
