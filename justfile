@@ -130,6 +130,12 @@ test *words: setup
     @sh scripts/setup.sh dev
     @{{ python }} -m pytest "$@"
 
+# The tests that need no engine, no container, no quiet machine and no whole bench, on two cores; says what it left out
+[no-exit-message]
+test-fast *words: setup
+    @sh scripts/setup.sh dev
+    @{{ python }} -m pytest --part fast -n 2 --dist worksteal "$@"
+
 # Format check, lint and types
 check: setup
     @sh scripts/setup.sh dev

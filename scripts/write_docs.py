@@ -78,8 +78,8 @@ def _verbs() -> list[str]:
     commands = {c.name or c.callback.__name__: c.callback for c in app.registered_commands if c.callback}
     lines = [
         "Each is `just VERB` and `.venv/bin/python -m harness VERB`; `just serve-VARIANT` is "
-        "`just serve VARIANT`. Of the justfile alone: `just setup`, `just test`, `just check`, "
-        "`just docs`.\n",
+        "`just serve VARIANT`. Of the justfile alone: `just setup`, `just test`, `just test-fast`, "
+        "`just check`, `just docs`.\n",
         "| verb | does |",
         "|---|---|",
     ]

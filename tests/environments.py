@@ -1,6 +1,6 @@
 """Installs the environments of the CPU engines: beside the tests that need none of them.
 
-python -m tests.environments NAME ...
+python -m tests.environments [NAME ...]     by default those that are missing
 """
 
 from __future__ import annotations
@@ -34,4 +34,4 @@ def install(names: list[str]) -> None:
 
 if __name__ == "__main__":
     with suppress(KeyboardInterrupt):
-        install(sys.argv[1:])
+        install(sys.argv[1:] or list(missing()))
