@@ -10,9 +10,9 @@ import msgspec
 from rich.console import Console
 
 from harness.escape import markdown, plain
-from harness.reporting import report, report_html
+from harness.reporting import answer, report, report_html
 from harness.reporting.cells import COLUMNS, DEFINITIONS, standings
-from harness.schema import Comparison, Contrast, Interval, Silence, Silences, Tail
+from harness.schema import Comparison, Contrast, Interval, Row, Silence, Silences, Tail
 from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE, row
 
 MARKDOWN = report.markdown(COMPARISON, ENVIRONMENT, RECIPE)
@@ -154,6 +154,18 @@ def contrast(scenario: str, variant: str, metric: str, mean: float) -> Contrast:
         p_value=0.001 if abs(mean - 1) > 0.1 else 0.4,
         detectable=1.12,
     )
+
+
+def test_what_one_scenario_says_without_ratios() -> None:
+    def said(*rows: Row) -> str:
+        (only,) = answer.answers(Comparison(run_id="r", question="q", rows=rows))
+        return only.full
+
+    assert said(row("a", 100.0)) == "only a counts, at 100 output tok/s"
+    assert said(row("a", 100.0), row("b", 90.0, "FAIL")) == "only a counts, at 100 output tok/s"
+    assert said(row("a", 90.0), row("b", 100.0)).startswith("b has the most output tok/s of 2, 100; no ratio")
+    assert said(row("b", 90.0, "FAIL")) == "no row counts; the reasons stand below"
+    assert said(row("a", 90.0, "CANNOT TELL")).endswith("(output not judged)")
 
 
 def test_times_of_the_delivery_are_not_the_engines() -> None:

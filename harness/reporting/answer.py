@@ -98,7 +98,10 @@ def _answer(scenario: str, rows: Sequence[Row], contrasts: Sequence[Contrast]) -
     elif counted:
         best = max(counted, key=lambda row: row.output_throughput.mean if row.output_throughput else 0.0)
         rate = number(best.output_throughput.mean) if best.output_throughput else "-"
-        texts = (f"only {best.variant} counts, at {rate} output tok/s",) * 3
+        told = f"only {best.variant} counts, at {rate} output tok/s"
+        if len(counted) > 1:
+            told = f"{best.variant} has the most output tok/s of {len(counted)}, {rate}; no ratio was made"
+        texts = (told,) * 3
     else:
         texts = ("no row counts; the reasons stand below",) * 3
     full, shorter, brief = (text + remark for text in texts)
