@@ -181,7 +181,7 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
         reason="",
         metrics=median.metrics,
         output_throughput=rate,
-        plateau=all(map(samples.has_plateau, done)) if samples.closed(last.result.trial.load) else None,
+        plateau=steady if samples.closed(last.result.trial.load) else None,
         tails=samples.row_tails(done, recipe),
         silences=silences.silences(median.table) if median.table else None,
         energy=median.energy,

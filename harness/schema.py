@@ -785,7 +785,7 @@ class Row(Noun):
     output_throughput: Interval | None = None
     """Of the plateau where every ranked row of the scenario has one, else of the whole window."""
     plateau: bool | None = None
-    """Closed loop: whether every restart had a plateau, so that ramps are left out of the rate."""
+    """Closed loop: whether every valid trial of the scenario has one; its rates then leave out the ramps."""
     tails: tuple[Tail, ...] = ()
     silences: Silences | None = None
     """Of the median restart."""

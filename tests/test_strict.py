@@ -35,7 +35,7 @@ def test_a_row_that_lacks_nothing_is_ranked() -> None:
         ({"attested": False}, "its label is not proven"),
         ({"agreement": Agreement(verdict="CANNOT TELL")}, "not judged right (CANNOT TELL)"),
         ({"agreement": None}, "not judged right (not verified)"),
-        ({"plateau": False}, "no plateau"),
+        ({"plateau": False}, "has a plateau"),
         ({"metrics": row("engine-a", 1000.0).metrics}, "took 10 s of at least 60"),
         ({"tails": (msgspec.structs.replace(ASKED, needed=512),)}, "p99 is not certified: 512 requests more"),
     ],

@@ -27,7 +27,7 @@ def _missing(row: Row) -> Iterator[str]:
     if verdict != "PASS":
         yield f"its output is not judged right ({verdict or 'not verified'})"
     if row.plateau is False:
-        yield "no plateau (more requests: num_prompts=)"
+        yield "not every trial of the scenario has a plateau (more requests: num_prompts=)"
     if row.metrics and row.metrics.window_s < LEAST_S:
         yield f"its timed part took {row.metrics.window_s:.0f} s of at least {LEAST_S:.0f} (num_prompts=)"
     if row.metrics and row.metrics.delivered:
