@@ -233,7 +233,9 @@ def reference(recipe: Recipe, machine: Machine) -> Planned | None:
     plain = msgspec.structs.replace(bare, workloads=(), loads=())
     if elsewhere:
         return _planned(msgspec.structs.replace(registry.variant(ENDPOINT), name=name), plain, machine)
-    return _planned(registry.variant(name), plain, machine)
+    # As a variant of the run that is its reference too: its server then scores without another start.
+    variant = registry.variant(name)
+    return _planned(variant, _sharing(plain, variant, machine), machine)
 
 
 def _default_reference(recipe: Recipe, machine: Machine) -> str:
