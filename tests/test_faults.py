@@ -69,10 +69,27 @@ def test_healthy_output_passes_and_says_what_would_have_been_seen(seed: int) -> 
     assert found.floor_source == "what rounding to bfloat16 does to this model on 1600 of these tokens"
     assert found.statistics["noise_ratio"].mean == pytest.approx(1.0, abs=0.15)
     assert found.num_effective is not None and found.num_effective < 0.7 * found.num_tokens
-    assert found.power.startswith(
-        "would have seen (95 %): fp8 keys and values, int8 weights, one expert fewer"
-    )
+    seen, _, unseen = found.power.partition("; could not have seen: ")
+    assert seen.startswith("would have seen (95 %): ") and "one expert fewer" in seen
+    assert not unseen or set(unseen.split(", ")) <= {
+        "int8 weights",
+        "fp8 keys and values",
+        "rms epsilon x 100",
+    }
     assert all(abs(share.mean) < faults.LIKE for share in found.likeness.values())
+
+
+def test_more_tokens_see_more() -> None:
+    few, many = judge(output(1, num=8), ()), judge(output(1, num=96), ())
+    assert "int8 weights" in few.power.partition("could not have seen: ")[2]
+    assert "could not have seen" not in many.power
+
+
+def test_noise_beyond_rounding_but_below_every_known_fault_is_no_pass() -> None:
+    noisy = output(1, Engine(noise=1.45), num=64)
+    found = judge(noisy, ())
+    assert found.verdict == "CANNOT TELL" and found.reason.startswith("noise_ratio 1.4")
+    assert judge(noisy, (), settings=JudgeSettings(eight_bit=True)).verdict == "PASS"
 
 
 @pytest.mark.parametrize("name", SIZES)

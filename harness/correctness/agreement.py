@@ -22,7 +22,7 @@ from scipy.special import bdtrc
 from harness.correctness import divergence, faults, floors, self_noise, textcheck
 from harness.correctness.divergence import Array, Tokens
 from harness.correctness.floors import MIN_REQUESTS, MIN_TOKENS, Floor, JudgeSettings
-from harness.schema import Agreement, Interval, RequestRecord, Score, Verdict
+from harness.schema import Agreement, RequestRecord, Score, Verdict
 
 LOST_EXPERT = "one expert fewer"
 """Of the faults that the reference plays, the one that every verdict on a mixture of experts must see."""
@@ -87,7 +87,7 @@ def judge(
         reason=reason,
         statistics={n: divergence.interval(s, LEVEL, settings.seed) for n, s in sums.items()},
         **floors.described(floor, sums, own),
-        likeness=found.likeness,
+        likeness={name: shown.share for name, shown in found.likeness.items()},
         power=found.power,
         first_bad_position=bad_from,
         alarms=alarms,
@@ -99,7 +99,7 @@ class _Findings(NamedTuple):
 
     surely: list[str]
     perhaps: list[str]
-    likeness: dict[str, Interval]
+    likeness: dict[str, faults.Shown]
     power: str
 
 
@@ -121,19 +121,19 @@ def _compare(
     surely, perhaps = [], []
     for name, request_sums in sums.items():
         value, multiple = divergence.pooled(request_sums), slack * floor.multiples[name]
-        few = _few(name, request_sums, sums)
-        if value <= multiple * floor.values[name] or few:
+        doubt = floors.DOUBTFUL if name == "noise_ratio" else 1.0
+        if value <= doubt * multiple * floor.values[name] or _few(name, request_sums, sums):
             continue
         times = f"{value / floor.values[name]:.1f} x the floor of {floor.values[name]:.3g}"
         words = f"{name} {value:.3g} is {times} (limit {multiple:g} x)"
         draws, limits = divergence.resampled(request_sums, seed), multiple * floors.draws(floor, name, seed)
-        beyond = float((draws > limits).mean())
+        beyond = float((draws > doubt * limits).mean())
         # A bootstrap over a handful of requests is too sure of itself.
         few_slack = LATE_SLACK if request_sums.shape[1] < FEW_REQUESTS else 1.0
         if float((draws > few_slack * limits).mean()) > (1 + LEVEL) / 2:
             surely.append(words)
         elif beyond > SUSPICION:
-            perhaps.append(f"{words}, but its interval crosses the limit")
+            perhaps.append(f"{words}: more than healthy output shows, or luck")
     return surely, perhaps
 
 
@@ -145,7 +145,7 @@ def _few(name: str, request_sums: Array, sums: dict[str, Array]) -> bool:
 
 
 def _power(
-    scores: Sequence[Score], sums: dict[str, Array], floor: Floor, likeness: dict[str, Interval]
+    scores: Sequence[Score], sums: dict[str, Array], floor: Floor, likeness: dict[str, faults.Shown]
 ) -> tuple[str, list[str]]:
     """(what would have been seen with 95 %, in words; reasons why the evidence is too weak for a verdict)."""
     name = "noise_ratio" if "noise_ratio" in sums else "mean_abs_dlogprob"

@@ -22,12 +22,14 @@ from harness.correctness import divergence
 from harness.correctness.divergence import Array
 from harness.schema import Interval, Score
 
-LIKE = 0.3
-"""More than this share of a fault, surely, is that fault; what tells less apart from nothing is noise."""
+LIKE, LIKE_SMALL = 0.3, 0.1
+"""More than this share of a fault, surely, is that fault; the second of a small one."""
+SMALL = 2.0
+"""Roundings: a fault that moves a token by less loses some of its direction on its way through the layers."""
+REAL, REAL_SMALL = 0.9, 0.25
+"""What real faults show of what is played: lost experts 0.93 to 0.97; int8 weights least, 0.23 to 0.26."""
 LEVEL = 0.99
 """Two-sided level of the intervals."""
-CAUGHT = 0.95
-"""What counts as "would have been seen"."""
 CLIP = 15.0
 """Median differences: a token further off says that something else happened there."""
 SMALLEST_EFFECT = 0.02
@@ -35,6 +37,27 @@ SMALLEST_EFFECT = 0.02
 ENOUGH_PROMPTS = 4
 SMALLEST_DOUBT = 0.01
 """Below it the last digits of a logprob would be magnified."""
+
+
+class Shown(NamedTuple):
+    """How much of a fault an output shows."""
+
+    share: Interval
+    """0 = nothing of it, 1 = all that was played."""
+    size: float
+    """What it does to these tokens, in roundings."""
+
+    @property
+    def limit(self) -> float:
+        """The share beyond which it is that fault."""
+        return LIKE_SMALL if self.size < SMALL else LIKE
+
+    @property
+    def visible(self) -> bool:
+        """Whether the real fault, less what 95 % of samples miss it by, would fail: normal quantiles."""
+        sigma = (self.share.high - self.share.low) / (2 * 2.576)
+        real = REAL_SMALL if self.size < SMALL else REAL
+        return real - 1.645 * sigma - 2.576 * sigma > self.limit
 
 
 class _Output(NamedTuple):
@@ -48,10 +71,11 @@ class _Output(NamedTuple):
     doubt: Array
 
 
-def likeness(scores: Sequence[Score], seed: int) -> dict[str, Interval]:
+def likeness(scores: Sequence[Score], seed: int) -> dict[str, Shown]:
     """Fault -> its coefficient with an interval over prompts; {} where nothing was played or compared."""
     parts = list(_columns(scores))
-    names = _effective(parts)
+    sizes = _sizes(parts)
+    names = sorted(sizes)
     grams, sides = _normal(parts, names)
     if not names or len(grams) < ENOUGH_PROMPTS:
         return {}
@@ -60,35 +84,31 @@ def likeness(scores: Sequence[Score], seed: int) -> dict[str, Interval]:
     draws = _solved(grams[drawn].sum(1), sides[drawn].sum(1))
     means = _solved(grams.sum(0), sides.sum(0))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return {
-        name: Interval(mean=float(means[i]), low=float(low[i]), high=float(high[i]), num=num)
-        for i, name in enumerate(names)
-    }
+    shares = [
+        Interval(mean=float(m), low=float(lo), high=float(hi), num=num)
+        for m, lo, hi in zip(means, low, high, strict=True)
+    ]
+    return {name: Shown(share, sizes[name]) for name, share in zip(names, shares, strict=True)}
 
 
-def like(found: dict[str, Interval]) -> tuple[list[str], list[str]]:
+def like(found: dict[str, Shown]) -> tuple[list[str], list[str]]:
     """Sentences for the faults that the output surely shows, and for those that it may show."""
     surely, perhaps = [], []
-    for name, share in found.items():
+    for name, shown in found.items():
+        share = shown.share
         words = f"as if with {name}: {share.mean:.0%} of what that does to these tokens"
         words += f" ({share.low:.0%} to {share.high:.0%})"
-        if share.low > LIKE:
+        if share.low > shown.limit:
             surely.append(words)
-        elif share.mean > 2 * LIKE:
+        elif share.mean > 2 * shown.limit:
             perhaps.append(words)
     return surely, perhaps
 
 
-def seen(scores: Sequence[Score], found: dict[str, Interval], limit: float) -> dict[str, bool]:
-    """Fault -> whether it would have failed with CAUGHT: by its own direction, or as noise beyond `limit`."""
+def seen(scores: Sequence[Score], found: dict[str, Shown], limit: float) -> dict[str, bool]:
+    """Fault -> whether it would have failed with 95 %: by its own direction, or as noise beyond `limit`."""
     parts = list(_columns(scores))
-    return {name: _directed(found[name]) or _loud(parts, name, limit) for name in found}
-
-
-def _directed(share: Interval) -> bool:
-    """Whether 1, less what 95 % of samples miss it by, has an interval above LIKE: normal quantiles."""
-    sigma = (share.high - share.low) / (2 * 2.576)
-    return 1.0 - 1.645 * sigma - 2.576 * sigma > LIKE
+    return {name: shown.visible or _loud(parts, name, limit) for name, shown in found.items()}
 
 
 def _loud(parts: Sequence[_Output], name: str, limit: float) -> bool:
@@ -101,11 +121,13 @@ def _loud(parts: Sequence[_Output], name: str, limit: float) -> bool:
 
 
 def _columns(scores: Sequence[Score]) -> Iterator[_Output]:
-    """The outputs of which something was played and whose logprobs the engine gave."""
+    """The outputs on which faults were played and whose logprobs the engine gave."""
     numbers: dict[object, int] = {}
     for s in scores:
         emitted = s.emitted_logprob
-        if s.error or s.played is None or not emitted or len(emitted) != len(s.token_ids) or not any(emitted):
+        if not (s.played and s.played.faults and emitted and any(emitted)) or s.error:
+            continue
+        if len(emitted) != len(s.token_ids):
             continue
         own = np.asarray(s.logprob)
         yield _Output(
@@ -117,14 +139,14 @@ def _columns(scores: Sequence[Score]) -> Iterator[_Output]:
         )
 
 
-def _effective(parts: Sequence[_Output]) -> list[str]:
-    """The faults that every output has and that do something to these tokens."""
+def _sizes(parts: Sequence[_Output]) -> dict[str, float]:
+    """What the faults that every output has do to these tokens, in roundings; those of no effect left out."""
     if not parts:
-        return []
+        return {}
     names = set.intersection(*(set(p.faults) for p in parts))
-    rounding = sum(np.abs(p.rounding).sum() for p in parts)
-    effect = {name: sum(np.abs(p.faults[name]).sum() for p in parts) for name in names}
-    return sorted(name for name in names if effect[name] > SMALLEST_EFFECT * rounding)
+    rounding = sum(float(np.abs(p.rounding).sum()) for p in parts) or 1.0
+    sizes = {n: sum(float(np.abs(p.faults[n]).sum()) for p in parts) / rounding for n in names}
+    return {name: size for name, size in sizes.items() if size > SMALLEST_EFFECT}
 
 
 def _normal(parts: Sequence[_Output], names: Sequence[str]) -> tuple[Array, Array]:

@@ -13,7 +13,7 @@ from harness.correctness.divergence import Array, Tokens
 from harness.schema import Noun, RequestRecord, Score
 
 MULTIPLES = {
-    "noise_ratio": 2.0,
+    "noise_ratio": 1.6,
     "margin_ratio": 10.0,
     "mean_abs_dlogprob": 6.0,
     "outlier_share": 2.0,
@@ -79,6 +79,12 @@ DEFAULT_FLOORS = {
 }
 """Healthy engines of a dtype against an fp32 reference, where no floor was measured on this model."""
 
+EIGHT_BIT_NOISE = 2.0
+"""Limit of noise_ratio where 8-bit keys and values are attested and played: kernels that take queries and
+probabilities in 8 bits too are at 1.2 to 1.45, other healthy engines at 0.86 to 1.2, 7 experts of 8 at 3.4."""
+DOUBTFUL = 0.8
+"""Of noise_ratio's limit: more noise than rounding explains, though less than a known fault, is no PASS."""
+
 PLAIN = 2.5
 """Multiple of mean_abs_dlogprob's default floor where nothing was played and no 8-bit keys and values or
 weights are attested: they need 6, other healthy output stays below 1.5, a lost expert of 8 is at 2.8 to 7."""
@@ -125,7 +131,9 @@ def floor(
     values = {n: max(divergence.pooled(s), SMALLEST_FLOOR[n]) for n, s in sums.items()}
     exact = {"noise_ratio": 1.0, "margin_ratio": 1.0, NOISE: noise}
     source = f"what rounding to {played} does to this model on {len(rounding.margin)} of these tokens"
-    return Floor({**default, **values, **exact}, source, {n: s for n, s in sums.items() if n not in exact})
+    multiples = MULTIPLES | ({"noise_ratio": EIGHT_BIT_NOISE} if settings.eight_bit else {})
+    kept = {n: s for n, s in sums.items() if n not in exact}
+    return Floor({**default, **values, **exact}, source, kept, multiples)
 
 
 def _usual_floor(floor_scores: Sequence[Score], settings: JudgeSettings) -> Floor:
