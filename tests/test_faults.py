@@ -71,18 +71,14 @@ def test_healthy_output_passes_and_says_what_would_have_been_seen(seed: int) -> 
     assert found.num_effective is not None and found.num_effective < 0.7 * found.num_tokens
     seen, _, unseen = found.power.partition("; could not have seen: ")
     assert seen.startswith("would have seen (95 %): ") and "one expert fewer" in seen
-    assert not unseen or set(unseen.split(", ")) <= {
-        "int8 weights",
-        "fp8 keys and values",
-        "rms epsilon x 100",
-    }
+    assert "one expert fewer" not in unseen
     assert all(abs(share.mean) < faults.LIKE for share in found.likeness.values())
 
 
 def test_more_tokens_see_more() -> None:
     few, many = judge(output(1, num=8), ()), judge(output(1, num=96), ())
     assert "int8 weights" in few.power.partition("could not have seen: ")[2]
-    assert "could not have seen" not in many.power
+    assert "int8 weights" not in many.power.partition("could not have seen: ")[2]
 
 
 def test_noise_beyond_rounding_but_below_every_known_fault_is_no_pass() -> None:

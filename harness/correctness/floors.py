@@ -81,7 +81,7 @@ DEFAULT_FLOORS = {
 
 EIGHT_BIT_NOISE = 2.0
 """Limit of noise_ratio where 8-bit keys and values are attested and played: kernels that take queries and
-probabilities in 8 bits too are at 1.2 to 1.45, other healthy engines at 0.86 to 1.2, 7 experts of 8 at 3.4."""
+probabilities in 8 bits too are at 1.2 to 1.45, other healthy ones at 0.86 to 1.2, 7 experts of 8 at 3.4."""
 DOUBTFUL = 0.8
 """Of noise_ratio's limit: more noise than rounding explains, though less than a known fault, is no PASS."""
 
