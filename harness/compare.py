@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from harness import registry, samples, store
-from harness.correctness import agreement, task_accuracy
+from harness.correctness import agreement, peers, task_accuracy
 from harness.correctness.floors import JudgeSettings
 from harness.correctness.promises import broken
 from harness.errors import StoreError
@@ -59,7 +59,8 @@ def compare(run: Path) -> Comparison:
             continue
         trial = measured.result.trial
         groups[(trial.variant, trial.scenario)].append(measured)
-    rows = tuple(_row(key, groups, recipe) for key in _ordered(groups, recipe))
+    judged = [_row(key, groups, recipe) for key in _ordered(groups, recipe)]
+    rows = peers.compared(judged, _precisions(groups))
     said, searches = _opinions(groups, notes), _searches(groups, notes)
     found = samples.samples(groups, rows, recipe, _rates(searches))
     return Comparison(
@@ -277,6 +278,12 @@ def _dtype(trials: list[Measured]) -> str:
         return ""
     on_cpu = shown[0].device in (None, "cpu")
     return str(shown[0].dtype) if on_cpu or shown[0].dtype != "float32" else "tensorfloat32"
+
+
+def _precisions(groups: dict[tuple[str, str], list[Measured]]) -> dict[str, str]:
+    """Variant -> what it attests of dtype, weights, keys and values; without those that attest no dtype."""
+    shown = {v: t.attestation.effective for (v, _), done in groups.items() for t in done if t.attestation}
+    return {v: f"{e.dtype} {e.quantization} {e.kv_cache_dtype}" for v, e in shown.items() if e.dtype}
 
 
 def _eight_bit(trials: list[Measured]) -> bool:

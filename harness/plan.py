@@ -13,7 +13,7 @@ from harness import extras, launchers, models, registry, store
 from harness import recipe as recipes
 from harness.client import endpoint
 from harness.errors import HarnessError, InputError
-from harness.label import feasible, guards
+from harness.label import feasible, guards, overrides
 from harness.schema import (
     Accelerator,
     Deployment,
@@ -333,6 +333,7 @@ def launching(planned: Planned, port: int, folder: Path) -> Planned:
     warnings, labels = guards.check(
         planned.variant, launch, planned.model, allow_dummy=planned.options.allow_dummy_moe
     )
+    labels += overrides.check(planned.variant, launch, allow=planned.options.allow_overrides)
     launch = msgspec.structs.replace(
         launch, labels=(*launch.labels, *labels), api_key_env=planned.options.api_key_env
     )

@@ -426,6 +426,8 @@ class Options(Noun, omit_defaults=True):
 
     allow_dummy_moe: bool = False
     """Measure a mixture of experts on dummy weights, labelled so."""
+    allow_overrides: bool = False
+    """Measure a model whose configuration the command line changes, labelled so."""
     api_key_env: str = ""
     """Name of the caller's variable that holds the endpoint's API key."""
     budget_s: float = 0.0
