@@ -294,8 +294,11 @@ def report(run: Annotated[str, typer.Argument()] = "") -> None:
     from harness.reporting import publish
 
     folder = store.find_run(run)
-    comparison = comparing.without_records(folder) or comparing.compare(folder)
-    publish.publish(folder, comparison, to_log=False)
+    stored = comparing.without_records(folder)
+    if stored:
+        publish.pages(folder, stored)
+    else:
+        publish.publish(folder, comparing.compare(folder), to_log=False)
     _say(str(folder / "report.html"))
 
 

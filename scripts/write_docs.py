@@ -246,9 +246,11 @@ def _variables() -> list[str]:
 def recompute() -> None:
     """Kept runs told under the rules of this checkout."""
     for run in sorted(path.parent for path in (registry.ROOT / "results").glob("*/recipe.toml")):
-        comparison = compare.without_records(run) or compare.compare(run)
+        stored = compare.without_records(run)
+        comparison = stored or compare.compare(run)
         environment = store.read(run / "environment.json", Environment)
-        store.write(run / "comparison.json", comparison)
+        if stored is None:
+            store.write(run / "comparison.json", comparison)
         store.write_text(run / "report.md", report.markdown(comparison, environment, store.read_recipe(run)))
 
 

@@ -286,7 +286,9 @@ def test_a_run_kept_without_records_is_shown_not_overwritten(finished: Desk) -> 
     stored = (finished.runs[0] / "comparison.json").read_bytes()
     done = finished.run("compare", finished.runs[0].name)
     assert done.returncode == 0, done.stderr
-    assert "kept without requests.jsonl" in done.stdout
+    assert "is kept without requests.jsonl: this" in " ".join(done.stdout.split())
+    pages = finished.run("report", finished.runs[0].name)
+    assert pages.returncode == 0 and "kept without requests" in (finished.runs[0] / "report.md").read_text()
     assert (finished.runs[0] / "comparison.json").read_bytes() == stored
 
 

@@ -25,9 +25,16 @@ def publish(run: Path, comparison: Comparison, *, to_log: bool) -> None:
     recipe = store.read_recipe(run)
     environment = store.read(run / "environment.json", Environment)
     store.write(run / "comparison.json", comparison)
-    store.write_text(run / "report.md", report.markdown(comparison, environment, recipe))
     if to_log:
         log.append(log_path(), log.entry(comparison, environment, recipe, bundle=bundle.digest(run)))
+    pages(run, comparison)
+
+
+def pages(run: Path, comparison: Comparison) -> None:
+    """Write report.md and report.html. Raises StoreError when a file cannot be written."""
+    recipe = store.read_recipe(run)
+    environment = store.read(run / "environment.json", Environment)
+    store.write_text(run / "report.md", report.markdown(comparison, environment, recipe))
     page(run, comparison, environment, recipe)
 
 
