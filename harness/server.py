@@ -37,6 +37,7 @@ _VARIABLES = (
 
 
 _LOCKED = (401, 403)
+_SAID = 160
 _NOT_THERE = (404, 405)
 """Of a path: some endpoints have chat completions only."""
 _QUESTIONS: dict[str, dict[str, Any]] = {
@@ -184,7 +185,8 @@ def wait_ready(launch: Launch, server: Server, log_path: Path, on_stage: Callabl
         elapsed = time.monotonic() - began
         if server.poll() is not None:
             raise _failed(launch, log_path, f"ended while starting ({server.describe_exit()})")
-        if _completes(launch):
+        said = _refusal(launch)
+        if not said:
             return time.monotonic() - began
         new_size = log_path.stat().st_size if log_path.exists() else 0
         if new_size != size:
@@ -192,7 +194,7 @@ def wait_ready(launch: Launch, server: Server, log_path: Path, on_stage: Callabl
             last = log_lines(log_path, last=1)
             on_stage(f"starting {launch.variant}: {last[0][:100] if last else '...'}")
         if elapsed > launch.ready_timeout_s:
-            raise _failed(launch, log_path, f"did not answer a completion within {elapsed:.0f} s")
+            raise _failed(launch, log_path, f"did not answer a completion within {elapsed:.0f} s ({said})")
         quiet_s = time.monotonic() - grown
         if launchers.of(launch).OWNS_SERVER and quiet_s > _longest_silence_s(launch, log_path):
             raise _failed(launch, log_path, f"hangs: nothing new in its log for {quiet_s:.0f} s")
@@ -205,7 +207,8 @@ def _longest_silence_s(launch: Launch, log_path: Path) -> float:
     return launch.step_timeout_s if any(map(signatures.is_progress, last)) else launch.quiet_timeout_s
 
 
-def _completes(launch: Launch) -> bool:
+def _refusal(launch: Launch) -> str:
+    """What the server says instead of completing; "" when it completes."""
     base = launch.base_url
     try:
         key = authorization(launch.api_key_env)
@@ -213,7 +216,7 @@ def _completes(launch: Launch) -> bool:
         if alive.status_code in _LOCKED:
             raise _locked(launch, alive.status_code)
         if alive.status_code != 200 and launchers.of(launch).OWNS_SERVER:
-            return False
+            return f"HTTP {alive.status_code} at {launch.ready_path}"
         model: dict[str, Any] = {"model": launch.served_model_name, "max_tokens": 2}
         for path, prompt in _QUESTIONS.items():
             answer = requests.post(f"{base}/v1/{path}", json=model | prompt, headers=key, timeout=600)
@@ -222,9 +225,11 @@ def _completes(launch: Launch) -> bool:
             if answer.status_code not in _NOT_THERE:
                 break
         said = answer.json() if answer.status_code == 200 else None
-    except requests.RequestException:
-        return False
-    return isinstance(said, dict) and bool(said.get("choices"))
+    except requests.RequestException as error:
+        return type(error).__name__
+    if isinstance(said, dict) and said.get("choices"):
+        return ""
+    return f"HTTP {answer.status_code}: {' '.join(answer.text.split())[:_SAID]}"
 
 
 def _locked(launch: Launch, status: int) -> LaunchError:
