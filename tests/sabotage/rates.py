@@ -38,9 +38,19 @@ def records(folder: Path, configuration: str, part: str) -> list[RequestRecord]:
 
 def cut(score: Score, length: int) -> Score:
     """The first `length` tokens only."""
-    emitted = score.emitted_logprob
+    emitted, played = score.emitted_logprob, score.played
+    if played:
+        played = msgspec.structs.replace(
+            played,
+            logprob=played.logprob[:length],
+            margin=played.margin[:length],
+            faults={name: values[:length] for name, values in played.faults.items()},
+        )
     return msgspec.structs.replace(
         score,
+        played=played,
+        top_logprobs=score.top_logprobs[:length],
+        emitted_top_logprobs=score.emitted_top_logprobs[:length],
         token_ids=score.token_ids[:length],
         logprob=score.logprob[:length],
         rank=score.rank[:length],
