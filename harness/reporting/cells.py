@@ -187,7 +187,9 @@ def _figures(found: Agreement) -> Iterator[str]:
     """What the verdict rests on."""
     if found.token_match is not None:
         yield f"match {found.token_match:.1%}"
-    if found.mean_abs_dlogprob is not None:
+    if noise := found.statistics.get("noise_ratio"):
+        yield f"{noise.mean:.2f} x rounding"
+    elif found.mean_abs_dlogprob is not None:
         yield f"Δlogprob {found.mean_abs_dlogprob:.3f}"
     if found.mean_margin is not None:
         yield f"margin {found.mean_margin:.3f}"

@@ -23,7 +23,8 @@ def statistics(run: Path, comparison: Comparison, plots: list[str]) -> Section:
     return Section(
         "Agreement with the reference",
         "Margin: how much more probable the reference finds its own choice than the emitted token. "
-        "A statistic counts against its floor, the noise of healthy output under the same load; restarts: "
+        "A statistic counts against its floor, what rounding alone does to these tokens or, where that was not "
+        "played, the noise of healthy output; like FAULT: how much of a named fault's effect shows; restarts: "
         "the same statistic of the variant's own restarts against each other. p99_margin is not judged.",
         plots=plots,
         headers=STATISTICS,
@@ -46,6 +47,8 @@ def _cells(found: Agreement) -> Iterator[tuple[str, ...]]:
             f"{value.mean:.4g} ({value.low:.4g}-{value.high:.4g})",
             *(_figure(given.get(name)) for given in (found.floor, found.self_noise, found.thresholds)),
         )
+    for name, share in found.likeness.items():
+        yield (f"like {name}", f"{share.mean:.2f} ({share.low:.2f} to {share.high:.2f})", "0", "-", "-")
     if found.p99_margin is not None:
         yield ("p99_margin", f"{found.p99_margin:.4g}", _figure(found.floor.get("p99_margin")), "-", "-")
 
@@ -55,9 +58,10 @@ def _figure(value: float | None) -> str:
 
 
 def _floors(comparison: Comparison) -> list[str]:
-    """Where each floor comes from."""
+    """Where each floor comes from, and what the verdict would have seen."""
     return [
-        f"{row.variant} at {row.scenario}: floor {row.agreement.floor_source}"
+        f"{row.variant} at {row.scenario}: floor {row.agreement.floor_source}; "
+        f"{row.agreement.num_effective or 'unknown'} effective tokens; {row.agreement.power or 'power unknown'}"
         for row in comparison.rows
         if row.agreement and row.agreement.floor_source
     ]
