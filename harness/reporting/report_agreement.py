@@ -23,8 +23,8 @@ def statistics(run: Path, comparison: Comparison, plots: list[str]) -> Section:
     return Section(
         "Agreement with the reference",
         "Margin: how much more probable the reference finds its own choice than the emitted token. "
-        "A statistic counts against its floor, what rounding alone does to these tokens or, where that was not "
-        "played, the noise of healthy output; like FAULT: how much of a named fault's effect shows; restarts: "
+        "A statistic counts against its floor, what rounding alone does to these tokens or, where that was "
+        "not played, the noise of healthy output; like FAULT: how much of a named fault shows; restarts: "
         "the same statistic of the variant's own restarts against each other. p99_margin is not judged.",
         plots=plots,
         headers=STATISTICS,
@@ -61,7 +61,7 @@ def _floors(comparison: Comparison) -> list[str]:
     """Where each floor comes from, and what the verdict would have seen."""
     return [
         f"{row.variant} at {row.scenario}: floor {row.agreement.floor_source}; "
-        f"{row.agreement.num_effective or 'unknown'} effective tokens; {row.agreement.power or 'power unknown'}"
+        f"{row.agreement.num_effective or 'unknown'} effective tokens; {row.agreement.power or 'no power'}"
         for row in comparison.rows
         if row.agreement and row.agreement.floor_source
     ]
