@@ -29,8 +29,10 @@ LOST_EXPERT = "one expert fewer"
 
 LEVEL = 0.99
 """Two-sided level of intervals; a statistic fails when the lower end of its excess lies beyond the limit."""
-SUSPICION = 0.5
-"""Share of resamples beyond the limit from which a statistic that does not fail is CANNOT TELL."""
+SUSPICION, SUSPICION_OF_MEANS = 0.9, 0.5
+"""Share of resamples beyond the limit from which a statistic that does not fail is CANNOT TELL; the second for
+the two whose healthy range lies far below: a mean beyond its limit never passes."""
+MEANS = ("noise_ratio", "mean_abs_dlogprob")
 MIN_EVENTS = 8
 """Outliers or divergences; fewer say nothing about their share."""
 FEW_REQUESTS = 8
@@ -132,7 +134,7 @@ def _compare(
         few_slack = LATE_SLACK if request_sums.shape[1] < FEW_REQUESTS else 1.0
         if float((draws > few_slack * limits).mean()) > (1 + LEVEL) / 2:
             surely.append(words)
-        elif beyond > SUSPICION:
+        elif beyond > (SUSPICION_OF_MEANS if name in MEANS else SUSPICION):
             perhaps.append(f"{words}: more than healthy output shows, or luck")
     return surely, perhaps
 
