@@ -30,8 +30,8 @@ LOST_EXPERT = "one expert fewer"
 LEVEL = 0.99
 """Two-sided level of intervals; a statistic fails when the lower end of its excess lies beyond the limit."""
 SUSPICION, SUSPICION_OF_MEANS = 0.9, 0.5
-"""Share of resamples beyond the limit from which a statistic that does not fail is CANNOT TELL; the second for
-the two whose healthy range lies far below: a mean beyond its limit never passes."""
+"""Share of resamples beyond the limit from which a statistic that does not fail is CANNOT TELL; the second of
+those whose healthy range lies far below: one beyond its limit never passes."""
 MEANS = ("noise_ratio", "mean_abs_dlogprob")
 MIN_EVENTS = 8
 """Outliers or divergences; fewer say nothing about their share."""
