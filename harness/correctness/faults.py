@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from harness.correctness import divergence
 from harness.correctness.divergence import Array
@@ -28,8 +29,8 @@ SMALL = 2.0
 """Roundings: a fault that moves a token by less loses some of its direction on its way through the layers."""
 REAL, REAL_SMALL = 0.9, 0.25
 """What real faults show of what is played: lost experts 0.93 to 0.97; int8 weights least, 0.23 to 0.26."""
-LEVEL = 0.99
-"""Two-sided level of the intervals."""
+LEVEL, NORMAL = 0.99, 2.576
+"""Two-sided level of the intervals, and its normal quantile."""
 CLIP = 15.0
 """Median differences: a token further off says that something else happened there."""
 SMALLEST_EFFECT = 0.02
@@ -55,9 +56,9 @@ class Shown(NamedTuple):
     @property
     def visible(self) -> bool:
         """Whether the real fault, less what 95 % of samples miss it by, would fail: normal quantiles."""
-        sigma = (self.share.high - self.share.low) / (2 * 2.576)
+        sigma = (self.share.high - self.share.low) / (2 * NORMAL)
         real = REAL_SMALL if self.size < SMALL else REAL
-        return real - 1.645 * sigma - 2.576 * sigma > self.limit
+        return real - (1.645 + NORMAL) * sigma > self.limit
 
 
 class _Output(NamedTuple):
@@ -84,6 +85,9 @@ def likeness(scores: Sequence[Score], seed: int) -> dict[str, Shown]:
     draws = _solved(grams[drawn].sum(1), sides[drawn].sum(1))
     means = _solved(grams.sum(0), sides.sum(0))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    # A bootstrap over a handful of prompts is too sure of itself, as a normal quantile for Student's t is.
+    wider = float(stdtrit(num - 1, (1 + LEVEL) / 2)) / NORMAL
+    low, high = means - wider * (means - low), means + wider * (high - means)
     shares = [
         Interval(mean=float(m), low=float(lo), high=float(hi), num=num)
         for m, lo, hi in zip(means, low, high, strict=True)
