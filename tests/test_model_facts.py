@@ -1,7 +1,8 @@
 """Any model: what config.json and index say, by alias, folder or Hugging Face id.
 
-The configs below hold the keys that count, with the values of the published files of the models they are
-named after; none was downloaded here.
+The configs below hold the keys that count, with the values of public copies of the published files, which
+models/models.toml names (most: ai-dynamo/aiconfigurator 095f58a); none was downloaded here.
+MiniMax-M2 has M2.5's here, GLM-4.6 has GLM-4.5's but for its length, DeepSeek-V3.1 has DeepSeek-V3's.
 """
 
 from __future__ import annotations
@@ -46,7 +47,12 @@ GPT_OSS = {
     "max_position_embeddings": 131072,
     "quantization_config": {
         "quant_method": "mxfp4",
-        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
+        "modules_to_not_convert": [
+            "model.layers.*.self_attn",
+            "model.layers.*.mlp.router",
+            "model.embed_tokens",
+            "lm_head",
+        ],
     },
 }
 QWEN3 = {
@@ -114,12 +120,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "qwen3-235b-a22b": {
         **QWEN3,
         "hidden_size": 4096,
+        "intermediate_size": 12288,
         "moe_intermediate_size": 1536,
         "num_hidden_layers": 94,
     },
     "qwen3-next-80b": {
         **QWEN3,
         "architectures": ["Qwen3NextForCausalLM"],
+        "intermediate_size": 5120,
         "moe_intermediate_size": 512,
         "shared_expert_intermediate_size": 512,
         "num_experts": 512,
@@ -130,6 +138,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "glm-4.5-air": {
         **GLM,
         "hidden_size": 4096,
+        "intermediate_size": 10944,
         "moe_intermediate_size": 1408,
         "num_hidden_layers": 46,
         "first_k_dense_replace": 1,
@@ -152,7 +161,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "num_local_experts": 256,
         "num_experts_per_tok": 8,
         "max_position_embeddings": 196608,
-        "quantization_config": {**FP8, "modules_to_not_convert": ["gate", "lm_head"]},
+        "quantization_config": {
+            **FP8,
+            "fmt": "float8_e4m3fn",
+            "modules_to_not_convert": ["gate", "e_score_correction_bias", "lm_head"],
+        },
     },
     "mixtral-8x7b": MIXTRAL,
     "mixtral-8x22b": {
@@ -309,10 +322,10 @@ def test_what_fits_a_node_follows_from_config_and_layout() -> None:
     oss = msgspec.structs.replace(models.models()["gpt-oss-120b"], experts_share=share)
     replicated, split = registry.variant("vllm-deepep-ht"), registry.variant("vllm-tp")
     assert replicated.parallel.data == 8
-    assert feasible.weights_per_gpu_gb(replicated, oss) == pytest.approx(65.3 * (share / 8 + 1 - share))
-    assert feasible.weights_per_gpu_gb(split, oss) == pytest.approx(65.3 / split.parallel.tensor)
+    assert feasible.weights_per_gpu_gb(replicated, oss) == pytest.approx(65.2 * (share / 8 + 1 - share))
+    assert feasible.weights_per_gpu_gb(split, oss) == pytest.approx(65.2 / split.parallel.tensor)
     gpus = tuple(Gpu(index=i, name="H200", memory_gb=141.0) for i in range(8))
     node = Machine(accelerator="cuda", gpus=gpus)
     kimi = models.models()["kimi-k2"]
-    assert "kimi-k2 needs about 141 GB on each GPU" in feasible.feasible(split, node, kimi)
+    assert "kimi-k2 needs about 142 GB on each GPU" in feasible.feasible(split, node, kimi)
     assert "needs about" not in feasible.feasible(split, node, oss)
