@@ -19,6 +19,7 @@ from harness.errors import InputError
 from harness.label.dialect import longest, offline, pinned, since, start_timeout_s
 from harness.label.findings import Findings, canonical_dtype, samples, search
 from harness.label.findings import counters as find_counters
+from harness.label.known import Case, Warnings
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
 
 OPTIONS_FILE = "trtllm-options.yaml"
@@ -67,7 +68,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
             # Its default is localhost, which nobody outside a container reaches.
             *("--host", deployment.host),
             *("--port", str(deployment.port)),
-            *pinned(deployment),
+            *(() if is_nested(variant.version) else pinned(deployment)),
             *_parallel(variant),
             *flags,
             *("--extra_llm_api_options", path),
@@ -310,3 +311,17 @@ def fits(variant: Variant, input_len: int) -> str:
     if limit and input_len > limit and not chunked:
         return f"a prompt of {input_len} tokens exceeds {variant.name}'s max_num_tokens {limit} in one pass"
     return ""
+
+
+def _unpinned(case: Case) -> bool:
+    fetched = bool(case.model.hf_id and case.model.revision) and not case.model.path
+    return is_nested(case.variant.version) and fetched
+
+
+WARNINGS: Warnings = (
+    (
+        _unpinned,
+        "trtllm-serve before 0.21.0 has no --revision: by hand it would fetch the newest weights; fetch the "
+        "pinned ones first (`hf download ... --revision`), then the launch names their folder",
+    ),
+)

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from engines import trtllm, trtllm_options
-from harness import client, registry
+from harness import client, models, registry
 from harness.errors import InputError
+from harness.label import guards
 from harness.label.attestation import attest
 from harness.launchers import attach
 from harness.schema import Evidence, Load, Request, RequestRecord
@@ -306,6 +307,21 @@ def test_documented_keys(options: dict[str, object], words: str) -> None:
 def test_shipped_variants_use_documented_options(name: str) -> None:
     parsed = trtllm_options.check(registry.variant(name), render(name))
     assert (parsed.ok, parsed.exact, parsed.error) == (True, True, "")
+
+
+def test_a_revision_is_asked_for_where_the_option_exists_and_else_the_plan_says_that_it_is_not() -> None:
+    """A plan off the node names the weights by their Hugging Face id; 2e669133 has no --revision."""
+    asked = {}
+    for name in ("trtllm-ep", "trtllm-2e669133"):
+        variant = registry.variant(name)
+        model = models.models()[variant.model]
+        launch = render(name, model_path=model.hf_id)
+        assert trtllm_options.check(variant, launch).ok
+        asked[name] = (
+            "--revision" in launch.argv,
+            any("no --revision" in w for w in guards.warnings(variant, launch, model)),
+        )
+    assert asked == {"trtllm-ep": (True, False), "trtllm-2e669133": (False, True)}
 
 
 def test_counters_come_from_prometheus_only() -> None:
