@@ -104,7 +104,7 @@ def like(found: dict[str, Shown]) -> tuple[list[str], list[str]]:
         words += f" ({share.low:.0%} to {share.high:.0%})"
         if share.low > shown.limit:
             surely.append(words)
-        elif share.mean > 2 * shown.limit:
+        elif share.mean > 2 * shown.limit and share.low > 0:
             perhaps.append(words)
     return surely, perhaps
 
