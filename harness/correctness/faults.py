@@ -25,6 +25,8 @@ from harness.schema import Interval, Score
 
 LIKE, LIKE_SMALL = 0.3, 0.1
 """More than this share of a fault, surely, is that fault; the second of a small one."""
+SAME = 2.0
+"""Surely more of a fault than this is not that fault."""
 SMALL = 2.0
 """Roundings: a fault that moves a token by less loses some of its direction on its way through the layers."""
 REAL, REAL_SMALL = 0.9, 0.25
@@ -102,6 +104,8 @@ def like(found: dict[str, Shown]) -> tuple[list[str], list[str]]:
         share = shown.share
         words = f"as if with {name}: {share.mean:.0%} of what that does to these tokens"
         words += f" ({share.low:.0%} to {share.high:.0%})"
+        if share.low > SAME:
+            continue  # far more than this fault does is another one, which the noise ratio shows
         if share.low > shown.limit:
             surely.append(words)
         elif share.mean > 2 * shown.limit and share.low > 0:
