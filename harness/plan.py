@@ -334,6 +334,7 @@ def launching(planned: Planned, port: int, folder: Path) -> Planned:
         planned.variant, launch, planned.model, allow_dummy=planned.options.allow_dummy_moe
     )
     labels += overrides.check(planned.variant, launch, allow=planned.options.allow_overrides)
+    labels += overrides.edited(planned.model.path)
     launch = msgspec.structs.replace(
         launch, labels=(*launch.labels, *labels), api_key_env=planned.options.api_key_env
     )

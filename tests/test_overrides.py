@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import plan, registry
+from harness import models, plan, registry
 from harness.errors import ModelError
 from harness.host.machine import probe
 from harness.label import overrides
@@ -46,6 +46,15 @@ def test_sizes_are_no_override_and_what_is_sampled_by_default_is_only_named() ->
     assert overrides.check(variant, longer) == ()
     assert overrides.check(variant, sampled) == ("config-override: --override-generation-config",)
     assert overrides.check(variant, launch("llamacpp", ("--hf-overrides", LOST))) == ()
+
+
+def test_a_config_that_the_weights_were_not_trained_with_is_labelled(tmp_path: Path) -> None:
+    trained = Path(models.resolve("tiny-moe").path)
+    for name in ("config.json", "train.json"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    assert overrides.edited(str(trained)) == overrides.edited(str(tmp_path)) == overrides.edited("") == ()
+    (tmp_path / "config.json").write_text((trained / "config.json").read_text().replace(": 4,", ": 3,"))
+    assert overrides.edited(str(tmp_path))[0].startswith("config-override: config.json is not the one")
 
 
 def test_a_plan_refuses_and_with_the_word_carries_the_label() -> None:

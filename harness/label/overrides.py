@@ -6,7 +6,9 @@ the model computes (as against what is sampled when a request does not say).
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from harness import registry
@@ -35,6 +37,17 @@ def check(variant: Variant, launch: Launch, *, allow: bool = False) -> tuple[str
         )
     shown = [key for flag, value, computes in said for key in (_changed(flag, value) if computes else [flag])]
     return tuple(f"{LABEL}: {key}" for key in shown)
+
+
+def edited(folder: str) -> tuple[str, ...]:
+    """A label where a checkpoint's config.json is not the one that its own train.json has the hash of."""
+    pinned, config = Path(folder) / "train.json", Path(folder) / "config.json"
+    if not (folder and pinned.is_file() and config.is_file()):
+        return ()
+    expected = json.loads(pinned.read_text(encoding="utf-8")).get("sha256", {}).get("config.json")
+    if expected in (None, hashlib.sha256(config.read_bytes()).hexdigest()):
+        return ()
+    return (f"{LABEL}: config.json is not the one these weights were trained with",)
 
 
 def _name(flag: str, known: dict[str, bool]) -> str:
