@@ -145,6 +145,7 @@ def _statistics(engine: torch.Tensor, reference: torch.Tensor) -> dict[str, floa
     own, judged = engine.gather(-1, chosen).double(), reference.gather(-1, chosen).double()
     pairs = zip(_tops(reference), _tops(engine), strict=True)
     kl, outside = np.array([divergence.shared_kl(theirs, ours) for theirs, ours in pairs]).T
+    nothing = np.full(num * length, np.nan)
     tokens = divergence.Tokens(
         request=np.repeat(np.arange(num), length),
         position=np.tile(np.arange(length), num),
@@ -154,6 +155,9 @@ def _statistics(engine: torch.Tensor, reference: torch.Tensor) -> dict[str, floa
         abs_dlogprob=(own - judged).abs().flatten().numpy(),
         kl=kl,
         outside=outside,
+        rounding=nothing,
+        rounding_margin=nothing,
+        doubt=-np.expm1(judged.flatten().numpy()),
     )
     noise = divergence.noise(tokens) or 0.0
     sums = divergence.sums(tokens, divergence.outlier_nats(noise))
