@@ -21,12 +21,12 @@ from docker.errors import APIError, NotFound
 from harness import plan, registry, server
 from harness.containers import settings as container
 from harness.containers.docker_engine import connect, how_to_get, image_digest, refused
+from harness.ep import verbs
 from harness.errors import LaunchError, MachineError
 from harness.extras import traces
 from harness.host import clean, engine_env
 from harness.launchers import docker
 from harness.launchers.docker import by_hand
-from harness.moe import verbs
 from harness.schema import Deployment, Launch, Machine, Model, Recipe, Variant
 from tests.containers import HOST_IMAGE, PYTHON, SERVER, engine_client, host_mounts
 
@@ -622,7 +622,7 @@ def test_vllm_serves_the_tiny_moe_from_a_container(engine: Any, tmp_path: Path) 
         assert any("/models/tiny-moe" in line for line in evidence.log)
     assert not connect_lists(launch.port)
     (of_worker,) = traces_folder.glob("*rank0*.json.gz")
-    assert "aten::" in verbs.trace_file([str(of_worker)])
+    assert "aten::" in verbs.trace_files([str(of_worker)])[0]
 
 
 def connect_lists(port: int) -> list[str]:

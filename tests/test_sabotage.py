@@ -14,11 +14,12 @@ import pytest
 from harness import registry
 from harness.correctness import replay
 from harness.correctness.agreement import judge
+from harness.correctness.floors import JudgeSettings
 from harness.schema import RequestRecord, Score
 from tests.sabotage import campaign
 from tests.sabotage.configurations import REFERENCE, Part
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
 
 SMALL = Part(seed=1, concurrency=8, num=8)
 """8 x 256 = 2,048 tokens."""
@@ -69,8 +70,9 @@ def test_every_fault_fails(fault: str, said: dict[str, Said], scored: dict[str, 
 
 @pytest.mark.parametrize("name", ["healthy", "g", "d at concurrency 2"])
 def test_what_is_no_fault_passes(name: str, said: dict[str, Said], scored: dict[str, list[Score]]) -> None:
-    measured = judge(scored[name], said[name][1], scored["floor"][: len(scored[name])])
-    default = judge(scored[name], said[name][1])
+    attested = JudgeSettings(eight_bit=name == "g")
+    measured = judge(scored[name], said[name][1], scored["floor"][: len(scored[name])], attested)
+    default = judge(scored[name], said[name][1], settings=attested)
     assert (measured.verdict, default.verdict) == ("PASS", "PASS"), (measured.reason, default.reason)
 
 
