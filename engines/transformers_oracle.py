@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engines.transformers_reading import pieces
+from engines.transformers_reading import logprobs, pieces
 
 
 class Top(NamedTuple):
@@ -66,9 +66,9 @@ class Oracle:
         while True:
             for states, reached in pieces(self.model, ids, past):
                 last, past = states[-1:], reached
-            logprobs = self._logprobs(last)[0]
-            token = self._choose(logprobs, sampling, generator, number < banned_until)
-            yield tops(logprobs[None], torch.tensor([token], device=self.device), num_best)[0]
+            row = logprobs(self.model, last)[0]
+            token = self._choose(row, sampling, generator, number < banned_until)
+            yield tops(row[None], torch.tensor([token], device=self.device), num_best)[0]
             ids = [token]
             number += 1
 
@@ -77,10 +77,6 @@ class Oracle:
         if token_id not in self._texts:
             self._texts[token_id] = self.tokenizer.decode([token_id])
         return self._texts[token_id]
-
-    def _logprobs(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = self.model.lm_head(hidden)
-        return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
 
     def _choose(
         self, logprobs: torch.Tensor, sampling: Sampling, generator: torch.Generator, ban_eos: bool

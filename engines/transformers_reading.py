@@ -51,15 +51,19 @@ def hidden(reader: Reader, sequences: Sequence[Given]) -> list[torch.Tensor]:
     return [rows[number] for number in range(len(sequences))]
 
 
-def pieces(
-    model: Any, ids: Sequence[int], past: Any = None, *, cached: bool = True
-) -> Iterator[tuple[torch.Tensor, Any]]:
+def logprobs(model: Any, states: torch.Tensor) -> torch.Tensor:
+    """[positions, vocabulary] of hidden states, in float32 or better."""
+    logits = model.lm_head(states)
+    return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+
+
+def pieces(model: Any, ids: Sequence[int], past: Any = None) -> Iterator[tuple[torch.Tensor, Any]]:
     """(hidden states [positions, width], cache so far) of one sequence behind `past`, piece by piece."""
     length = len(ids) + (past.get_seq_length() if past is not None else 0)
     size = max(SCORES_AT_ONCE // max(length, 1), 1)
     for first in range(0, len(ids), size):
         batch = torch.tensor([list(ids[first : first + size])], device=model.device)
-        out = model.model(input_ids=batch, past_key_values=past, use_cache=cached)
+        out = model.model(input_ids=batch, past_key_values=past, use_cache=True)
         past = out.past_key_values
         yield out.last_hidden_state[0], past
 

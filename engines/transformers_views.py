@@ -9,7 +9,7 @@ import torch
 
 from engines.transformers_oracle import Oracle, Top, tops
 from engines.transformers_played import FLATTER, FLATTER_NAME, Parts, Precision
-from engines.transformers_reading import Given, Reader, hidden
+from engines.transformers_reading import Given, Reader, hidden, logprobs
 
 _ROWS = 256
 """Positions whose whole distributions are at hand at once."""
@@ -100,7 +100,7 @@ class Viewer:
             view.played[FLATTER_NAME] = []
         for first in range(0, len(targets), _ROWS):
             part = slice(first, first + _ROWS)
-            own = _logprobs(self._oracle.model, states[part])
+            own = logprobs(self._oracle.model, states[part])
             wanted = targets[part, None]
             theirs = own.gather(1, wanted)
             view.tops.extend(tops(own, targets[part], question.num_best))
@@ -108,16 +108,11 @@ class Viewer:
                 flatter = torch.log_softmax(own * FLATTER, -1).gather(1, wanted)
                 view.played[FLATTER_NAME].extend((flatter - theirs)[:, 0].tolist())
             if twin:
-                other = _logprobs(twin[0].model, twin[1][part])
+                other = logprobs(twin[0].model, twin[1][part])
                 preferred = own.gather(1, other.argmax(-1, keepdim=True))
                 view.twin_logprob.extend(other.gather(1, wanted)[:, 0].tolist())
                 view.twin_margin.extend((own.amax(-1, keepdim=True) - preferred)[:, 0].tolist())
             for name, (reader, rows) in faulty.items():
-                other = _logprobs(reader.model, rows[part]).gather(1, wanted)
+                other = logprobs(reader.model, rows[part]).gather(1, wanted)
                 view.played[name].extend((other - theirs)[:, 0].tolist())
         return view
-
-
-def _logprobs(model: Any, states: torch.Tensor) -> torch.Tensor:
-    logits = model.lm_head(states)
-    return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
