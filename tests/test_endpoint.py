@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from harness.errors import InputError
 from harness.host.machine import probe
 from harness.schema import Launch
 from tests import completions_server, trtllm_server
+from tests.answering import Answering, listening
 from tests.launching import render
 from tests.test_run import Desk
 
@@ -46,7 +45,7 @@ class Manners(NamedTuple):
 def foreign(manners: Manners = Manners()) -> Iterator[str]:  # noqa: B008 (frozen)
     """URL of a strict server of unknown weights that takes text, or messages, and counts words."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -95,19 +94,8 @@ def foreign(manners: Manners = Manners()) -> Iterator[str]:  # noqa: B008 (froze
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{http.server_port}"
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+    with listening(Handler) as url:
+        yield url
 
 
 def test_a_server_of_unknown_weights_is_ranked_on_the_lengths_it_counts(desk: Desk) -> None:

@@ -16,16 +16,15 @@ Its "model" says token (last + 1) mod 4000, whose text is " n". It remembers pro
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import msgspec
 
 from harness.registry import ROOT, read_toml
 from harness.schema import Launch
+from tests.answering import Answering, listening
 
 BLOCK = 32
 """Tokens per KV block: reuse is counted in whole blocks."""
@@ -278,7 +277,7 @@ def serving(launch: Launch, version: str = "1.3.0rc14") -> Iterator[tuple[str, S
     if stand_in.arguments.get("return_perf_metrics"):
         pages["/prometheus/metrics"] = lambda: stand_in.metrics().encode()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -298,16 +297,5 @@ def serving(launch: Launch, version: str = "1.3.0rc14") -> Iterator[tuple[str, S
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{http.server_address[1]}", stand_in
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+    with listening(Handler) as url:
+        yield url, stand_in
