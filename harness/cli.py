@@ -1,25 +1,26 @@
-"""The verbs. Each block parses words and calls one function; nothing is decided here."""
+"""The verbs of a bench and what becomes of it; the others are in cli_tools.
+
+Each block parses words and calls one function; nothing is decided here.
+"""
 
 from __future__ import annotations
 
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import TyperException
 
+from harness import cli_tools
 from harness.errors import HarnessError, InputError
 from harness.reporting.cells import DEFINITIONS
-
-if TYPE_CHECKING:
-    from harness.schema import Comparison
+from harness.terminal import Words, say, show
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-Words = Annotated[list[str] | None, typer.Argument(show_default=False)]
 MEANINGS = "\n\n".join(f"{term}: {meaning}" for term, meaning in DEFINITIONS)
 INTERRUPTED = 130
 """Exit status of a verb that Ctrl-C or SIGTERM ended."""
@@ -40,10 +41,10 @@ def main() -> None:
         shown = (
             f"`python -m harness {given[0]} --help` shows its words" if known else "`just` lists the verbs"
         )
-        _say(f"error: {given[0]}: {said}; {shown}.", stderr=True)
+        say(f"error: {given[0]}: {said}; {shown}.", stderr=True)
         sys.exit(2)
     except OSError as error:
-        _say(
+        say(
             f"error: The system refused: {error}; mend what it names and rerun with the same run id.",
             stderr=True,
         )
@@ -51,10 +52,10 @@ def main() -> None:
     except HarnessError as error:
         console.print(f"[bold red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
         if error.details:
-            _say(error.details, stderr=True)
+            say(error.details, stderr=True)
         sys.exit(error.exit_code)
     if status == INTERRUPTED:
-        _say("Stopped.", stderr=True)
+        say("Stopped.", stderr=True)
     sys.exit(status or 0)
 
 
@@ -87,23 +88,15 @@ def _bench(words: list[str]) -> None:
             comparison = run.bench(recipe, machine, folder, progress)
     except KeyboardInterrupt:
         if (folder / "comparison.json").exists():
-            _show(store.read(folder / "comparison.json", Comparison))
-            _say(f"\nWhat was measured is kept in {folder}; `just bench run_id={run_id}` goes on from there.")
+            show(store.read(folder / "comparison.json", Comparison))
+            say(f"\nWhat was measured is kept in {folder}; `just bench run_id={run_id}` goes on from there.")
         raise
-    _show(comparison)
-    _say(f"Kept in {folder}")
+    show(comparison)
+    say(f"Kept in {folder}")
     if any(row.wrong for row in comparison.rows):
         sys.exit(3)
     if not any(row.status == "done" for row in comparison.rows):
         sys.exit(1)
-
-
-@app.command()
-def clean() -> None:
-    """Remove what crashed harnesses left behind: containers and engine processes"""
-    from harness.host import clean as cleaning
-
-    cleaning.run(lambda line: print(line, flush=True))
 
 
 @app.command(epilog=MEANINGS)
@@ -118,7 +111,7 @@ def compare(runs: Words = None) -> None:
         table, remarks = foreign.run(runs or [])
         Console().print(table)
         for line in remarks:
-            _say(line)
+            say(line)
         return
     folders, left_out = comparing.comparable([store.find_run(name) for name in runs or [""]])
     found = []
@@ -128,27 +121,9 @@ def compare(runs: Words = None) -> None:
             comparison = comparing.compare(folder)
             publish.publish(folder, comparison, to_log=False)
         found.append(comparison)
-    _show(found[0] if len(found) == 1 else comparing.merged(found))
+    show(found[0] if len(found) == 1 else comparing.merged(found))
     for line in left_out:
-        _say(line, stderr=True)
-
-
-@app.command()
-def doctor() -> None:
-    """What this machine has, what it lacks, and which variants can run here"""
-    from harness.host import doctor as diagnosis
-
-    diagnosis.run(Console())
-
-
-@app.command("ep-check")
-def ep_check(words: Words = None) -> None:
-    """Check and time expert-parallel dispatch/combine: ep-check backend=NAME [ranks=N] [key=value ...]"""
-    from harness.ep import verbs
-
-    text, status = verbs.ep_check(words or [])
-    print(text)
-    sys.exit(status)
+        say(line, stderr=True)
 
 
 @app.command()
@@ -177,17 +152,6 @@ def export(
         print(path)
 
 
-@app.command()
-def image(words: Words = None) -> None:
-    """Build an image of docker/: image NAME [KEY=VALUE ...]; without a name, list them"""
-    from harness.host import images
-
-    if words:
-        images.run(words[0], words[1:], lambda line: print(line, flush=True))
-    else:
-        print("\n".join(images.names()))
-
-
 @app.command("import")
 def import_files(files: Annotated[list[Path], typer.Argument()]) -> None:
     """Results of vLLM, SGLang, guidellm, aiperf, InferenceX in this harness's terms: import FILE ..."""
@@ -195,8 +159,8 @@ def import_files(files: Annotated[list[Path], typer.Argument()]) -> None:
     from harness.reporting.importers import adoption
 
     folder = store.run_folder(store.new_run_id("import"))
-    _show(adoption.adopt(files, folder))
-    _say(f"Kept in {folder}")
+    show(adoption.adopt(files, folder))
+    say(f"Kept in {folder}")
 
 
 @app.command()
@@ -210,17 +174,6 @@ def load(words: Words = None) -> None:
     bench(["attach", *given])
 
 
-@app.command("kernel-bench")
-def kernel_bench(words: Words = None) -> None:
-    """MORI's benches and benchmark_moe.py, run where they lie: kernel-bench NAME variant=NAME [key=value]"""
-    from harness.ep import verbs
-    from harness.host.machine import probe
-
-    text, status = verbs.kernel_bench(words or [], probe())
-    print(text)
-    sys.exit(status)
-
-
 @app.command()
 def log(words: Words = None) -> None:
     """The experiment log: log [show ID | note ID TEXT | sign ID WHY | check | TEXT | variant= ...]"""
@@ -228,15 +181,7 @@ def log(words: Words = None) -> None:
     from harness.reporting import logbook, publish
 
     text = logbook.run(publish.log_path(), store.results_root(), words or [])
-    _say(text)
-
-
-@app.command()
-def moe(words: Words = None) -> None:
-    """What a routing log (of bench ... moe_log=LAYER) tells: moe FILE ... [against=FILE] [out=FOLDER]"""
-    from harness.moe import verbs
-
-    print(verbs.moe(words or []))
+    say(text)
 
 
 @app.command()
@@ -255,13 +200,13 @@ def plan(
     planned = planning.everything(words or [], machine)
     if check:
         results = dialect_check.check_all([(p.variant, p.launch) for p in planned], machine.images)
-        _say(dialect_check.as_text(results))
+        say(dialect_check.as_text(results))
         dialect_check.refuse(results)
         return
     if json:
         sys.stdout.write(plan_text.as_json(planned).decode() + "\n")
         return
-    _say(plan_text.as_text(planned))
+    say(plan_text.as_text(planned))
 
 
 @app.command()
@@ -279,11 +224,11 @@ def replay(entry: str) -> None:
     folder = store.run_folder(store.new_run_id(replay.slug(old.run_id)))
     with Progress() as progress, claim.alone(folder, progress.note):
         comparison = run.bench(recipe, probe(), folder, progress)
-    _show(comparison)
+    show(comparison)
     lines = replay.told(old, experiment_log.find(path, folder.name), comparison, folder)
     logbook.note(path, folder.name, f"Replay of {old.run_id}.\n\n" + "\n".join(f"- {line}" for line in lines))
     for line in lines:
-        _say(line)
+        say(line)
 
 
 @app.command()
@@ -299,29 +244,7 @@ def report(run: Annotated[str, typer.Argument()] = "") -> None:
         publish.pages(folder, stored)
     else:
         publish.publish(folder, comparing.compare(folder), to_log=False)
-    _say(str(folder / "report.html"))
-
-
-@app.command()
-def selfcheck(words: Words = None) -> None:
-    """The client's own error against a server of known timing: selfcheck [rate=] [concurrency=] [workers=]"""
-    from harness.client import selfcheck as checking
-
-    for budget in checking.from_words(words or []):
-        _say(budget.words)
-
-
-@app.command()
-def probe(
-    url: str, model: Annotated[str, typer.Argument()] = "", harsh: bool = False, api_key_env: str = ""
-) -> None:
-    """Which promises an endpoint keeps, how stable its output is: probe http://host:port [model] [--harsh]"""
-    from harness.correctness import probe as probing
-
-    found = probing.run(url, model, harsh=harsh, api_key_env=api_key_env)
-    for line in probing.lines(found):
-        _say(line)
-    sys.exit(0 if all(p.held for p in found.points) and all(k.held is not False for k in found.known) else 3)
+    say(str(folder / "report.html"))
 
 
 @app.command()
@@ -330,24 +253,6 @@ def serve(variant: str, words: Words = None) -> None:
     from harness import foreground
 
     foreground.serve(variant, words or [])
-
-
-@app.command()
-def trace(words: Words = None) -> None:
-    """First wrong step of a VLLM_MORI_TRACE log; MORI-VIZ and torch traces in shares of time: trace FILE"""
-    from harness.ep import verbs
-
-    text, status = verbs.trace_files(words or [])
-    print(text)
-    sys.exit(status)
-
-
-@app.command()
-def version() -> None:
-    """The harness's commit"""
-    from harness.host.environment import git
-
-    Console().print(git("rev-parse", "--short", "HEAD") or "unknown")
 
 
 @app.command()
@@ -365,23 +270,9 @@ def verify(
     folder = store.find_run(run)
     comparison = verifying.run(folder, reference)
     publish.publish(folder, comparison, to_log=False)
-    _show(comparison)
+    show(comparison)
     verdicts = {row.agreement.verdict for row in comparison.rows if row.agreement}
     sys.exit(3 if "FAIL" in verdicts else 4 if "CANNOT TELL" in verdicts else 0)
 
 
-def _show(comparison: Comparison) -> None:
-    """Print table and footnotes of a comparison on stdout."""
-    from harness.reporting import report
-
-    for line in report.opening(comparison):
-        _say(line)
-    _say("")
-    Console().print(report.table(comparison))
-    for line in report.footnotes(comparison):
-        _say(line)
-
-
-def _say(text: str, *, stderr: bool = False) -> None:
-    """Print text as it is: nothing in it is markup, no line is cut."""
-    Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True).print(text)
+app.registered_commands += cli_tools.app.registered_commands

@@ -13,7 +13,7 @@ from harness import store
 from harness.errors import HarnessError
 from harness.host import environment
 from harness.numbers import figures, power, stopping
-from harness.plan import Planned
+from harness.planned import Planned
 from harness.schema import Calibration, Comparison, Environment, Recipe, TrialResult, scenario
 
 _RUNS = 20

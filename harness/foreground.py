@@ -17,6 +17,7 @@ from harness.errors import HarnessError, InputError, LaunchError
 from harness.host import engines_ready
 from harness.host.machine import probe
 from harness.label import attestation
+from harness.planned import TRACES, Planned, launching
 from harness.recipe import Words
 from harness.run import interruptible
 
@@ -41,7 +42,7 @@ def serve(name: str, given: Sequence[str]) -> None:
     if planned.skip:
         raise HarnessError(f"{name} cannot run here: {planned.skip}. `just doctor` shows what is missing.")
     engines_ready.ensure(planned, console.print)
-    planned = plan.launching(planned, port, _outliving(planned, console))
+    planned = launching(planned, port, _outliving(planned, console))
     with tempfile.TemporaryDirectory() as folder, interruptible():
         log_path = Path(folder) / "server.log"
         log_path.touch()
@@ -65,14 +66,14 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _outliving(planned: plan.Planned, console: Console) -> Path:
+def _outliving(planned: Planned, console: Console) -> Path:
     """The folder among the results for what outlives the server: traces, of a variant that takes them."""
     folder = store.results_root() / store.new_run_id(f"serve-{planned.variant.name}")
     if planned.variant.traces:
         with store.writing(folder):
-            (folder / plan.TRACES).mkdir(parents=True)
+            (folder / TRACES).mkdir(parents=True)
         console.print(
-            f"traces will be in {folder / plan.TRACES}: POST /start_profile, send requests, "
+            f"traces will be in {folder / TRACES}: POST /start_profile, send requests, "
             "POST /stop_profile, then `just trace FILE`"
         )
     return folder

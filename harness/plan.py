@@ -2,99 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from harness import extras, launchers, models, registry, store
+from harness import launchers, models, registry, store
 from harness import recipe as recipes
 from harness.client import endpoint
-from harness.errors import HarnessError, InputError
-from harness.label import feasible, guards, overrides
+from harness.errors import HarnessError, InputError, ModelError
+from harness.label import feasible, guards
+from harness.planned import PORT, Planned, PlannedTrial, deploy, launching, render
 from harness.schema import (
     Accelerator,
-    Deployment,
-    Launch,
-    Load,
     Machine,
     Model,
-    Noun,
     Options,
-    Prompts,
     Recipe,
-    Trial,
     Variant,
     WorkloadSpec,
 )
 
-_PLAN_PORT = 8000
-TRACES = "traces"
-"""Folder of profiler traces, in a visit's."""
 ENDPOINT = "attach"
 """The variant of a server that somebody else runs."""
-
-
-class PlannedTrial(Noun):
-    """A workload at a load; `skip` says why it cannot be held, "" when it can."""
-
-    workload: WorkloadSpec
-    load: Load
-    skip: str = ""
-
-
-class Planned(Noun):
-    """One variant of a recipe, ready to be launched; `skip` says why it will not be, "" when it will."""
-
-    variant: Variant
-    model: Model
-    deployment: Deployment
-    trials: tuple[PlannedTrial, ...]
-    options: Options = Options()
-    launch: Launch = Launch()
-    """Composed by launching(), for whatever port and folder is known so far."""
-    skip: str = ""
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def own_server(self) -> bool:
-        """Whether this harness starts the engine."""
-        return launchers.named(self.deployment.launcher).OWNS_SERVER
-
-    @property
-    def exact(self) -> bool:
-        """Whether prompts are built from the model's own tokens, so that lengths are known beforehand."""
-        return self.own_server or bool(self.model.path or self.model.tokenizer)
-
-    @property
-    def tokenizer(self) -> str:
-        """Folder of the tokenizer that prompts are built with; for an unknown model our own, a yardstick."""
-        own = self.model.path or self.model.tokenizer
-        return own if self.exact else str(registry.ROOT / models.YARDSTICK)
-
-    @property
-    def ways(self) -> tuple[Prompts, ...]:
-        """How prompts may be sent, best first: as the user asked, else ids wherever those are exact."""
-        if self.options.prompts != "ids":
-            return (self.options.prompts,)
-        return ("ids", "text", "chat") if self.exact else ("text", "chat")
-
-    @property
-    def one_scenario_per_launch(self) -> bool:
-        """Whether the engine is started anew for every scenario, so that each begins with an empty cache."""
-        return self.own_server and registry.keeps_prompts(self.variant.engine)
-
-    def trial(self, planned: PlannedTrial, restart: int) -> Trial:
-        """The trial of one restart."""
-        return Trial(variant=self.variant.name, workload=planned.workload, load=planned.load, restart=restart)
 
 
 def everything(given: Sequence[str], machine: Machine) -> tuple[Planned, ...]:
     """What `plan` shows: "all" is every variant, here or not, each with the shapes of its own accelerator.
 
-    Raises InputError and HarnessError as recipe_of() and plan() do.
+    Of "all", what must not be launched says why in `skip`. Raises InputError and HarnessError as recipe_of()
+    and plan() do.
     """
     words = recipes.Words(given)
     if words.plain[:1] not in ([], ["all"]) or {"recipe", "run_id"} & set(words.pairs):
@@ -105,7 +43,7 @@ def everything(given: Sequence[str], machine: Machine) -> tuple[Planned, ...]:
         if launchers.named(launchers.usual(variant, machine)).OWNS_SERVER:
             kinds.setdefault(variant.accelerator, []).append(variant.name)
     asked = ([",".join(names), *words.plain[1:], *pairs] for names in kinds.values())
-    return tuple(p for each in asked for p in plan(recipe_of(each, machine)[0], machine))
+    return tuple(p for each in asked for p in plan(recipe_of(each, machine)[0], machine, show_refused=True))
 
 
 def recipe_of(given: Sequence[str], machine: Machine) -> tuple[Recipe, str]:
@@ -163,15 +101,31 @@ def select(names: str, machine: Machine, model: str = "") -> tuple[str, ...]:
     return tuple(v.name for v in sorted(chosen, key=lambda v: bool(registry.fact(v.engine, "ORACLE", False))))
 
 
-def plan(recipe: Recipe, machine: Machine) -> tuple[Planned, ...]:
+def plan(recipe: Recipe, machine: Machine, *, show_refused: bool = False) -> tuple[Planned, ...]:
     """Every variant of the recipe, rendered. Touches nothing.
 
-    Raises InputError for unknown names and HarnessError for refusals (dummy weights of a MoE ...).
+    Raises InputError for unknown names and HarnessError for refusals (dummy weights of a MoE ...), which
+    are a planned variant's `skip` with show_refused.
     """
     _refuse_twins(recipe)
     _refuse_mixed_image(recipe)
-    chosen = [registry.variant(name) for name in recipe.variants]
-    return tuple(_planned(variant, _sharing(recipe, variant, machine), machine) for variant in chosen)
+    bare = [
+        _planned(variant, _sharing(recipe, variant, machine), machine)
+        for variant in map(registry.variant, recipe.variants)
+    ]
+    composed = tuple(_composed(planned, show_refused=show_refused) for planned in bare)
+    _refuse_ignored_image(recipe, composed)
+    return composed
+
+
+def _composed(planned: Planned, *, show_refused: bool = False) -> Planned:
+    try:
+        return launching(planned, PORT, store.results_root())
+    except ModelError as error:
+        if not show_refused:
+            raise
+        command = render(planned.variant, planned.deployment)
+        return msgspec.structs.replace(planned, launch=command, skip=f"refused: {error.message}")
 
 
 def _sharing(recipe: Recipe, variant: Variant, machine: Machine) -> Recipe:
@@ -210,6 +164,15 @@ def _refuse_mixed_image(recipe: Recipe) -> None:
         )
 
 
+def _refuse_ignored_image(recipe: Recipe, planned: tuple[Planned, ...]) -> None:
+    outside = [p for p in planned if recipe.image and p.launch.image != recipe.image]
+    if outside:
+        raise InputError(
+            f"image={recipe.image} would be ignored: launcher={outside[0].launch.launcher} runs "
+            f"{outside[0].variant.name} in no container; leave one of the two out."
+        )
+
+
 def reference(recipe: Recipe, machine: Machine) -> Planned | None:
     """The variant, or another endpoint, that scores everybody's output; None when there is none.
 
@@ -232,10 +195,11 @@ def reference(recipe: Recipe, machine: Machine) -> Planned | None:
     )
     plain = msgspec.structs.replace(bare, workloads=(), loads=())
     if elsewhere:
-        return _planned(msgspec.structs.replace(registry.variant(ENDPOINT), name=name), plain, machine)
+        other = msgspec.structs.replace(registry.variant(ENDPOINT), name=name)
+        return _composed(_planned(other, plain, machine))
     # As a variant of the run that is its reference too: its server then scores without another start.
     variant = registry.variant(name)
-    return _planned(variant, _sharing(plain, variant, machine), machine)
+    return _composed(_planned(variant, _sharing(plain, variant, machine), machine))
 
 
 def _default_reference(recipe: Recipe, machine: Machine) -> str:
@@ -277,13 +241,7 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
         options=recipe.options,
     )
     skip = feasible.feasible(variant, machine, model, deployment.launcher) if planned.own_server else ""
-    planned = launching(msgspec.structs.replace(planned, skip=skip), _PLAN_PORT, store.results_root())
-    if recipe.image and planned.launch.image != recipe.image:
-        raise InputError(
-            f"image={recipe.image} would be ignored: launcher={launcher} runs {variant.name} in no "
-            "container; leave one of the two out."
-        )
-    return planned
+    return msgspec.structs.replace(planned, skip=skip)
 
 
 def _as_set(variant: Variant, recipe: Recipe) -> Variant:
@@ -302,86 +260,6 @@ def _as_set(variant: Variant, recipe: Recipe) -> Variant:
         options={**variant.options, **recipe.settings},
         expect={**variant.expect, **claimed},
     )
-
-
-def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Deployment:
-    """With what the variant would run, as its launcher lets it see that. Raises InputError."""
-    deployment = Deployment(
-        model=model,
-        launcher=launcher,
-        model_path=registry.relative(model.path) or model.hf_id or model.alias,
-        served_model_name=model.alias,
-        also_served_as=tuple({model.hf_id} - {"", model.alias}),
-        port=_PLAN_PORT,
-        python=recipe.python,
-        extra_args=tuple(map(_own, recipe.args)),
-        extra_env={k: _own(v) for k, v in recipe.env.items()},
-        url=recipe.url.rstrip("/").removesuffix("/v1"),
-    )
-    return launchers.named(launcher).deployed(deployment, variant)
-
-
-def launching(planned: Planned, port: int, folder: Path) -> Planned:
-    """The same, its launch composed for a port and for a folder of this machine that outlives the engine.
-
-    The one place where a launch is made: the engine's command, what its launcher adds, labels, API key, where
-    a profiler writes, and what optional features need. Raises HarnessError for what must not be launched
-    (guards.check), InputError for an option that a feature does not understand.
-    """
-    deployment = msgspec.structs.replace(planned.deployment, port=port)
-    launch = render(planned.variant, deployment)
-    warnings, labels = guards.check(
-        planned.variant, launch, planned.model, allow_dummy=planned.options.allow_dummy_moe
-    )
-    labels += overrides.check(planned.variant, launch, allow=planned.options.allow_overrides)
-    labels += overrides.edited(planned.model.path)
-    launch = msgspec.structs.replace(
-        launch, labels=(*launch.labels, *labels), api_key_env=planned.options.api_key_env
-    )
-    composed = msgspec.structs.replace(
-        planned,
-        deployment=deployment,
-        launch=_keeping_traces(launch, planned.variant.traces, folder / TRACES),
-        warnings=warnings,
-    )
-    for feature in extras.offered("launching", planned.options, variant=planned.variant):
-        composed = feature(composed, folder)
-    return composed
-
-
-def render(variant: Variant, deployment: Deployment) -> Launch:
-    """What the engine says of its command, who it is, and what its launcher adds to that."""
-    launch: Launch = registry.engine(variant.engine).launch(deployment, variant)
-    launcher = launchers.named(deployment.launcher)
-    launch = msgspec.structs.replace(
-        launch,
-        variant=variant.name,
-        engine=variant.engine,
-        launcher=deployment.launcher,
-        accelerator=variant.accelerator,
-        num_gpus=0 if variant.accelerator == "cpu" else variant.parallel.num_gpus,
-        port=deployment.port,
-        url=deployment.url,
-        served_model_name=deployment.served_model_name,
-        model=models.name_of(deployment.model),
-        revision=deployment.model.loaded_revision if launcher.OWNS_SERVER else "",
-    )
-    return launcher.fitted(launch, deployment, variant)
-
-
-def _keeping_traces(launch: Launch, named: str, folder: Path) -> Launch:
-    """The launch whose profiler writes to `folder` instead of the folder that its arguments name, if any."""
-    launcher = launchers.of(launch)
-    if not named or not launcher.OWNS_SERVER:
-        return launch
-    launch, inside = launcher.inside(launch, folder, Path(named).name)
-    argv = tuple(inside if word == named else word for word in launch.argv)
-    return msgspec.structs.replace(launch, argv=argv)
-
-
-def _own(value: str) -> str:
-    """Recipes name secrets as ${NAME}: the value is the caller's own."""
-    return os.path.expandvars(value) if "${" in value else value
 
 
 def _too_long(variant: Variant, model: Model, spec: WorkloadSpec) -> str:

@@ -6,7 +6,7 @@ import msgspec
 
 from harness import launchers, models
 from harness.label import feasible
-from harness.plan import Planned
+from harness.planned import Planned
 from harness.schema import scenario
 from harness.secrets import redacted_launch
 

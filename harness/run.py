@@ -18,7 +18,7 @@ from harness.errors import HarnessError, InputError, MachineError, StoreError
 from harness.host import calibration, engines_ready, environment
 from harness.label import attestation, dialect_check
 from harness.numbers import load_search, metrics, stopping
-from harness.plan import Planned
+from harness.planned import TRACES, Planned, launching
 from harness.progress import Progress
 from harness.reporting import publish
 from harness.schema import Attestation, Comparison, Machine, Recipe, Trial, TrialResult
@@ -170,9 +170,9 @@ def _launch(visit: Visit, pending: list[Trial]) -> list[Trial]:
     """Trials still to do after one launch; those it touched have their trial.json."""
     folder = visit.folder
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = plan.launching(visit.planned, server.port_for(visit.planned.launch), folder)
+    chosen = launching(visit.planned, server.port_for(visit.planned.launch), folder)
     if chosen.variant.traces:
-        (folder / plan.TRACES).mkdir(exist_ok=True)
+        (folder / TRACES).mkdir(exist_ok=True)
     store.write(folder / "launch.json", redacted_launch(chosen.launch))
     log_path = folder / "server.log"
     store.write(folder / "calibration.json", calibration.calibrate(chosen.launch))

@@ -152,7 +152,7 @@ class Launch(Noun):
     """Exactly what will be started. Written as launch.json; printed by `plan`.
 
     An engine's launch() says argv, env, files, and what is special of its endpoints; the rest is filled in by
-    plan.render().
+    planned.render().
     """
 
     variant: str = ""

@@ -19,7 +19,7 @@ from harness.correctness import verification
 from harness.errors import HarnessError
 from harness.host import environment, telemetry
 from harness.numbers import collector, token_counts, validity, warmup
-from harness.plan import Planned
+from harness.planned import Planned
 from harness.progress import Progress
 from harness.schema import (
     Effective,

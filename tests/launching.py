@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from harness import launchers, models, plan, registry
+from harness import launchers, models, planned, registry
 from harness.schema import Deployment, Evidence, Launch, Variant
 
 
@@ -36,4 +36,4 @@ def render_variant(
     deployment = launchers.named(chosen).deployed(Deployment(**fields), variant)
     if chosen == "docker" and "model_path" not in changes:  # as if the weights were here
         deployment = msgspec.structs.replace(deployment, model_path=f"/models/{known.alias}")
-    return plan.render(variant, deployment)
+    return planned.render(variant, deployment)

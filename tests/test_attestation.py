@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from engines import vllm
-from harness import models, plan, registry, server
+from harness import models, registry, server
 from harness.errors import InputError
 from harness.host import engine_env
 from harness.label.attestation import attest
+from harness.planned import render
 from harness.schema import Deployment, Effective, Evidence, Variant
 
 MORI = Effective(
@@ -101,7 +102,7 @@ def test_real_vllm_started_as_something_else_is_caught(tmp_path: Path) -> None:
         python=str(engine_env.ensure(variant.environment, registry.ROOT, lambda _: None)),
         extra_args=("--dtype", "float32", "--enable-prefix-caching"),
     )
-    with server.serving(plan.render(variant, deployment), tmp_path / "server.log", "test") as running:
+    with server.serving(render(variant, deployment), tmp_path / "server.log", "test") as running:
         evidence: Evidence = running.evidence()
     attested = attest(vllm.effective(evidence), variant)
     assert not attested.valid

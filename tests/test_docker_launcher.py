@@ -27,6 +27,7 @@ from harness.extras import traces
 from harness.host import clean, engine_env
 from harness.launchers import docker
 from harness.launchers.docker import by_hand
+from harness.planned import TRACES, deploy, launching, render
 from harness.schema import Deployment, Launch, Machine, Model, Recipe, Variant
 from tests.containers import HOST_IMAGE, PYTHON, SERVER, engine_client, host_mounts
 
@@ -128,11 +129,11 @@ def test_traces_of_a_run_lie_in_its_folder(tmp_path: Path) -> None:
     assert "/traces" in before.argv and "/traces:rw" in before.mounts.values()
     (host,) = (host for host, inside in before.mounts.items() if inside == "/traces:rw")
     assert by_hand(before).splitlines()[0].endswith(f" {host}"), "the folder is made before it is mounted"
-    kept = plan.launching(planned, 8001, tmp_path).launch
-    folder = str(tmp_path / plan.TRACES)
+    kept = launching(planned, 8001, tmp_path).launch
+    folder = str(tmp_path / TRACES)
     assert [host for host, inside in kept.mounts.items() if inside == "/traces:rw"] == [folder]
     plain = plan.plan(msgspec.structs.replace(recipe, launcher="process"), Machine(accelerator="rocm"))[0]
-    process = plan.launching(plain, 8001, tmp_path).launch
+    process = launching(plain, 8001, tmp_path).launch
     assert folder in process.argv and "/traces" not in process.argv
 
 
@@ -502,8 +503,8 @@ def check_host_config(attrs: dict[str, Any], launch: Launch) -> None:
 def test_the_engine_accepts_every_gpu_variant(engine: Any, name: str, tmp_path: Path) -> None:
     variant = registry.variant(name)
     model = Model(alias="m", path=str(tmp_path))
-    deployment = plan.deploy(variant, model, Recipe(question="", variants=(name,)), "docker")
-    launch = msgspec.structs.replace(plan.render(variant, deployment), image=HOST_IMAGE)
+    deployment = deploy(variant, model, Recipe(question="", variants=(name,)), "docker")
+    launch = msgspec.structs.replace(render(variant, deployment), image=HOST_IMAGE)
     options = container.container_options(launch, "inspect", container.Host(device_gids=(992,)))
     options["mounts"] = [
         m for m in options["mounts"] if m["Source"] == str(tmp_path)
@@ -604,7 +605,7 @@ def test_vllm_serves_the_tiny_moe_from_a_container(engine: Any, tmp_path: Path) 
     (planned,) = plan.plan(recipe, Machine(docker="26"))
     traces_folder = tmp_path / "traces"
     traces_folder.mkdir()
-    rendered = plan.launching(planned, server.free_port(), tmp_path).launch
+    rendered = launching(planned, server.free_port(), tmp_path).launch
     launch = msgspec.structs.replace(
         rendered,
         image=HOST_IMAGE,

@@ -15,10 +15,11 @@ import msgspec
 import pytest
 import requests
 
-from harness import models, plan, registry, server
+from harness import models, registry, server
 from harness.containers.docker_engine import DOCKERFILES, connect
 from harness.errors import InputError, MachineError
 from harness.host import images
+from harness.planned import deploy, render
 from harness.schema import Recipe
 from tests.containers import HOST_IMAGE, engine_client
 from tests.image_standins import REF, build_standins
@@ -231,11 +232,11 @@ def test_the_gpu_images_build_whole_on_stand_ins(engine: Any, base: str, tmp_pat
 def test_vllm_cpu_is_built_and_serves(engine: Any, base: str, tmp_path: Path) -> None:
     image = images.run("vllm-cpu", [f"BASE={base}", "TAG=test"])
     variant = registry.variant("vllm-cpu")
-    deployment = plan.deploy(
+    deployment = deploy(
         variant, models.resolve("tiny-moe"), Recipe(question="", variants=("vllm-cpu",)), "docker"
     )
     deployment = msgspec.structs.replace(deployment, port=server.free_port())
-    launch = msgspec.structs.replace(plan.render(variant, deployment), image=image)
+    launch = msgspec.structs.replace(render(variant, deployment), image=image)
     with server.serving(launch, tmp_path / "server.log", "test"):
         body = {"model": "tiny-moe", "prompt": "Permission is", "max_tokens": 8, "logprobs": 1}
         answer = requests.post(f"{launch.base_url}/v1/completions", json=body, timeout=120).json()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import launchers, plan, store
+from harness import launchers, store
+from harness.planned import TRACES
 from harness.registry import ROOT
 from harness.schema import Launch, TrialResult
 from tests.test_run import Desk
@@ -54,7 +55,7 @@ def test_a_new_launcher_is_one_file(desk: Desk, tmp_path: Path) -> None:
     assert launch.launcher == "annex" and launch.base_url.startswith("http://127.0.0.2:")
     assert str(tmp_path / "annex" / "traces") in launch.argv
     assert store.read(visit / "text-32-8@c2" / "trial.json", TrialResult).status == "done"
-    assert (visit / plan.TRACES / "rank0.json").exists()
+    assert (visit / TRACES / "rank0.json").exists()
     assert desk.row("mock-traces").invalid == ""
 
 

@@ -21,6 +21,7 @@ from harness.errors import InputError
 from harness.extras import moe_log
 from harness.host import engine_env
 from harness.moe import balance, routing_log
+from harness.planned import render
 from harness.schema import Deployment, Load, Machine, Options, Recipe, Request, RequestRecord, Scalar
 from tests import moe_logs
 from tests.moe_logs import Batch, Layout, Span, Writer, flags, step
@@ -139,7 +140,7 @@ def planned(layer: Scalar, **changes: object) -> plan.Planned:
         variant=variant,
         model=model,
         deployment=deployment,
-        launch=plan.render(variant, deployment),
+        launch=render(variant, deployment),
         trials=(),
         options=Options(moe_log=layer),
     )
@@ -224,7 +225,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, lis
         },
         root=str(registry.ROOT),
     )
-    launch = plan.render(variant, deployment)
+    launch = render(variant, deployment)
     draw = random.Random(0)
     requests = [
         Request(

@@ -12,6 +12,7 @@ from harness.errors import InputError
 from harness.extras import moe_log, visit_recorder
 from harness.host import engine_env
 from harness.moe import routing_log
+from harness.planned import render
 from harness.schema import Deployment, Launch, Load, Options, Request, RequestRecord
 from tests.test_moe_convert import recorder
 
@@ -74,7 +75,7 @@ def test_real_sglang_records_every_token_once(tmp_path: Path) -> None:
         python=str(engine_env.ensure(variant.environment, registry.ROOT, lambda _: None)),
         root=str(registry.ROOT),
     )
-    started = plan.render(variant, deployment)
+    started = render(variant, deployment)
     planned = plan.Planned(
         variant=variant,
         model=model,

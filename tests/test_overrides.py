@@ -9,6 +9,7 @@ from harness import models, plan, registry
 from harness.errors import ModelError
 from harness.host.machine import probe
 from harness.label import overrides
+from harness.planned import launching
 from harness.schema import Launch, Options, Recipe
 
 LOST = '{"num_experts_per_tok": 7}'
@@ -63,5 +64,5 @@ def test_a_plan_refuses_and_with_the_word_carries_the_label() -> None:
         plan.plan(recipe, probe())
     allowed = msgspec.structs.replace(recipe, options=Options(allow_overrides=True))
     (planned,) = plan.plan(allowed, probe())
-    composed = plan.launching(planned, 8000, Path("r"))
+    composed = launching(planned, 8000, Path("r"))
     assert "config-override: num_experts_per_tok=7" in composed.launch.labels

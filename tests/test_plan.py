@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from harness import plan, plan_text, run
-from harness.errors import InputError
+from harness.errors import InputError, ModelError
 from harness.models import models
 from harness.registry import variants
 from harness.schema import Gpu, Machine, Recipe
@@ -172,3 +172,13 @@ def test_engines_on_cpu_leave_a_core_to_their_server_and_the_client_by_one_rule(
     assert reference is not None and reference.launch.env["OMP_NUM_THREADS"] == "7"
     on_gpus = plan.plan(Recipe(question="", variants=("vllm-tp",)), Machine(num_cpus=8))
     assert "OMP_NUM_THREADS" not in on_gpus[0].launch.env
+
+
+def test_a_plan_of_all_shows_what_is_refused_and_goes_on() -> None:
+    """Dummy weights of a mixture of experts: alone refused, among all told."""
+    every = {p.variant.name: p for p in plan.everything(["all", "model=qwen3-30b-a3b"], NODE)}
+    refused = every["vllm-cuda-tp-dummy"]
+    assert refused.skip.startswith("refused: vllm-cuda-tp-dummy would run") and refused.launch.argv
+    assert len(every) > 20 and not every["vllm-cuda-tp"].skip.startswith("refused")
+    with pytest.raises(ModelError, match="mixture of experts"):
+        plan.everything(["vllm-cuda-tp-dummy", "model=qwen3-30b-a3b"], NODE)

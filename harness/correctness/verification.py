@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness import client, models, plan, registry, server, store
+from harness import client, models, registry, server, store
 from harness.client import acceptance
 from harness.correctness import (
     agreement,
@@ -24,7 +24,7 @@ from harness.correctness import (
 )
 from harness.correctness.replay import Part, ReplayOptions, Sample
 from harness.errors import HarnessError, InputError
-from harness.plan import Planned
+from harness.planned import Planned, launching
 from harness.progress import Progress
 from harness.schema import Attestation, Effective, Launch, Model, Prompts, Recipe, Request, Score, TrialResult
 from harness.tokens import Vocabulary
@@ -65,7 +65,7 @@ def replay_through(run: Path, oracle: Planned | None, running: server.Running, p
     """
     if oracle is None or running.dead() or not oracle.own_server:
         return
-    if plan.launching(oracle, running.launch.port, running.log_path.parent).launch != running.launch:
+    if launching(oracle, running.launch.port, running.log_path.parent).launch != running.launch:
         return
     samples = _same_tokenizer(_waiting(run), oracle, progress)
     try:
@@ -82,7 +82,7 @@ def _waiting(run: Path) -> dict[Path, list[Sample]]:
 
 def _replay(run: Path, oracle: Planned, samples: dict[Path, list[Sample]], progress: Progress) -> None:
     folder = run / "reference"
-    chosen = plan.launching(oracle, server.port_for(oracle.launch), folder)
+    chosen = launching(oracle, server.port_for(oracle.launch), folder)
     folder.mkdir(exist_ok=True)
     samples = _same_tokenizer(samples, chosen, progress)
     if not samples:

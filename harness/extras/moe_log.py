@@ -13,7 +13,7 @@ from harness import launchers, registry
 from harness.errors import InputError
 from harness.extras import routing_section, visit_recorder
 from harness.moe import command, routing_log, timed
-from harness.plan import Planned
+from harness.planned import Planned
 from harness.reporting.report_html import Section
 from harness.schema import Scalar
 from harness.server import Running

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import requests as http
 
-from harness.plan import TRACES
+from harness.planned import TRACES
 from harness.server import Running
 from harness.trial import Visit, target_of, warm_up
 

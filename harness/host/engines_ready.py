@@ -10,7 +10,7 @@ import msgspec
 from harness import registry
 from harness.errors import HarnessError
 from harness.host import engine_env
-from harness.plan import Planned
+from harness.planned import Planned
 
 
 def used(planned: Planned) -> str:

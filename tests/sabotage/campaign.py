@@ -21,8 +21,9 @@ from pathlib import Path
 
 import msgspec
 
-from harness import client, models, plan, registry, server, store, workload
+from harness import client, models, registry, server, store, workload
 from harness.correctness import replay, retokenise
+from harness.planned import deploy, render
 from harness.schema import Load, Recipe, Request, RequestRecord, Score, WorkloadSpec
 from harness.server import Running
 from harness.tokens import Vocabulary
@@ -48,9 +49,9 @@ def serving(
     env = {"PYTHONPATH": str(PLUGIN), "SABOTAGE": fault, **(env or {})} if fault else {}
     recipe = Recipe(question="", variants=(variant,), args=args, env=ENV | env)
     model = models.resolve(f"{COPIES}/{checkpoint}" if checkpoint else MODEL)
-    deployment = plan.deploy(chosen, model, recipe, "process")
+    deployment = deploy(chosen, model, recipe, "process")
     deployment = msgspec.structs.replace(deployment, port=server.free_port())
-    launch = plan.render(chosen, deployment)
+    launch = render(chosen, deployment)
     log = Path("/tmp") / f"sabotage-{variant}-{fault or checkpoint or 'healthy'}-{launch.port}.log"
     with server.serving(launch, log, "sabotage") as running:
         installed = "SABOTAGE" in log.read_text(errors="replace")
