@@ -59,10 +59,11 @@ def compare(run: Path) -> Comparison:
             continue
         trial = measured.result.trial
         groups[(trial.variant, trial.scenario)].append(measured)
-    judged = [_row(key, groups, recipe) for key in _ordered(groups, recipe)]
-    rows = peers.compared(judged, _precisions(groups))
     said, searches = _opinions(groups, notes), _searches(groups, notes)
-    found = samples.samples(groups, rows, recipe, _rates(searches))
+    rates = _rates(searches)
+    judged = [_row(key, groups, recipe, rates) for key in _ordered(groups, recipe)]
+    rows = peers.compared(judged, _precisions(groups))
+    found = samples.samples(groups, rows, recipe, rates)
     return Comparison(
         run_id=run.name,
         host=_host(run),
@@ -155,7 +156,12 @@ def _ordered(groups: Iterable[tuple[str, str]], recipe: Recipe) -> list[tuple[st
     return sorted(groups, key=lambda k: (rank.get(k[1], len(rank)), order.get(k[0], len(order)), k))
 
 
-def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], recipe: Recipe) -> Row:
+def _row(
+    key: tuple[str, str],
+    groups: dict[tuple[str, str], list[Measured]],
+    recipe: Recipe,
+    rates: samples.Rates,
+) -> Row:
     variant, scenario = key
     trials = groups[key]
     done = [t for t in trials if t.result.status == "done" and t.metrics]
@@ -183,6 +189,7 @@ def _row(key: tuple[str, str], groups: dict[tuple[str, str], list[Measured]], re
         metrics=median.metrics,
         output_throughput=rate,
         plateau=steady if samples.closed(last.result.trial.load) else None,
+        ranked_by=samples.ranked_by(row, done, recipe, rates),
         tails=samples.row_tails(done, recipe),
         silences=silences.silences(median.table) if median.table else None,
         energy=median.energy,

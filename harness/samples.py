@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
 from harness.numbers import tails
 from harness.numbers.columns import Floats
-from harness.numbers.figures import Figure, Seen, figures
+from harness.numbers.figures import Figure, Seen, figures, ranking
 from harness.numbers.measured import Measured
 from harness.numbers.verdicts import Sample
-from harness.schema import Load, Recipe, Row, Tail
+from harness.schema import Load, Ranked, Recipe, Row, Tail
 
 Groups = Mapping[tuple[str, str], Sequence[Measured]]
 """(variant, scenario) -> its trials."""
@@ -64,6 +65,21 @@ def row_tails(trials: Sequence[Measured], recipe: Recipe) -> tuple[Tail, ...]:
             restarts.append(getattr(table, f"{name}_s")[order][table.ok[order]])
         found.append(tails.tail(name, restarts, recipe.options.percentile / 100.0))
     return tuple(tail for tail in found if tail)
+
+
+def ranked_by(row: Row, trials: Sequence[Measured], recipe: Recipe, rates: Rates) -> tuple[Ranked, ...]:
+    """What decides the rank of a row whose load fixes its throughput; () where the throughput does."""
+    done = [t for t in trials if _done(t)]
+    if not done:
+        return ()
+    found = []
+    for figure in ranking(done[0].result.trial.load, bool(recipe.slo)):
+        values = [v for t in done if (v := figure.value(_seen(t, row, False, rates))) is not None]
+        if values:
+            found.append(
+                Ranked(title=figure.title, value=fmean(values), lower_is_better=figure.lower_is_better)
+            )
+    return tuple(found)
 
 
 def samples(groups: Groups, rows: Sequence[Row], recipe: Recipe, rates: Rates) -> list[Sample]:

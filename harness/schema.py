@@ -774,6 +774,15 @@ class Silences(Noun):
     found: tuple[Silence, ...] = ()
 
 
+class Ranked(Noun):
+    """A figure that a row is ranked by, its mean over restarts."""
+
+    title: str
+    value: float
+    """Latencies in seconds, rates in requests/s, shares 0 .. 1."""
+    lower_is_better: bool = False
+
+
 class Row(Noun):
     """One line of the table: a variant at a scenario, over all restarts."""
 
@@ -788,6 +797,8 @@ class Row(Noun):
     """Of the plateau where every ranked row of the scenario has one, else of the whole window."""
     plateau: bool | None = None
     """Closed loop: whether every valid trial of the scenario has one; its rates then leave out the ramps."""
+    ranked_by: tuple[Ranked, ...] = ()
+    """Where the load fixes the throughput: what decides instead, the first first; () = output tok/s."""
     tails: tuple[Tail, ...] = ()
     silences: Silences | None = None
     """Of the median restart."""

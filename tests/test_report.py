@@ -12,7 +12,7 @@ from rich.console import Console
 from harness.escape import markdown, plain
 from harness.reporting import answer, report, report_html
 from harness.reporting.cells import COLUMNS, DEFINITIONS, standings
-from harness.schema import Comparison, Contrast, Interval, Row, Silence, Silences, Tail
+from harness.schema import Comparison, Contrast, Interval, Ranked, Row, Silence, Silences, Tail
 from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE, row
 
 MARKDOWN = report.markdown(COMPARISON, ENVIRONMENT, RECIPE)
@@ -32,6 +32,24 @@ def test_wrong_and_mislabelled_rows_have_no_rank() -> None:
         (None, "engine-mislabelled"),
         (None, "engine-c"),
         (1, "engine-a"),
+    ]
+
+
+def test_a_load_that_fixes_its_throughput_ranks_by_what_users_wait_for() -> None:
+    def waits(variant: str, rate: float, seconds: float, goodput: float | None = None) -> Row:
+        wait = Ranked(title="E2EL p50 from due", value=seconds, lower_is_better=True)
+        good = (Ranked(title="requests within the SLO", value=goodput),) if goodput is not None else ()
+        return row(variant, rate, scenario="100-50@10rps", ranked_by=(*good, wait))
+
+    def order(*rows: Row) -> list[str]:
+        return [s.row.variant for _, group in standings(rows) for s in group if s.rank]
+
+    assert order(waits("offered-more", 510.0, 3.0), waits("quick", 500.0, 1.0)) == ["quick", "offered-more"]
+    assert order(waits("a", 500.0, 1.0, 0.90), waits("b", 500.0, 2.0, 0.95)) == ["b", "a"]
+    assert order(waits("a", 500.0, 2.0, 0.95), waits("b", 500.0, 1.0, 0.95)) == ["b", "a"]
+    assert order(row("nothing-known", 900.0, scenario="100-50@10rps"), waits("a", 500.0, 2.0)) == [
+        "a",
+        "nothing-known",
     ]
 
 
@@ -163,7 +181,9 @@ def test_what_one_scenario_says_without_ratios() -> None:
 
     assert said(row("a", 100.0)) == "only a counts, at 100 output tok/s"
     assert said(row("a", 100.0), row("b", 90.0, "FAIL")) == "only a counts, at 100 output tok/s"
-    assert said(row("a", 90.0), row("b", 100.0)).startswith("b has the most output tok/s of 2, 100; no ratio")
+    assert said(row("a", 90.0), row("b", 100.0)).startswith("b is first of 2, at 100 output tok/s; no ratio")
+    wait = Ranked(title="E2EL p50 from due", value=1.25, lower_is_better=True)
+    assert said(row("a", 9.0, ranked_by=(wait,))) == "only a counts, at E2EL p50 from due 1250 ms"
     assert said(row("b", 90.0, "FAIL")) == "no row counts; the reasons stand below"
     assert said(row("a", 90.0, "CANNOT TELL")).endswith("(output not judged)")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.numbers import spread
-from harness.numbers.figures import Figure, figures
+from harness.numbers.figures import Figure, figures, ranking
 from harness.numbers.hosts import combined
 from harness.numbers.intervals import ratio
 from harness.numbers.verdicts import Sample, contrasts, decided, words
@@ -31,6 +31,16 @@ def test_words() -> None:
     assert words(Contrast(scenario="s", baseline="B", variant="A")).startswith("A and B: no ratio")
     slower = msgspec.structs.replace(contrast, title="TTFT p50", lower_is_better=True, num_hosts=2)
     assert words(slower) == "A is 1.18x B (1.12-1.25) in TTFT p50, less is better, over 2 hosts"
+
+
+def test_loads_are_ranked_by_their_own_figures() -> None:
+    def names(load: Load, slo: bool = False) -> list[str]:
+        return [figure.name for figure in ranking(load, slo)]
+
+    assert names(Load(max_concurrency=8)) == []
+    assert names(Load(request_rate=10.0, arrival="poisson")) == ["due_e2el_p50"]
+    assert names(Load(request_rate=10.0, arrival="poisson"), slo=True) == ["goodput", "due_e2el_p50"]
+    assert names(Load(request_rate=10.0, search="goodput"), slo=True) == ["goodput_rate"]
 
 
 def test_an_exploratory_figure_is_shown_and_never_decided() -> None:

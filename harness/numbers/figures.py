@@ -50,6 +50,19 @@ def figures(load: Load, slo: bool, tails: dict[str, float]) -> tuple[Figure, ...
     return (*found, *_tails(clock, tails), *_shown(closed))
 
 
+def ranking(load: Load, slo: bool) -> tuple[Figure, ...]:
+    """The figures that rank a load whose throughput is what was offered, the first deciding.
+
+    A search: the rate. Else the share within the SLO where there is one (goodput without the length of the
+    window, in which the last answer to end decides), then the whole wait from the due time, which holds the
+    TTFT and every TPOT of an answer. () for closed loops: there the throughput is what was reached.
+    """
+    found = {figure.name: figure for figure in figures(load, slo, {}) if figure.primary}
+    if "goodput" in found:
+        found["goodput"] = Figure("goodput", "requests within the SLO", _share)
+    return tuple(found[name] for name in ("goodput_rate", "goodput", "due_e2el_p50") if name in found)
+
+
 def _closed() -> tuple[Figure, ...]:
     return (
         Figure("output_throughput", "output tok/s per GPU", _per_gpu),
@@ -95,6 +108,14 @@ def _percentile(metrics: Metrics, name: str, key: str) -> float | None:
     values: Distribution | None = getattr(metrics, f"{name}_s")
     value: float | None = getattr(values, key) if values else None
     return value
+
+
+def _share(seen: Seen) -> float | None:
+    found = seen.metrics
+    num = found.completed + found.failed
+    if found.request_goodput is None or not num:
+        return None
+    return round(found.request_goodput * found.window_s) / num
 
 
 def _per_gpu(seen: Seen) -> float | None:

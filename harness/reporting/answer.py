@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from harness.escape import plain
 from harness.numbers.verdicts import decided
-from harness.reporting.cells import number
+from harness.reporting.cells import merit, milliseconds, number
 from harness.schema import Comparison, Contrast, Interval, Row
 
 SHORT = {
@@ -96,16 +96,25 @@ def _answer(scenario: str, rows: Sequence[Row], contrasts: Sequence[Contrast]) -
     elif contrasts:
         texts = _undecided(contrasts)
     elif counted:
-        best = max(counted, key=lambda row: row.output_throughput.mean if row.output_throughput else 0.0)
-        rate = number(best.output_throughput.mean) if best.output_throughput else "-"
-        told = f"only {best.variant} counts, at {rate} output tok/s"
+        best = max(counted, key=merit)
+        told = f"only {best.variant} counts, at {_merit(best)}"
         if len(counted) > 1:
-            told = f"{best.variant} has the most output tok/s of {len(counted)}, {rate}; no ratio was made"
+            told = f"{best.variant} is first of {len(counted)}, at {_merit(best)}; no ratio was made"
         texts = (told,) * 3
     else:
         texts = ("no row counts; the reasons stand below",) * 3
     full, shorter, brief = (text + remark for text in texts)
     return Answer(scenario, full, shorter, brief, bool(sure))
+
+
+def _merit(row: Row) -> str:
+    """The figure that ranks it, in words; of a share within the SLO, the wait."""
+    if not row.ranked_by:
+        rate = row.output_throughput
+        return f"{number(rate.mean) if rate else '-'} output tok/s"
+    first = row.ranked_by[-1]
+    told = f"{milliseconds(first.value)} ms" if first.lower_is_better else f"{number(first.value)} requests/s"
+    return f"{first.title} {told}"
 
 
 class Side(NamedTuple):

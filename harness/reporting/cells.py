@@ -25,7 +25,7 @@ class Standing(NamedTuple):
     rank: int | None
     """None = not ranked."""
     best: float = 0.0
-    """Output tokens/s of the first of its scenario; 0 when none is ranked."""
+    """Most output tokens/s of its scenario's ranked rows; 0 when none is ranked."""
 
 
 class Cell(NamedTuple):
@@ -80,10 +80,20 @@ def standings(rows: Iterable[Row]) -> Iterator[tuple[str, list[Standing]]]:
     for row in rows:
         groups.setdefault(row.scenario, []).append(row)
     for scenario, group in groups.items():
-        good = sorted((row for row in group if row.rankable), key=_throughput, reverse=True)
-        best = _throughput(good[0]) if good else 0.0
+        good = sorted((row for row in group if row.rankable), key=merit, reverse=True)
+        best = max(map(_throughput, good), default=0.0)
         ranked = [Standing(row, rank, best) for rank, row in enumerate(good, start=1)]
         yield scenario, ranked + [Standing(row, None, best) for row in group if not row.rankable]
+
+
+def merit(row: Row) -> tuple[float, ...]:
+    """What ranks a row within its scenario, more is better: its load's own figures, else output tokens/s.
+
+    A row that shows none of its load's figures comes after those that do.
+    """
+    if row.ranked_by:
+        return (1.0, *(-one.value if one.lower_is_better else one.value for one in row.ranked_by))
+    return (0.0, _throughput(row))
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -214,8 +224,10 @@ COLUMNS = (
     Column(
         "#",
         _rank,
-        "rank by output tok/s within the scenario; - = not ranked (FAIL, INVALID, or not done); * = a closed "
-        "loop too short for a plateau, so that its ramps are part of the rate",
+        "rank within the scenario: by output tok/s in a closed loop; where the load fixes the throughput, by "
+        "the share of requests within the slo if there is one, then by E2EL p50 from due; of a search, by "
+        "the rate; - = not ranked (FAIL, INVALID, or not done); * = a closed loop too short for a plateau, "
+        "so that its ramps are part of the rate",
         numeric=True,
     ),
     Column("scenario", lambda s: Cell(s.row.scenario), short="scenario", grouped=True),
