@@ -180,8 +180,9 @@ def log(words: Words = None) -> None:
     from harness import store
     from harness.reporting import logbook, publish
 
-    text = logbook.run(publish.log_path(), store.results_root(), words or [])
+    text, status = logbook.run(publish.log_path(), store.results_root(), words or [])
     say(text)
+    sys.exit(status)
 
 
 @app.command()

@@ -10,6 +10,9 @@ from harness.planned import Planned
 from harness.schema import scenario
 from harness.secrets import redacted_launch
 
+_WHOLE_GB, _SMALL_GB = 10.0, 0.1
+"""Sizes are printed whole from here on; below, with one decimal, and below that with one digit."""
+
 
 def as_json(planned: tuple[Planned, ...]) -> bytes:
     """The plan for machines: a JSON list of variant, launch (secrets redacted), trials, skip, warnings."""
@@ -38,7 +41,8 @@ def _text(planned: Planned) -> str:
     lines += [f"# weights: {models.provenance(planned.model)}"] if planned.own_server else []
     if planned.launch.num_gpus and planned.model.weights_gb:
         each = feasible.weights_per_gpu_gb(planned.variant, planned.model)
-        lines.append(f"# memory: {each:.0f} GB of weights on each of {planned.launch.num_gpus} GPUs")
+        size = f"{each:.0f}" if each >= _WHOLE_GB else f"{each:.1f}" if each >= _SMALL_GB else f"{each:.1g}"
+        lines.append(f"# memory: {size} GB of weights on each of {planned.launch.num_gpus} GPUs")
     lines += [f"# cannot run here: {planned.skip}"] if planned.skip else []
     lines += [f"# warning: {w}" for w in planned.warnings]
     if planned.one_scenario_per_launch and len(planned.trials) > 1:

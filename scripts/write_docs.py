@@ -215,7 +215,8 @@ def _exit_statuses() -> list[str]:
         "| status | means |",
         "|---|---|",
         "| 0 | done |",
-        "| 1 | nothing was measured, or the machine lacks something |",
+        "| 1 | nothing was measured, or the machine lacks something; of `just log check`: results changed or "
+        "are gone |",
         "| 2 | words that are not understood |",
         "| 3 | an output is wrong; of `just probe`: a promise is not kept |",
         "| 4 | of `just verify`: an output cannot be judged |",

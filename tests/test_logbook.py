@@ -44,14 +44,15 @@ def path(tmp_path: Path) -> Path:
 
 def test_list_is_newest_first_and_filters(path: Path, tmp_path: Path) -> None:
     def ids(*words: str) -> list[str]:
-        text = logbook.run(path, tmp_path, words)
+        text, status = logbook.run(path, tmp_path, words)
+        assert status == 0
         return [line.split()[0] for line in text.splitlines() if line.startswith("2026")]
 
     assert ids() == ids("list") == ["20261121-b", "20261120-a"]
     assert ids("verdict=fail") == ["20261120-a"]
     assert ids("variant=engine-wrong", "model=tiny") == ["20261120-a"]
-    assert ids("num=1") == ["20261121-b"] and "1 older entries" in logbook.run(path, tmp_path, ["num=1"])
-    assert "no such entry" in logbook.run(path, tmp_path, ["model=other"])
+    assert ids("num=1") == ["20261121-b"] and "1 older entries" in logbook.run(path, tmp_path, ["num=1"])[0]
+    assert "no such entry" in logbook.run(path, tmp_path, ["model=other"])[0]
     for wrong in ("colour=red", "num=x"):
         with pytest.raises(InputError):
             logbook.run(path, tmp_path, [wrong])
@@ -62,11 +63,11 @@ def test_show_and_note(path: Path, tmp_path: Path) -> None:
     logbook.run(path, tmp_path, ["note", "20261120-a", "fans", "were", "off"])
     logbook.run(path, tmp_path, ["a note on the log as a whole"])
     assert path.read_bytes().startswith(before)
-    shown = logbook.run(path, tmp_path, ["show", "20261120"])
+    shown, _ = logbook.run(path, tmp_path, ["show", "20261120"])
     assert "## 2026-11-20T00:00:00Z 20261120-a" in shown
     assert f"by {logbook.author()}:\nfans were off" in shown
-    assert "fans were off" in logbook.run(path, tmp_path, ["list"])
-    assert "20261121-b" in logbook.run(path, tmp_path, ["show"])
+    assert "fans were off" in logbook.run(path, tmp_path, ["list"])[0]
+    assert "20261121-b" in logbook.run(path, tmp_path, ["show"])[0]
     with pytest.raises(InputError, match="names no entry"):
         logbook.run(path, tmp_path, ["show", "nothing"])
 
@@ -85,7 +86,7 @@ def test_check_finds_missing_and_changed_results(path: Path, tmp_path: Path) -> 
     assert "20261122-c: its results changed" in logbook.check(path, results)[-1]
     logbook.run(path, results, ["sign", "20261122-c", "one", "line", "was", "mended"])
     assert not any("20261122-c" in line for line in logbook.check(path, results))
-    assert "one line was mended" in logbook.run(path, results, ["show", "20261122-c"])
+    assert "one line was mended" in logbook.run(path, results, ["show", "20261122-c"])[0]
     records.write_text('{"changed": 2}\n')
     assert "20261122-c: its results changed" in logbook.check(path, results)[-1]
     with pytest.raises(InputError, match="why its results changed"):
@@ -94,6 +95,8 @@ def test_check_finds_missing_and_changed_results(path: Path, tmp_path: Path) -> 
     records.parent.rmdir()
     records.parent.parent.rmdir()
     assert "missing" in logbook.check(path, results)[-1]
+    text, status = logbook.run(path, results, ["check"])
+    assert "missing" in text and status == 1, "a script sees a finding by the exit status"
 
 
 def test_a_resumed_run_is_judged_by_its_newest_entry(tmp_path: Path) -> None:
@@ -102,6 +105,7 @@ def test_a_resumed_run_is_judged_by_its_newest_entry(tmp_path: Path) -> None:
     log.append(path, entry("r", "2026-11-22T00:00:00Z", "0" * 64))
     log.append(path, entry("r", "2026-11-22T01:00:00Z", bundle.digest(results / "r")))
     assert logbook.check(path, results) == []
+    assert logbook.run(path, results, ["check"])[1] == 0
 
 
 def test_replay_says_how_far_it_is(path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from harness.label.dialect_check import Place, place
-from harness.registry import variant
+from harness.host import engine_env
+from harness.label.dialect_check import Place, holds, place
+from harness.registry import ROOT, variant
 
 IMAGE = variant("vllm-ep").image
 
@@ -29,3 +32,19 @@ def test_a_command_is_parsed_by_the_nearest_parser(
 ) -> None:
     """On a GPU host only the CUDA environments may be there: their own parser is the nearest of all."""
     assert place(variant(name), images, installed) == found
+
+
+def test_an_environment_adopted_elsewhere_holds_no_parser(tmp_path: Path) -> None:
+    """Its folders may be those of another machine, its Python may be gone: `plan all --check` goes on."""
+    described = tmp_path / "engines"
+    described.mkdir()
+    (described / "vllm-cuda.requirements.txt").write_text(
+        (ROOT / "engines/vllm-cuda.requirements.txt").read_text()
+    )
+    absent = engine_env.adopt("vllm-cuda", tmp_path, "python3", str(tmp_path / "nowhere"))
+    assert not holds(absent, "vllm")
+    (tmp_path / "site" / "vllm").mkdir(parents=True)
+    (tmp_path / "site" / "vllm" / "__init__.py").touch()
+    assert holds(engine_env.adopt("vllm-cuda", tmp_path, "python3", str(tmp_path / "site")), "vllm")
+    assert not holds(engine_env.adopt("vllm-cuda", tmp_path, "/no/python3", ""), "vllm")
+    assert not holds(tmp_path / "no" / "python", "vllm")

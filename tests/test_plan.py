@@ -81,6 +81,16 @@ def test_a_plan_of_all_has_every_variants_own_shapes() -> None:
     assert longest == {"vllm-cpu": 3000, "vllm-mori": 30000}
 
 
+def test_small_weights_are_not_printed_as_none() -> None:
+    (planned,) = plan.plan(plan.recipe_of(["vllm-cuda-tp", "model=deepseek-r1"], LAPTOP)[0], LAPTOP)
+    told = {
+        size: plan_text.as_text((replace(planned, model=replace(planned.model, weights_gb=size)),))
+        for size in (0.01, 3.09, 26.0, 640.0)
+    }
+    for size, words in {0.01: "0.001 GB", 3.09: "0.4 GB", 26.0: "3.2 GB", 640.0: "80 GB"}.items():
+        assert f"# memory: {words} of weights on each of 8 GPUs" in told[size]
+
+
 def test_an_image_of_ones_own_takes_the_place_of_the_variants() -> None:
     words = ["vllm-mori", "image=vllm-mori:v0.32.0"]
     (planned,) = plan.plan(plan.recipe_of(words, LAPTOP)[0], LAPTOP)

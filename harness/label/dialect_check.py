@@ -86,8 +86,29 @@ def place(variant: Variant, images: Sequence[str], installed: Container[str]) ->
 
 
 def _installed() -> frozenset[str]:
-    """Environments that have an interpreter here."""
-    return frozenset(path.parent.parent.name for path in ROOT.glob(".engines/*/bin/python"))
+    """Environments whose interpreter finds the package of an engine with a parser.
+
+    One that was adopted may name a Python, or folders, that are not here.
+    """
+    known = registry.variants().values()
+    wanted = {v.environment: v.engine for v in known if registry.fact(v.engine, "PARSER", None)}
+    return frozenset(name for name, engine in wanted.items() if name and holds(_python(name), engine))
+
+
+def _python(environment: str) -> Path:
+    return ROOT / ".engines" / environment / "bin" / "python"
+
+
+def holds(python: Path, engine: str) -> bool:
+    """Whether this interpreter runs and finds the engine's package."""
+    ask = "import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)"
+    try:
+        done = subprocess.run(
+            (str(python), "-c", ask, registry.package(engine)), capture_output=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def _check_group(place: Place, group: Sequence[tuple[Variant, Launch]]) -> list[ParseResult]:
@@ -143,7 +164,7 @@ def _unparsed(variant: Variant) -> ParseResult:
 
 
 def _in_environment(place: Place, parser: Parser, arguments: Sequence[Sequence[str]]) -> Parsed:
-    python = ROOT / ".engines" / place.environment / "bin" / "python"
+    python = _python(place.environment)
     if not python.exists():
         raise MachineError(
             f"No parser of {place.engine} is on this machine: neither its image nor the environment "

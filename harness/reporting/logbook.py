@@ -21,11 +21,20 @@ _SHOWN = 10
 _SIGNED = "results now: sha256 "
 
 
-def run(path: Path, results: Path, words: Sequence[str]) -> str:
+def run(path: Path, results: Path, words: Sequence[str]) -> tuple[str, int]:
     """`log [show ID | note ID TEXT | sign ID REASON | check | TEXT | variant= model= verdict= num=]`.
+
+    What is to be said, and the exit status: 1 when `check` found something.
 
     Raises InputError for words that are not understood, StoreError when the log cannot be used.
     """
+    if list(words[:1]) == ["check"]:
+        found = check(path, results)
+        return "\n".join(found) or "Every entry's results are there and unchanged.", int(bool(found))
+    return _told(path, results, words), 0
+
+
+def _told(path: Path, results: Path, words: Sequence[str]) -> str:
     first, rest = (words[0], list(words[1:])) if words else ("list", [])
     if first == "show":
         return show(path, rest[0] if rest else "last")
@@ -33,8 +42,6 @@ def run(path: Path, results: Path, words: Sequence[str]) -> str:
         return note(path, rest[0] if rest else "", " ".join(rest[1:]))
     if first == "sign":
         return sign(path, results, rest[0] if rest else "", " ".join(rest[1:]))
-    if first == "check":
-        return "\n".join(check(path, results)) or "Every entry's results are there and unchanged."
     if first == "list" or "=" in first.split(" ")[0]:
         return listing(path, rest if first == "list" else list(words))
     return note(path, "", " ".join(words))
