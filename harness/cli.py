@@ -74,7 +74,8 @@ def bench(words: Words = None) -> None:
 
 
 def _bench(words: list[str]) -> None:
-    from harness import claim, run, store
+    from harness import bench as benching
+    from harness import claim, store
     from harness.host.machine import probe
     from harness.plan import recipe_of
     from harness.progress import Progress
@@ -85,7 +86,7 @@ def _bench(words: list[str]) -> None:
     folder = store.run_folder(run_id)
     try:
         with Progress() as progress, claim.alone(folder, progress.note):
-            comparison = run.bench(recipe, machine, folder, progress)
+            comparison = benching.bench(recipe, machine, folder, progress)
     except KeyboardInterrupt:
         if (folder / "comparison.json").exists():
             show(store.read(folder / "comparison.json", Comparison))
@@ -213,7 +214,8 @@ def plan(
 @app.command()
 def replay(entry: str) -> None:
     """Run a log entry again from its own recipe, and say how far the result is from the old: replay ID"""
-    from harness import claim, run, store
+    from harness import bench as benching
+    from harness import claim, store
     from harness.host.machine import probe
     from harness.progress import Progress
     from harness.reporting import log as experiment_log
@@ -224,7 +226,7 @@ def replay(entry: str) -> None:
     recipe = replay.recipe_of(old)
     folder = store.run_folder(store.new_run_id(replay.slug(old.run_id)))
     with Progress() as progress, claim.alone(folder, progress.note):
-        comparison = run.bench(recipe, probe(), folder, progress)
+        comparison = benching.bench(recipe, probe(), folder, progress)
     show(comparison)
     lines = replay.told(old, experiment_log.find(path, folder.name), comparison, folder)
     logbook.note(path, folder.name, f"Replay of {old.run_id}.\n\n" + "\n".join(f"- {line}" for line in lines))

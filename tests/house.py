@@ -132,7 +132,7 @@ def spine_on_optional() -> Counter[str]:
     """Imports of an optional feature by what every bench loads."""
     return Counter(
         f"{modules()[name][0]} | {other}"
-        for name in closure("harness.run")
+        for name in closure("harness.bench")
         if not optional(name)
         for other in arrows()[name]
         if optional(other)

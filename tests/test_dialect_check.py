@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from harness import models, plan, registry, run
+from harness import bench, models, plan, registry
 from harness.errors import LaunchError
 from harness.host import engine_env
 from harness.label import dialect_check
@@ -77,14 +77,14 @@ def test_arguments_given_by_hand_are_parsed_before_the_launch() -> None:
     machine = Machine(environments=("vllm-cpu", "transformers"))
     recipe = Recipe(question="", variants=("vllm-cpu", "transformers"), args=("--enable-ep-moe",))
     progress = Progress(Console(stderr=True))
-    checked = run.check_flags(recipe, plan.plan(recipe, machine), machine, progress)
+    checked = bench.check_flags(recipe, plan.plan(recipe, machine), machine, progress)
     assert [p.skip for p in checked] == [
         "vllm 0.32.0 refuses the command: "
         "vllm: error: unrecognized arguments: --enable-ep-moe; correct args=",
         "",
     ]
     plain = msgspec.structs.replace(recipe, args=())
-    assert not any(p.skip for p in run.check_flags(plain, plan.plan(plain, machine), machine, progress))
+    assert not any(p.skip for p in bench.check_flags(plain, plan.plan(plain, machine), machine, progress))
 
 
 def test_a_fork_is_checked_but_for_its_own_spelling() -> None:

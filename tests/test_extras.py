@@ -46,6 +46,6 @@ def test_what_an_extra_offers_is_called_as_it_expects(name: str) -> None:
 
 
 def test_a_bench_without_them_loads_none() -> None:
-    code = "import sys, harness.run; print([m for m in sys.modules if m.startswith('harness.extras.')])"
+    code = "import sys, harness.bench; print([m for m in sys.modules if m.startswith('harness.extras.')])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

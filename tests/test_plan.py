@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from harness import plan, plan_text, run
+from harness import bench, plan, plan_text
 from harness.errors import InputError, ModelError
 from harness.models import models
 from harness.registry import variants
@@ -168,7 +168,7 @@ def test_variants_of_different_models_are_refused(tmp_path: Path, monkeypatch: p
     one, other = plan.plan(recipe, here)
     other = replace(other, model=replace(other.model, alias="another"))
     with pytest.raises(InputError, match="different models"):
-        run.begin(tmp_path / "run", recipe, (one, other))
+        bench.begin(tmp_path / "run", recipe, (one, other))
 
 
 def test_engines_on_cpu_leave_a_core_to_their_server_and_the_client_by_one_rule() -> None:
