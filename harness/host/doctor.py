@@ -12,7 +12,7 @@ from rich.table import Table
 from harness import launchers, models, registry
 from harness.containers.docker_engine import how_to_get
 from harness.errors import HarnessError
-from harness.host import engine_env, node
+from harness.host import ecc, engine_env, node
 from harness.host.check import Check, State
 from harness.host.environment import AMD_DRIVER
 from harness.host.inspection import PORTS, Inspection, inspect
@@ -35,6 +35,7 @@ def checks(found: Inspection) -> tuple[Check, ...]:
         *_accelerators(found),
         *_devices(found),
         *_gpu_use(found),
+        *ecc.checks(found.ecc, found.machine.accelerator),
         *node.checks(found.node, found.machine.accelerator, _images(found)),
         *_leftovers(found),
         *_docker(found),

@@ -18,7 +18,8 @@ import psutil
 from harness import models
 from harness.containers import docker_engine
 from harness.errors import MachineError, ModelError
-from harness.host import clean, gpus, hub
+from harness.host import clean, ecc, gpus, hub
+from harness.host.ecc import Ecc
 from harness.host.hub import Access
 from harness.host.machine import probe
 from harness.host.node import Node, look
@@ -71,6 +72,7 @@ class Inspection(Noun):
     busy_ports: dict[int, str] = msgspec.field(default_factory=dict)
     """Port -> "pid name" of the listener, "" when it is not ours to see."""
     node: Node = Node()
+    ecc: tuple[Ecc, ...] = ()
     hub: Access = Access()
     leftovers: tuple[str, ...] = ()
     """Containers and processes whose harness is gone."""
@@ -101,6 +103,7 @@ def inspect() -> Inspection:
         images_disk_gb=_free_gb(Path(images_root)) if images_root else None,
         busy_ports={port: owner for port in PORTS if (owner := _listener(port)) is not None},
         node=look(machine.accelerator, image_cuda),
+        ecc=ecc.look(machine.accelerator),
         hub=hub.look(model for model in known if not model.path),
         leftovers=clean.leftovers(),
         weights_here={model.alias: model.loaded_revision for model in known if model.path},
