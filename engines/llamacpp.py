@@ -47,6 +47,8 @@ def effective(evidence: Evidence) -> Effective:
         expert_parallel_size=1,
         all2all="none",
         dtype=dtype,
+        quantization=_QUANTISED.get(_ftype(evidence)),
+        kv_cache_dtype=_KV.get(facts.get("kv", "")),
         max_model_len=facts.get("max_model_len"),
         max_num_seqs=facts.get("slots"),
         prefix_cache=False,
@@ -63,12 +65,23 @@ def effective(evidence: Evidence) -> Effective:
     )
 
 
+_QUANTISED = {"Q8_0": "q8_0", "Q4_0": "q4_0"}
+"""What /v1/models calls the type of tensors whose products are still summed in single precision."""
+_KV = {"f32": "float32", "f16": "float16", "q8_0": "q8_0", "q4_0": "q4_0"}
+
+
 def _dtype(evidence: Evidence) -> tuple[str | None, str]:
     """The type of the loaded tensors, as /v1/models states it."""
-    listed = (evidence.models.get("data") or [{}])[0].get("meta") or {}
-    said = str(listed.get("ftype", ""))
-    names = {"all F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    said = _ftype(evidence)
+    names = {"all F32": "float32", "F16": "float16", "BF16": "bfloat16"} | dict.fromkeys(
+        _QUANTISED, "float32"
+    )
     return names.get(said), f"/v1/models: ftype {said}" if said else ""
+
+
+def _ftype(evidence: Evidence) -> str:
+    listed = (evidence.models.get("data") or [{}])[0].get("meta") or {}
+    return str(listed.get("ftype", ""))
 
 
 def counters(metrics: str) -> dict[str, float]:
@@ -96,9 +109,32 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--slots", type=int, default=4, help="requests at a time")
     parser.add_argument("--max-model-len", type=int, default=4096, help="tokens per slot")
+    parser.add_argument("--weights", choices=_FILE_TYPES, default="f32", help="type of the file's tensors")
+    parser.add_argument("--kv", choices=_KV, default="f32", help="type of keys and values")
+    parser.add_argument("--ubatch", type=int, help="tokens computed at once")
+    # On CPU it rounds scores to 16 bits.
+    parser.add_argument("--flash-attention", action="store_true")
     given = parser.parse_args()
+    params = configured(given)
+    server = xllamacpp.Server(params)
+    facts = {
+        "version": importlib.metadata.version("xllamacpp"),
+        "max_model_len": given.max_model_len,
+        "slots": given.slots,
+        "kv": given.kv,
+        "at": server.listening_address,
+    }
+    print(f"serving {json.dumps(facts)}", flush=True)
+    while True:
+        time.sleep(3600)
+
+
+def configured(given: argparse.Namespace) -> Any:
+    """llama.cpp's parameters for the arguments given, the checkpoint converted."""
+    import xllamacpp
+
     params = xllamacpp.CommonParams()
-    params.model.path = str(converted(given.model))
+    params.model.path = str(converted(given.model, given.weights))
     params.model_alias = {given.name}
     params.hostnames = ["127.0.0.1"]
     params.port = given.port
@@ -110,37 +146,44 @@ def main() -> None:
     params.endpoint_metrics = True
     params.ctx_shift = False
     params.cache_prompt = False
-    # Flash attention on CPU rounds scores to 16 bits.
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    server = xllamacpp.Server(params)
-    facts = {
-        "version": importlib.metadata.version("xllamacpp"),
-        "max_model_len": given.max_model_len,
-        "slots": given.slots,
-        "at": server.listening_address,
-    }
-    print(f"serving {json.dumps(facts)}", flush=True)
-    while True:
-        time.sleep(3600)
+    kinds = xllamacpp.llama_flash_attn_type
+    on, off = kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED, kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.flash_attn_type = on if given.flash_attention else off
+    params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{given.kv.upper()}")
+    if given.ubatch:
+        params.n_ubatch = given.ubatch
+    return params
 
 
-def converted(model: Path) -> Path:
-    """The checkpoint as an f32 GGUF file, made once per config and size of the weights."""
+_FILE_TYPES = {
+    "f32": "ALL_F32",
+    "f16": "MOSTLY_F16",
+    "bf16": "MOSTLY_BF16",
+    "q8_0": "MOSTLY_Q8_0",
+    "q4_0": "MOSTLY_Q4_0",
+}
+
+
+def converted(model: Path, kind: str = "f32") -> Path:
+    """The checkpoint as a GGUF file of that type, made once per config and size of the weights."""
     weights = model / "model.safetensors"
     state = weights.stat()
     key = f"{(model / 'config.json').read_text(encoding='utf-8')}:{state.st_size}:{state.st_mtime_ns}"
-    target = Path(".cache/gguf") / f"{model.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.gguf"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12] + ("" if kind == "f32" else f"-{kind}")
+    target = Path(".cache/gguf") / f"{model.name}-{digest}.gguf"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
-        write_gguf(model, partial)
+        write_gguf(model, partial, kind)
         partial.replace(target)
     return target
 
 
-def write_gguf(model: Path, target: Path) -> None:
-    """Writes a Qwen3-MoE checkpoint with one weights file. Raises SystemExit for any other model."""
+def write_gguf(model: Path, target: Path, kind: str = "f32") -> None:
+    """Writes a Qwen3-MoE checkpoint with one weights file. Raises SystemExit for any other model.
+
+    In a type of fewer bits vectors and the router stay f32, as llama.cpp's own converter leaves them.
+    """
     import gguf
 
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -150,9 +193,9 @@ def write_gguf(model: Path, target: Path) -> None:
             "renormalises the top-k weights); choose another engine for this model."
         )
     writer = gguf.GGUFWriter(str(target), "qwen3moe")
-    _write_sizes(writer, config)
+    _write_sizes(writer, config, kind)
     _write_tokens(writer, config, json.loads((model / "tokenizer.json").read_text(encoding="utf-8")))
-    _write_tensors(writer, config, model / "model.safetensors")
+    _write_tensors(writer, config, model / "model.safetensors", kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -163,7 +206,7 @@ def _num_experts(config: dict[str, Any]) -> int:
     return int(config.get("num_experts") or config["num_local_experts"])
 
 
-def _write_sizes(writer: Any, config: dict[str, Any]) -> None:
+def _write_sizes(writer: Any, config: dict[str, Any], kind: str) -> None:
     import gguf
 
     rope = config.get("rope_parameters") or config
@@ -180,7 +223,7 @@ def _write_sizes(writer: Any, config: dict[str, Any]) -> None:
     writer.add_value_length(config["head_dim"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[kind]])
 
 
 def _write_tokens(writer: Any, config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
@@ -219,8 +262,9 @@ _LAYER = {
 }
 
 
-def _write_tensors(writer: Any, config: dict[str, Any], weights: Path) -> None:
+def _write_tensors(writer: Any, config: dict[str, Any], weights: Path, kind: str) -> None:
     """Names of the checkpoint -> names of GGUF; the experts of a layer are stacked."""
+    import gguf
     import ml_dtypes  # gives numpy its bfloat16
     import numpy as np
     from safetensors import safe_open
@@ -231,16 +275,22 @@ def _write_tensors(writer: Any, config: dict[str, Any], weights: Path) -> None:
         def tensor(name: str) -> Any:
             return file.get_tensor(name).astype(np.float32)
 
-        writer.add_tensor("token_embd.weight", tensor("model.embed_tokens.weight"))
-        writer.add_tensor("output_norm.weight", tensor("model.norm.weight"))
-        writer.add_tensor("output.weight", tensor("lm_head.weight"))
+        def add(name: str, values: Any) -> None:
+            whole = kind == "f32" or values.ndim == 1 or "ffn_gate_inp" in name
+            form = gguf.GGMLQuantizationType["F32" if whole else kind.upper()]
+            data = values if whole else gguf.quants.quantize(values, form)
+            writer.add_tensor(name, data, raw_dtype=form)
+
+        add("token_embd.weight", tensor("model.embed_tokens.weight"))
+        add("output_norm.weight", tensor("model.norm.weight"))
+        add("output.weight", tensor("lm_head.weight"))
         for layer in range(config["num_hidden_layers"]):
             source, block = f"model.layers.{layer}.", f"blk.{layer}."
             for theirs, ours in _LAYER.items():
-                writer.add_tensor(f"{block}{ours}.weight", tensor(f"{source}{theirs}.weight"))
+                add(f"{block}{ours}.weight", tensor(f"{source}{theirs}.weight"))
             for part in ("gate", "up", "down"):
                 names = [f"{source}mlp.experts.{e}.{part}_proj.weight" for e in range(_num_experts(config))]
-                writer.add_tensor(f"{block}ffn_{part}_exps.weight", np.stack([tensor(n) for n in names]))
+                add(f"{block}ffn_{part}_exps.weight", np.stack([tensor(n) for n in names]))
 
 
 if __name__ == "__main__":

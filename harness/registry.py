@@ -1,6 +1,7 @@
 """What exists: engines/<name>.py + <name>.toml and workloads/<name>.py. The file name is the registry.
 
 Engines that are not for this repository lie in folders of their own: HARNESS_ENGINES=/folder[:/folder].
+Variants that were found, not written, lie in tuned/ and vendor/, or in HARNESS_VARIANTS=/folder[:/folder].
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from harness.errors import InputError
-from harness.label import extension, scale
+from harness.label import extension, point, scale
 from harness.schema import Noun, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,18 +80,65 @@ def variants() -> dict[str, Variant]:
     return found
 
 
+def found_folders() -> tuple[Path, ...]:
+    """Where variants lie that `tune` and `vendor` wrote: $HARNESS_VARIANTS, else tuned/ and vendor/."""
+    named = tuple(Path(p) for p in os.environ.get("HARNESS_VARIANTS", "").split(":") if p)
+    return named or (ROOT / "tuned", ROOT / "vendor")
+
+
+def found_variants() -> dict[str, Variant]:
+    """Those variants; none is part of `all`. Raises InputError on a malformed table or a name used twice."""
+    found: dict[str, Variant] = {}
+    for path in (p for folder in found_folders() for p in sorted(folder.glob("*.toml"))):
+        for name, table in read_toml(path).items():
+            if name in found or name in variants():
+                raise InputError(f"variant {name} of {path.name} is there already; rename one.")
+            fields = table if isinstance(table, dict) else {}
+            found[name] = convert({"name": name, **fields}, Variant, f"{path.name} [{name}]")
+    return found
+
+
+@cache
+def space(engine: str) -> point.Space:
+    """What may be varied of an engine: <engine>.space.toml beside its variants; {} where there is none.
+
+    Raises InputError for a malformed table.
+    """
+    paths = [folder / f"{engine}.space.toml" for folder in engine_folders()]
+    return next((point.read(read_toml(path), path.name) for path in paths if path.exists()), {})
+
+
 def variant(name: str) -> Variant:
-    """One variant; NAME-x2 is NAME's layout on two GPUs. Raises InputError that lists what exists."""
-    return known_variant(name) or lookup(name, variants(), "variant")
+    """One variant; NAME-x2 is NAME's layout on two GPUs, NAME~slots=8 a point of its engine's space.
+
+    Raises InputError that lists what exists.
+    """
+    if point.is_point(name):
+        return _at_point(name)
+    return known_variant(name) or lookup(name, {**variants(), **found_variants()}, "variant")
+
+
+def _at_point(name: str) -> Variant:
+    """Raises InputError for a base, a setting or a value that does not exist."""
+    base, settings = point.parse(name)
+    chosen = variant(base)
+    return point.applied(chosen, space(chosen.engine), settings)
 
 
 def known_variant(name: str) -> Variant | None:
     """The same, None where this checkout has no such variant: a stored run may be of another."""
     if name in variants():
         return variants()[name]
+    if point.is_point(name):
+        try:
+            return _at_point(name)
+        except InputError:
+            return None
+    if name in (found := found_variants()):
+        return found[name]
     if whole := scale.untwinned(name):
-        found = known_variant(whole)
-        return msgspec.structs.replace(found, name=name) if found else None
+        twin = known_variant(whole)
+        return msgspec.structs.replace(twin, name=name) if twin else None
     parsed = scale.parse(name)
     if parsed and parsed[0] in variants():
         return scale.scaled(variants()[parsed[0]], parsed[1])

@@ -118,6 +118,10 @@ class Variant(Noun):
     """Its container needs all devices of the host (DeepEP's IBGDA transport)."""
     traces: str = ""
     """Folder in `args` that its profiler writes to: a run keeps it as traces/ beside the log; "" = none."""
+    slot: Literal["", "default", "vendor", "tuned"] = ""
+    """Whose choice it is: the engine's own, its vendor's recipe, found by `tune`; "" = this project's."""
+    found: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    """Of a vendor's or tuned one: where, when and how it was found, with its proof."""
 
 
 class Deployment(Noun):

@@ -32,7 +32,7 @@ EFFECTS = (
     "http.server",
 )
 JUDGING = "agreement divergence floors promises scoring_dialects self_noise task_accuracy textcheck"
-PARSING = "attestation dialect fairness feasible findings guards scale signatures"
+PARSING = "attestation dialect fairness feasible findings guards point scale signatures"
 TELLING = (
     "answer cells curves goodput opinions plots report report_agreement report_html report_pareto stops "
     "what_ran"
