@@ -151,6 +151,46 @@ POWER = (
 )
 """What a verdict that knows this model's rounding sees: faults that each keep most of the tokens right."""
 
+SOUND_NUM = 16
+"""Requests of a part: what a trial verifies by default."""
+
+
+def _sound(name: str, first_seed: int, num: int, **fields: Any) -> Configuration:
+    """`num` parts of 3,200 tokens, each with prompts of its own: text and random ids, 1 to 32 in flight."""
+    lengths = ((100, 200), (400, 200), (40, 200))
+    parts = tuple(
+        Part(
+            seed=first_seed + i,
+            concurrency=CONCURRENCIES[i // 2 % 6],
+            num=SOUND_NUM,
+            workload=("text_tokens", "random_tokens")[i % 2],
+            input_len=lengths[i % 3][0],
+            output_len=lengths[i % 3][1],
+        )
+        for i in range(num)
+    )
+    return Configuration(name=f"sound-{name}", parts=parts, reference="transformers", **fields)
+
+
+FP16, BF16, KV_FP8 = (
+    ("--dtype", "float16"),
+    ("--dtype", "bfloat16"),
+    ("--kv-cache-dtype", "fp8_e4m3"),
+)
+SOUND = (
+    _sound("llamacpp-fp32", 1000, 24, variant="llamacpp"),
+    _sound("vllm-bf16", 1100, 24),
+    _sound("vllm-fp16", 1200, 12, args=FP16),
+    _sound("vllm-fp32", 1300, 12, variant="vllm-cpu-fp32"),
+    _sound("vllm-kv-fp8", 1400, 12, args=KV_FP8),
+    _sound("sglang-bf16", 1500, 18, variant="sglang-cpu"),
+    _sound("sglang-fp16", 1600, 8, variant="sglang-cpu", args=FP16),
+    _sound("sglang-fp32", 1700, 12, variant="sglang-cpu-fp32"),
+    _sound("transformers-bf16", 1800, 8, variant="transformers", args=BF16),
+    _sound("transformers-fp16", 1900, 8, variant="transformers", args=FP16),
+)
+"""Healthy engines of a CPU in every precision that they run there: whether any of them FAILs."""
+
 GPU_TEXT = Part(seed=400, concurrency=64, num=64, num_top=NUM_TOP, input_len=1000, output_len=200)
 GPU_RANDOM = Part(
     seed=401,
@@ -216,4 +256,4 @@ GPU = (
 """One H200 and the model of `train_tiny_moe.py --preset gpu`, the most telling first. FP8 keys and values are
 the same answers whether they were declared or not."""
 
-CONFIGURATIONS = (*CPU, *POWER, *GPU)
+CONFIGURATIONS = (*CPU, *POWER, *SOUND, *GPU)
