@@ -191,6 +191,7 @@ def _row(
         plateau=steady if samples.closed(last.result.trial.load) else None,
         ranked_by=samples.ranked_by(row, done, recipe, rates),
         tails=samples.row_tails(done, recipe),
+        within=samples.within(done, recipe),
         silences=silences.silences(median.table) if median.table else None,
         energy=median.energy,
         cost_per_million_tokens=_cost(recipe, launch, rate),
@@ -202,7 +203,7 @@ def _row(
             *(t.result.reason for t in trials if t.result.status == "failed"),
         ),
     )
-    strictly = strict.reasons(row) if recipe.options.strict else ""
+    strictly = strict.reasons(row, recipe.slo) if recipe.options.strict else ""
     return msgspec.structs.replace(row, invalid="; ".join(filter(None, (row.invalid, strictly))))
 
 

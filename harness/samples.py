@@ -7,12 +7,12 @@ from statistics import fmean
 
 import numpy as np
 
-from harness.numbers import tails
+from harness.numbers import metrics, tails
 from harness.numbers.columns import Floats
 from harness.numbers.figures import Figure, Seen, figures, ranking
 from harness.numbers.measured import Measured
 from harness.numbers.verdicts import Sample
-from harness.schema import Load, Ranked, Recipe, Row, Tail
+from harness.schema import Load, Ranked, Recipe, Row, Tail, Within
 
 Groups = Mapping[tuple[str, str], Sequence[Measured]]
 """(variant, scenario) -> its trials."""
@@ -80,6 +80,15 @@ def ranked_by(row: Row, trials: Sequence[Measured], recipe: Recipe, rates: Rates
                 Ranked(title=figure.title, value=fmean(values), lower_is_better=figure.lower_is_better)
             )
     return tuple(found)
+
+
+def within(trials: Sequence[Measured], recipe: Recipe) -> Within | None:
+    """How many of a row's requests met every limit of the SLO at once; None without one."""
+    tables = [t.table for t in trials if t.table is not None]
+    if not recipe.slo or not tables:
+        return None
+    met = [metrics.meets(table, recipe.slo)[np.argsort(table.sent_at_s, kind="stable")] for table in tables]
+    return tails.within(met, recipe.options.slo_share)
 
 
 def samples(groups: Groups, rows: Sequence[Row], recipe: Recipe, rates: Rates) -> list[Sample]:

@@ -751,6 +751,19 @@ class Tail(Noun):
     """Requests more that the asked percentile needs, over all restarts; 0 = it is certified."""
 
 
+class Within(NamedTuple):
+    """How many requests of a row met every limit of the SLO at once, failed ones counted as not."""
+
+    asked: float
+    """Share that has to, 0 .. 1."""
+    share: float
+    """Share that did."""
+    num: int
+    """Requests."""
+    certified: bool
+    """So many met them that the asked share is shown with 99 % confidence."""
+
+
 class Silence(NamedTuple):
     """One moment in which no stream got a chunk although several waited."""
 
@@ -804,6 +817,8 @@ class Row(Noun):
     ranked_by: tuple[Ranked, ...] = ()
     """Where the load fixes the throughput: what decides instead, the first first; () = output tok/s."""
     tails: tuple[Tail, ...] = ()
+    within: Within | None = None
+    """None without an SLO."""
     silences: Silences | None = None
     """Of the median restart."""
     agreement: Agreement | None = None

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from harness.numbers import strict
-from harness.schema import Agreement, Row, Tail
+from harness.schema import Agreement, Ranked, Row, Tail, Within
 from tests.examples import row
 
 ASKED = Tail(
@@ -23,9 +23,24 @@ def whole(**fields: object) -> Row:
     return msgspec.structs.replace(good, **{"metrics": long, "tails": (ASKED,), **fields})  # type: ignore[arg-type]
 
 
+LIMITS = {"ttft_s": 0.5, "tpot_s": 0.02}
+WAIT = (Ranked(title="E2EL p50 from due", value=1.0, lower_is_better=True),)
+
+
 def test_a_row_that_lacks_nothing_is_ranked() -> None:
-    assert strict.reasons(whole()) == ""
-    assert strict.reasons(whole(plateau=True, tails=())) == ""
+    assert strict.reasons(whole(), {}) == ""
+    assert strict.reasons(whole(plateau=True, tails=()), {}) == ""
+    held = Within(asked=0.99, share=0.999, num=2000, certified=True)
+    assert strict.reasons(whole(ranked_by=WAIT, within=held), LIMITS) == ""
+
+
+def test_an_open_loop_holds_its_limits_jointly_and_has_both() -> None:
+    missed = whole(ranked_by=WAIT, within=Within(asked=0.99, share=0.9825, num=2000, certified=False))
+    assert strict.reasons(missed, LIMITS) == (
+        "strict: 99% of requests within ttft_s <= 0.5 and tpot_s <= 0.02 at once is not shown (98.2% of 2000 "
+        "requests did)"
+    )
+    assert strict.reasons(whole(ranked_by=WAIT), {"ttft_s": 0.5}).endswith("limits to hold (slo.tpot_s=)")
 
 
 @pytest.mark.parametrize(
@@ -41,5 +56,5 @@ def test_a_row_that_lacks_nothing_is_ranked() -> None:
     ],
 )
 def test_what_is_missing_is_said(fields: dict[str, object], reason: str) -> None:
-    said = strict.reasons(whole(**fields))
+    said = strict.reasons(whole(**fields), {})
     assert said.startswith("strict: ") and reason in said

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from harness.numbers.tails import bound, design_effect, differ, required, tail
+from harness.numbers.tails import bound, design_effect, differ, required, tail, within
 
 
 @pytest.mark.parametrize(("share", "num"), [(0.9, 64), (0.95, 130), (0.99, 662), (0.5, 11)])
@@ -55,3 +56,30 @@ def test_server_lives_that_differ_are_not_pooled_and_the_slowest_bounds() -> Non
     found = tail("ttft", lives, 0.9)
     assert found is not None and not found.pooled and found.share == 0.9
     assert found.bound == bound(lives[2], 0.9)
+
+
+def test_a_limit_holds_when_mlperfs_rule_would_let_it_pass() -> None:
+    """One query beyond its limit needs 662 as the table above has it, two need 838 by the same binomial."""
+
+    def met(num: int, missed: int) -> NDArray[np.bool_]:
+        values = np.ones(num, dtype=np.bool_)
+        values[:: max(num // missed, 1) if missed else num + 1][:missed] = False
+        return values
+
+    for num, missed in ((662, 0), (662, 1), (838, 2), (5000, 25)):
+        found = within([met(num, missed)], 0.99)
+        assert found is not None and found.certified
+    for num, missed in ((661, 0), (661, 1), (837, 2), (5000, 40)):
+        found = within([met(num, missed)], 0.99)
+        assert found is not None and not found.certified
+        assert (found.num, round(found.share * num)) == (num, num - missed)
+    assert within([], 0.99) is None
+
+
+def test_a_restart_that_misses_its_limits_is_not_outvoted() -> None:
+    good, bad = np.ones(4000, dtype=np.bool_), np.ones(1000, dtype=np.bool_)
+    bad[::20] = False
+    found = within([good, bad], 0.98)
+    assert found is not None and found.share == 0.99 and not found.certified
+    alone = within([good], 0.98)
+    assert alone is not None and alone.certified

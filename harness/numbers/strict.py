@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from harness.schema import Row
 
@@ -11,9 +11,13 @@ LEAST_S = 60.0
 """Shortest timed part; MLPerf asks for 600 s or for early stopping, which certified tails are here."""
 
 
-def reasons(row: Row) -> str:
-    """Why a finished row is not ranked under strict=true, "" when it is."""
-    found = list(_missing(row))
+LIMITS = ("ttft_s", "tpot_s")
+"""What an open loop must hold, jointly; a search looks for the rate that does."""
+
+
+def reasons(row: Row, slo: Mapping[str, float]) -> str:
+    """Why a finished row is not ranked under strict=true, "" when it is. `slo`: limit -> seconds."""
+    found = [*_missing(row), *_limits(row, slo)]
     return f"strict: {'; '.join(found)}" if found else ""
 
 
@@ -35,3 +39,14 @@ def _missing(row: Row) -> Iterator[str]:
     lacking = max((tail.needed for tail in row.tails), default=0)
     if row.plateau is None and lacking:
         yield f"p{100 * row.tails[0].asked:g} is not certified: {lacking} requests more are needed"
+
+
+def _limits(row: Row, slo: Mapping[str, float]) -> Iterator[str]:
+    """MLPerf's server has a limit on TTFT and one on TPOT; here the same requests must meet both."""
+    unset = [name for name in LIMITS if name not in slo]
+    if row.ranked_by and unset:
+        yield f"an open loop needs limits to hold ({' '.join(f'slo.{name}=' for name in unset)})"
+    if row.within and not row.within.certified:
+        held = " and ".join(f"{name} <= {limit:g}" for name, limit in slo.items())
+        seen = f"{row.within.share:.1%} of {row.within.num} requests did"
+        yield f"{row.within.asked:.0%} of requests within {held} at once is not shown ({seen})"

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, betainc, chdtrc, chdtri
 
-from harness.schema import Tail
+from harness.schema import Tail, Within
 
 Floats = NDArray[np.float64]
 
@@ -67,6 +67,31 @@ def tail(metric: str, restarts: Sequence[Floats], asked: float) -> Tail | None:
         pooled=not apart,
         needed=math.ceil(sum(lacking) * effect),
     )
+
+
+def within(restarts: Sequence[NDArray[np.bool_]], asked: float) -> Within | None:
+    """Whether `asked` of the requests meet all limits at once; None without any request.
+
+    `restarts`: in the order of sending, whether each request met them. MLPerf's rule, jointly for all limits:
+    the queries beyond them, at least one, would be so few by chance once in a hundred measurements.
+    """
+    missed = [np.asarray(~met, dtype=np.float64) for met in restarts if met.size]
+    if not missed:
+        return None
+    effect, pooled = design_effect(missed), np.concatenate(missed)
+    groups = missed if differ(missed) else [pooled]
+    return Within(
+        asked=asked,
+        share=1.0 - float(pooled.mean()),
+        num=int(pooled.size),
+        certified=all(_shown(group.size / effect, float(group.sum()) / effect, asked) for group in groups),
+    )
+
+
+def _shown(num: float, missed: float, asked: float) -> bool:
+    """Whether so few of so many would miss once in a hundred times, if just `asked` of all were to meet."""
+    beyond = max(missed, 1.0)
+    return num > beyond and float(betainc(num - beyond, beyond + 1.0, asked)) <= 1.0 - CONFIDENCE
 
 
 @cache
