@@ -13,10 +13,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.schema import Deployment, Effective, Evidence, Launch, Variant
+from harness.schema import Deployment, Effective, Evidence, Launch, Sampler, Variant
 
 EXTRAS: dict[str, Any] = {"cache_prompt": False, "logprobs": 1}
 """Prompts are computed, not reused between requests; token ids come only with logprobs."""
+
+SAMPLER = Sampler(
+    fields={"repetition_penalty": "repeat_penalty"},
+    every_token=0,
+    extras={
+        "repeat_last_n": -1,
+        "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
+    },
+    presence_of="all",
+    bans_eos=True,
+)
+"""By itself it takes top_k 40, top_p 0.95, min_p 0.05 and the temperature last, and looks back 64 tokens."""
 
 KEEPS_NOTHING = True
 """Its prompt cache is switched off, so no scenario needs a new start."""

@@ -24,7 +24,7 @@ from harness.label.dialect import (
 from harness.label.findings import Findings, canonical_dtype, dig, search
 from harness.label.findings import counters as find_counters
 from harness.label.known import Case, Warnings
-from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
+from harness.schema import Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
 
 OPTIONS = ("all2all", "cuda_graph_max_bs", "chunked_prefill_size", "prefix_cache")
 """Keys of a variant's `options`; every other setting is a literal argument.
@@ -124,6 +124,9 @@ def _options(variant: Variant) -> tuple[str, ...]:
 # --- what runs ---------------------------------------------------------------------------------
 
 EXTRAS = {"return_token_ids": True}
+SAMPLER = Sampler(joint=True, repetition_of="output", raw_logprobs=False)
+"""srt/layers/sampler.py and srt/sampling/penaltylib of 0.5.23, sampling backend pytorch; flashinfer is
+joint too, unless min_p is asked for."""
 
 _RESOLVED = {
     "tensor_parallel_size": "tp_size",

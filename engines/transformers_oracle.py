@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engines.transformers_reading import logprobs, pieces
+from engines.transformers_reading import logits, pieces
+from engines.transformers_sampling import Before, Choice, before, processed
 
 
 class Top(NamedTuple):
@@ -21,14 +23,6 @@ class Top(NamedTuple):
     logprob: float
     rank: int
     best: tuple[tuple[int, float], ...]
-
-
-class Sampling(NamedTuple):
-    """How the next token is chosen. temperature 0 = greedy."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 class Oracle:
@@ -57,20 +51,28 @@ class Oracle:
 
     @torch.inference_mode()
     def generate(
-        self, ids: Sequence[int], sampling: Sampling, banned_until: int, num_best: int
+        self, ids: Sequence[int], choice: Choice, seed: int | None, banned_until: int, num_best: int
     ) -> Iterator[Top]:
-        """Tokens after `ids`, for ever; EOS is not chosen before token number `banned_until`."""
-        generator = torch.Generator().manual_seed(sampling.seed)
-        past = None
-        number = 0
+        """Tokens after `ids`, for ever; EOS is not chosen before token number `banned_until`.
+
+        A temperature of 0 is greedy; `seed` None draws anew each time.
+        """
+        generator = torch.Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        said, new, past = list(ids), list(ids), None
         while True:
-            for states, reached in pieces(self.model, ids, past):
+            for states, reached in pieces(self.model, new, past):
                 last, past = states[-1:], reached
-            row = logprobs(self.model, last)[0]
-            token = self._choose(row, sampling, generator, number < banned_until)
-            yield tops(row[None], torch.tensor([token], device=self.device), num_best)[0]
-            ids = [token]
-            number += 1
+            row = logits(self.model, last)
+            number = len(said) - len(ids)
+            asked = msgspec.structs.replace(choice, no_end=choice.no_end or number < banned_until)
+            here = range(len(said), len(said) + 1)
+            earlier = before(said, len(ids), here, row.shape[-1]) if choice.penalises else None
+            token = self._chosen(row, asked, earlier, generator)
+            target = torch.tensor([token], device=self.device)
+            yield tops(torch.log_softmax(row, -1), target, num_best)[0]
+            new = [token]
+            said.append(token)
 
     def text(self, token_id: int) -> str:
         """What one token reads as alone; kept, because a prompt's logprobs name thousands."""
@@ -78,18 +80,13 @@ class Oracle:
             self._texts[token_id] = self.tokenizer.decode([token_id])
         return self._texts[token_id]
 
-    def _choose(
-        self, logprobs: torch.Tensor, sampling: Sampling, generator: torch.Generator, ban_eos: bool
+    def _chosen(
+        self, row: torch.Tensor, choice: Choice, earlier: Before | None, generator: torch.Generator
     ) -> int:
-        allowed = logprobs.clone()
-        if ban_eos:
-            allowed[list(self.eos)] = float("-inf")
-        if sampling.temperature == 0:
-            return int(allowed.argmax())
-        probabilities = torch.softmax(allowed.double() / sampling.temperature, -1).cpu()
-        ordered, indices = probabilities.sort(descending=True)
-        ordered[(ordered.cumsum(0) - ordered) >= sampling.top_p] = 0
-        return int(indices[torch.multinomial(ordered, 1, generator=generator)])
+        greedy = choice.temperature == 0
+        asked = msgspec.structs.replace(choice, temperature=1.0) if greedy else choice
+        left = processed(row, asked, earlier, sorted(self.eos))[0]
+        return int(left.argmax() if greedy else torch.multinomial(left.exp().cpu(), 1, generator=generator))
 
 
 def tops(logprobs: torch.Tensor, targets: torch.Tensor, num_best: int) -> list[Top]:

@@ -51,10 +51,15 @@ def hidden(reader: Reader, sequences: Sequence[Given]) -> list[torch.Tensor]:
     return [rows[number] for number in range(len(sequences))]
 
 
-def logprobs(model: Any, states: torch.Tensor) -> torch.Tensor:
+def logits(model: Any, states: torch.Tensor) -> torch.Tensor:
     """[positions, vocabulary] of hidden states, in float32 or better."""
-    logits = model.lm_head(states)
-    return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+    made = model.lm_head(states)
+    return made.to(torch.promote_types(made.dtype, torch.float32))
+
+
+def logprobs(model: Any, states: torch.Tensor) -> torch.Tensor:
+    """The same as log-probabilities."""
+    return torch.log_softmax(logits(model, states), -1)
 
 
 def pieces(model: Any, ids: Sequence[int], past: Any = None) -> Iterator[tuple[torch.Tensor, Any]]:

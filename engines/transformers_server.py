@@ -22,7 +22,8 @@ import msgspec
 import torch
 import transformers
 
-from engines.transformers_oracle import Oracle, Sampling, Top
+from engines.transformers_oracle import Oracle, Top
+from engines.transformers_sampling import Choice
 from engines.transformers_scoring import Played, Scorer, prompt_logprobs
 from engines.transformers_views import Asked, View
 
@@ -44,6 +45,11 @@ class Question(msgspec.Struct, forbid_unknown_fields=True):
     min_tokens: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool = False
@@ -57,6 +63,12 @@ class Question(msgspec.Struct, forbid_unknown_fields=True):
     return_token_ids: bool = False
     return_routed_experts: bool = False
     n: int = 1
+
+    @property
+    def choice(self) -> Choice:
+        """How tokens are chosen."""
+        fields = {name: getattr(self, name) for name in Choice.__struct_fields__ if hasattr(self, name)}
+        return Choice(**fields)
 
 
 class BadRequest(Exception):
@@ -101,6 +113,8 @@ def check(question: Question) -> None:
         raise BadRequest("prompt_logprobs_from must be 1 or more: nothing stands before the first token")
     if question.max_tokens < 0 or question.temperature < 0 or not 0 < question.top_p <= 1:
         raise BadRequest("max_tokens >= 0, temperature >= 0 and 0 < top_p <= 1 are required")
+    if not 0 <= question.min_p < 1 or question.repetition_penalty <= 0:
+        raise BadRequest("0 <= min_p < 1 and repetition_penalty > 0 are required")
 
 
 class Answer:
@@ -116,11 +130,10 @@ class Answer:
     def pieces(self) -> Iterator[tuple[str, Top]]:
         """(new text, token) one by one, until length, EOS or a stop string."""
         question, oracle = self.question, self.service.oracle
-        sampling = Sampling(question.temperature, question.top_p, question.seed or 0)
         oracle.routes.on = question.return_routed_experts
         banned = question.min_tokens
         stops = [question.stop] if isinstance(question.stop, str) else question.stop or []
-        steps = oracle.generate(self.ids, sampling, banned, self._num_best())
+        steps = oracle.generate(self.ids, question.choice, question.seed, banned, self._num_best())
         while len(self.tops) < question.max_tokens:
             top = next(steps)
             self.routes += oracle.routes.take()

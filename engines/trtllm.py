@@ -20,7 +20,7 @@ from harness.label.dialect import longest, offline, pinned, since, start_timeout
 from harness.label.findings import Findings, canonical_dtype, samples, search
 from harness.label.findings import counters as find_counters
 from harness.label.known import Case, Warnings
-from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
+from harness.schema import Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
 
 OPTIONS_FILE = "trtllm-options.yaml"
 
@@ -154,6 +154,7 @@ def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 # --- what runs ---------------------------------------------------------------------------------
 
 EXTRAS: dict[str, Any] = {"return_token_ids": None}
+SAMPLER = Sampler(every_token=0)
 """Its request models refuse unknown fields (extra="forbid"). Token ids would need detokenize: false, and then
 the text is empty; the harness re-tokenizes instead."""
 

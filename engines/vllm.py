@@ -22,7 +22,7 @@ from harness.label.dialect import (
 from harness.label.findings import Findings, canonical_dtype, dig, samples, search
 from harness.label.findings import counters as find_counters
 from harness.label.known import Case, Warnings
-from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
+from harness.schema import Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
 
 OPTIONS = ("all2all", "prefix_cache")
 """Keys of a variant's `options`; every other setting is a literal argument."""
@@ -129,6 +129,8 @@ def _all2all(variant: Variant) -> tuple[str, ...]:
 
 SCORING = "prompt_logprobs"
 EXTRAS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
+SAMPLER = Sampler(order=("penalties", "temperature", "min_p", "top_k", "top_p"))
+"""vllm/v1/sample/sampler.py of 0.32.0."""
 
 _CONFIG = {
     "tensor_parallel_size": "parallel_config.tensor_parallel_size",

@@ -18,6 +18,7 @@ from harness.schema import (
     Options,
     Prompts,
     Recipe,
+    Sampling,
     Trial,
     Variant,
     WorkloadSpec,
@@ -72,6 +73,11 @@ class Planned(Noun):
         if self.options.prompts != "ids":
             return (self.options.prompts,)
         return ("ids", "text", "chat") if self.exact else ("text", "chat")
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """What its first sampled load asks for; None where all are greedy."""
+        return next((t.workload.sampling for t in self.trials if t.workload.sampling), None)
 
     @property
     def one_scenario_per_launch(self) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 from harness import registry
 from harness.errors import InputError
 from harness.label import scale
-from harness.schema import Accelerator, Load, Options, Recipe, Scalar, WorkloadSpec
+from harness.schema import Accelerator, Load, Options, Recipe, Sampling, Scalar, WorkloadSpec
 
 ORIGIN_SHAPES = ("1000/2000", "5000/1000", "10000/500", "30000/100", "sharegpt-lengths")
 """Shapes of the origin's comparison (ISL/OSL). Its last is ShareGPT itself where w.path= names the file."""
@@ -49,7 +49,8 @@ LOAD_KEYS = (
     "duration",
     "search",
 )
-_OWN_KEYS = ("recipe", "run_id", "num_prompts", "args")
+_OWN_KEYS = ("recipe", "run_id", "num_prompts", "args", "sampling", "ignore_eos")
+GREEDY = "greedy"
 _FEW = 12
 """Requests of a trial on CPU: three turns of four slots."""
 _TURNS = 8
@@ -143,9 +144,10 @@ def from_words(words: Words, variants: tuple[str, ...], accelerator: Accelerator
             f"{words.plain[2]!r} is one word too many; the order is <variants> [workloads] [key=value]."
         )
     params = {k[2:]: _scalar(pairs.pop(k)) for k in list(pairs) if k.startswith("w.")}
+    specs = _by_load(workload_specs(names, small, max(nums.values()), seed, params), nums)
     fields: dict[str, Any] = {
         "variants": variants,
-        "workloads": _by_load(workload_specs(names, small, max(nums.values()), seed, params), nums),
+        "workloads": _chosen(specs, pairs.pop("sampling", GREEDY), pairs.pop("ignore_eos", "true")),
         "loads": made,
         "args": _shell_words("args", pairs.pop("args", "")),
         "env": {k[4:]: pairs.pop(k) for k in list(pairs) if k.startswith("env.")},
@@ -219,6 +221,33 @@ def _by_load(specs: tuple[WorkloadSpec, ...], nums: dict[str, int]) -> tuple[Wor
         for spec in specs
         for label, num in nums.items()
     )
+
+
+def _chosen(specs: tuple[WorkloadSpec, ...], asked: str, ignore_eos: str) -> tuple[WorkloadSpec, ...]:
+    """Each workload in each way of choosing tokens that sampling= names: greedy+temperature=0.7,top_p=0.9."""
+    if ignore_eos not in ("true", "false"):
+        raise InputError(f"ignore_eos={ignore_eos} is neither true nor false; false lets outputs end.")
+    ways = [None if way == GREEDY else sampling(way) for way in asked.split("+")]
+    return tuple(
+        msgspec.structs.replace(spec, sampling=way, ignore_eos=ignore_eos == "true")
+        for spec in specs
+        for way in ways
+    )
+
+
+def sampling(text: str) -> Sampling:
+    """temperature=0.7,top_p=0.9,... Raises InputError."""
+    fields: dict[str, Any] = {}
+    for pair in text.split(","):
+        name, equals, value = pair.partition("=")
+        if name not in Sampling.__struct_fields__ or not equals or name in fields:
+            known = ", ".join(Sampling.__struct_fields__)
+            raise InputError(
+                f"sampling= does not understand {pair!r}: give {GREEDY}, or each of these at most once, like "
+                f"sampling=temperature=0.7,top_p=0.9: {known}; + joins several ways."
+            )
+        fields[name] = _number(f"sampling={name}", value, int if name in ("top_k", "seed") else float)
+    return registry.convert(fields, Sampling, "sampling=")
 
 
 def workload_specs(

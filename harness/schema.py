@@ -294,6 +294,63 @@ class Attestation(Noun):
 # --- the work ----------------------------------------------------------------------------------
 
 
+class Sampling(Noun, omit_defaults=True):
+    """How tokens are to be chosen. Every default is neutral: the model's own distribution.
+
+    All fields are sent to every engine, neutral ones too, so that no default of an engine, and no
+    generation_config.json of a model, slips in.
+    """
+
+    temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 1.0
+    top_p: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Most likely tokens that stay; 0 = all."""
+    min_p: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.0
+    """Share of the best token's probability below which a token is dropped."""
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2.0, le=2.0)] = 0.0
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2.0, le=2.0)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0.0)] = 1.0
+    seed: int | None = None
+    """Request number i is sent seed + i; None: none is sent, as products do."""
+
+    @property
+    def label(self) -> str:
+        """Short name: t0.7-p0.95-k20."""
+        short = {
+            "top_p": "p",
+            "top_k": "k",
+            "min_p": "m",
+            "presence_penalty": "pp",
+            "frequency_penalty": "fp",
+            "repetition_penalty": "rp",
+            "seed": "s",
+        }
+        given = msgspec.to_builtins(self)
+        return "-".join([f"t{self.temperature:g}", *(f"{short[n]}{given[n]:g}" for n in short if n in given)])
+
+
+class Sampler(Noun):
+    """How an engine's sampler is asked, and what it does: SAMPLER of an engine's file."""
+
+    fields: dict[str, str] = msgspec.field(default_factory=dict)
+    """Field of Sampling -> what its API calls it, where that differs."""
+    every_token: int = -1
+    """The top_k that keeps all."""
+    extras: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Body fields that go with every sampled request."""
+    order: tuple[str, ...] = ("penalties", "temperature", "top_k", "top_p", "min_p")
+    joint: bool = False
+    """top_k, top_p and min_p each look at the whole distribution, not at what the one before left of it."""
+    repetition_of: Literal["all", "output"] = "all"
+    """Tokens that repetition_penalty counts: prompt and output, or the output."""
+    presence_of: Literal["all", "output"] = "output"
+    """Tokens that presence_penalty and frequency_penalty count."""
+    bans_eos: bool = False
+    """ignore_eos makes end tokens impossible; else they may be sampled and the output goes on."""
+    raw_logprobs: bool = True
+    """Its logprobs are the model's own; else those after the temperature."""
+
+
 class WorkloadSpec(Noun):
     """Which requests: the file workloads/<name>.py, its parameters, how many, which seed."""
 
@@ -305,12 +362,21 @@ class WorkloadSpec(Noun):
     """Labels of the recipe's loads it is fired at (c64, 10rps ...); () = all of them."""
     title: str = ""
     """Its own name in tables, where a recipe has the same workload twice with other parameters."""
+    sampling: Sampling | None = None
+    """None = greedy."""
+    ignore_eos: bool = True
+    """False: outputs end where the model ends them, at max_tokens at the latest."""
 
     @property
     def label(self) -> str:
-        """Short name used in tables and folder names: 1000-2000, text-100-200, sharegpt-sample ..."""
+        """Short name used in tables and folder names: 1000-2000, text-100-200-t0.7, sharegpt-sample ..."""
         if self.title:
             return self.title
+        parts = [self._shape, self.sampling.label if self.sampling else "", "" if self.ignore_eos else "eos"]
+        return "-".join(filter(None, parts))
+
+    @property
+    def _shape(self) -> str:
         kind = {"random_tokens": "", "text_tokens": "text-"}.get(self.name)
         if kind is None:
             return self.file.replace("_", "-") if self.name.startswith("sharegpt") else self.name
@@ -370,6 +436,8 @@ class Request(Noun):
     ignore_eos: bool = True
     temperature: float = 0.0
     seed: int = 0
+    sampling: Sampling | None = None
+    """How its tokens are to be chosen, with its own seed; None = by `temperature` and `seed`: greedy."""
     logprobs: bool = False
     """Ask for emitted tokens' logprobs: the seeded sample that is verified, the same for all engines."""
     top_logprobs: int = 0
@@ -577,7 +645,7 @@ class Workload(Noun):
     load: Load
     num_requests: int
     sha256: str
-    """Over token ids (or text), max_tokens and due times of all requests, in order."""
+    """Over token ids (or text), max_tokens, due times and sampling of all requests, in order."""
     input_len_total: int = 0
     output_len_total: int = 0
     schema_version: int = SCHEMA_VERSION

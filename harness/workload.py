@@ -26,6 +26,7 @@ def build(
     made: tuple[Request, ...] = registry.workload(spec.file).requests(spec, vocabulary)
     if not made:
         raise InputError(f"workload {spec.name} gave no request: raise num_prompts or loosen its limits")
+    made = tuple(_asked(request, spec, number) for number, request in enumerate(made))
     due = _due_times(made, load, spec.seed)
     chosen = frozenset(
         random.Random(f"verify:{spec.seed}").sample(range(len(made)), min(num_verify, len(made)))
@@ -34,6 +35,16 @@ def build(
         msgspec.structs.replace(r, due_at_s=due[i], logprobs=i in chosen) for i, r in enumerate(made)
     )
     return timed, describe(spec, load, timed)
+
+
+def _asked(request: Request, spec: WorkloadSpec, number: int) -> Request:
+    """As the workload's sampling and ends have it: of a given seed each request gets one of its own."""
+    sampling = spec.sampling
+    if sampling and sampling.seed is not None:
+        sampling = msgspec.structs.replace(sampling, seed=sampling.seed + number)
+    if sampling is None and spec.ignore_eos:
+        return request
+    return msgspec.structs.replace(request, sampling=sampling, ignore_eos=spec.ignore_eos)
 
 
 def worded(requests: tuple[Request, ...], how: Prompts, vocabulary: Vocabulary) -> tuple[Request, ...]:
@@ -68,11 +79,15 @@ def describe(spec: WorkloadSpec, load: Load, requests: tuple[Request, ...]) -> W
 
 
 def sha256(requests: tuple[Request, ...]) -> str:
-    """Hash over prompt (ids, text or messages), max_tokens, due time (ns) and session of each, in order."""
+    """Hash over prompt (ids, text or messages), max_tokens, due time (ns) and session of each, in order.
+
+    Also over how tokens are chosen, where that is not greedy, and whether outputs may end by themselves.
+    """
     digest = hashlib.sha256()
     for r in requests:
         prompt = r.prompt_token_ids if r.prompt_token_ids is not None else r.messages or r.prompt
-        digest.update(_encode((prompt, r.max_tokens, round(r.due_at_s * 1e9), r.session)))
+        chosen = () if r.sampling is None and r.ignore_eos else (r.sampling, r.ignore_eos)
+        digest.update(_encode((prompt, r.max_tokens, round(r.due_at_s * 1e9), r.session, *chosen)))
         digest.update(b"\n")
     return digest.hexdigest()
 

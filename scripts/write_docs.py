@@ -114,6 +114,12 @@ _OWN_KEYS = {
     "run_id": ("", "Name of the run; one that exists is gone on with, no finished trial is repeated."),
     "num_prompts": ("by the load", "Requests of a trial."),
     "args": ("", "Arguments appended to the engine's, as one quoted word: args='--max-num-seqs 8'."),
+    "sampling": (
+        "greedy",
+        "How tokens are chosen: temperature=0.7,top_p=0.9,top_k=20 and the other fields of Sampling; + joins "
+        "several ways, each a row: greedy+temperature=1.",
+    ),
+    "ignore_eos": ("true", "false: outputs end where the model ends them."),
     "env.NAME": ("", "A variable of the engine's environment."),
     "settings.NAME": (
         "",

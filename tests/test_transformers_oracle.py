@@ -26,12 +26,12 @@ def view(*asked):
     return [[list(t) for t in v.tops] for v in viewer.views(asked)]
 
 def generated():
-    steps = model.generate(ids, oracle.Sampling(), 8, 2)
+    steps = model.generate(ids, oracle.Choice(temperature=0.0), 0, 8, 2)
     return [next(steps).token_id for _ in range(8)]
 
 def routes():
     model.routes.on = True
-    next(model.generate(ids, oracle.Sampling(), 8, 2))
+    next(model.generate(ids, oracle.Choice(temperature=0.0), 0, 8, 2))
     model.routes.on = False
     return model.routes.take()
 
@@ -57,7 +57,7 @@ PLAYING = (
 def mean(values):
     return sum(map(abs, values)) / len(values)
 
-steps = model.generate(ids, oracle.Sampling(), 200, 2)
+steps = model.generate(ids, oracle.Choice(temperature=0.0), 0, 200, 2)
 said = ids + [next(steps).token_id for _ in range(120)]
 plain = Asked(said, len(ids), 2)
 first, asked, kept = viewer.views([

@@ -15,7 +15,7 @@ import msgspec
 import requests
 
 from harness.client.body import Target, authorization, body, path, url_parts
-from harness.schema import Noun, Prompts, Request
+from harness.schema import Noun, Prompts, Request, Sampling
 
 ASK_S = 120.0
 PROMPT_IDS = tuple(range(100, 117))
@@ -35,6 +35,10 @@ CONSEQUENCES = {
     "top_logprobs": "the server's alternatives are not recorded",
     "seed": "sampled output does not repeat",
     "temperature": "the server samples as it likes, so outputs do not repeat",
+    **dict.fromkeys(
+        ("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+        "the server's own default of it holds",
+    ),
 }
 _WORDS = {"ids": "token ids", "text": "text", "chat": "a chat message"}
 _SHOWN = 160
@@ -66,14 +70,15 @@ class Acceptance(Noun):
         return (*ways, *fields)
 
 
-def ask(target: Target, ways: Sequence[Prompts] = ("ids",)) -> Acceptance:
+def ask(target: Target, ways: Sequence[Prompts] = ("ids",), sampling: Sampling | None = None) -> Acceptance:
     """Send small requests until one is taken, by the first of `ways` that the server takes.
 
+    `sampling`: asked for too, where a load of the run samples.
     Silence refuses nothing; of a server that takes no way the first is kept: its requests will say why.
     """
     refused: dict[str, str] = {}
     for way in ways:
-        found, said = _fields(target, way)
+        found, said = _fields(target, way, sampling)
         if not said:
             return msgspec.structs.replace(found, refused=refused)
         refused[way] = said
@@ -103,9 +108,9 @@ def asked(request: Request, ids: tuple[int, ...], way: Prompts) -> Request:
     return msgspec.structs.replace(request, messages=({"role": "user", "content": text},))
 
 
-def _fields(target: Target, way: Prompts) -> tuple[Acceptance, str]:
+def _fields(target: Target, way: Prompts, sampling: Sampling | None) -> tuple[Acceptance, str]:
     """(the fields to leave out for this way, "") or what the server says against the way itself."""
-    plain = Request(request_id="acceptance", max_tokens=2, ignore_eos=True, logprobs=True)
+    plain = Request(request_id="acceptance", max_tokens=2, ignore_eos=True, sampling=sampling, logprobs=True)
     request, found = asked(plain, PROMPT_IDS, way), Acceptance(prompts=way)
     while True:
         fields = msgspec.json.decode(body(request, applied(target, found)))

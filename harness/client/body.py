@@ -14,7 +14,7 @@ import msgspec
 
 from harness.client.answer import Answer
 from harness.errors import InputError
-from harness.schema import Load, Noun, Request
+from harness.schema import Load, Noun, Request, Sampler
 
 _encode = msgspec.json.Encoder().encode
 
@@ -35,6 +35,8 @@ class Target(Noun):
     """Name of the environment variable that holds the API key; the key itself is never stored."""
     extras: dict[str, Any] = msgspec.field(default_factory=dict)
     """Body fields of one engine's dialect; a value of None takes a portable field out."""
+    sampler: Sampler = Sampler()
+    """How its sampler is asked."""
     num_workers: int = 1
     """Client processes; each drives its share of one schedule."""
     place: tuple[str, ...] = ()
@@ -93,8 +95,7 @@ def body(request: Request, target: Target, history: Sequence[Any] = ()) -> bytes
         fields["prompt"] = "".join((*history, request.prompt or ""))
     fields |= {
         "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "seed": request.seed,
+        **choice(request, target.sampler),
         "stream": target.stream,
         "ignore_eos": request.ignore_eos,
         "return_token_ids": True,
@@ -107,6 +108,16 @@ def body(request: Request, target: Target, history: Sequence[Any] = ()) -> bytes
             fields["top_logprobs"] = request.top_logprobs
     fields |= target.extras
     return _encode({name: value for name, value in fields.items() if value is not None})
+
+
+def choice(request: Request, sampler: Sampler) -> dict[str, Any]:
+    """The fields that say how tokens are chosen, in the dialect of an engine's sampler."""
+    asked = request.sampling
+    if asked is None:
+        return {"temperature": request.temperature, "seed": request.seed}
+    fields: dict[str, Any] = {name: getattr(asked, name) for name in asked.__struct_fields__}
+    fields["top_k"] = asked.top_k or sampler.every_token
+    return {sampler.fields.get(name, name): value for name, value in fields.items()} | sampler.extras
 
 
 def payload(request: Request, target: Target, history: Sequence[Any] = ()) -> bytes:

@@ -26,7 +26,19 @@ from harness.correctness.replay import Part, ReplayOptions, Sample
 from harness.errors import HarnessError, InputError
 from harness.planned import Planned, launching
 from harness.progress import Progress
-from harness.schema import Attestation, Effective, Launch, Model, Prompts, Recipe, Request, Score, TrialResult
+from harness.schema import (
+    Attestation,
+    Effective,
+    Launch,
+    Model,
+    Prompts,
+    Recipe,
+    Request,
+    Sampler,
+    Sampling,
+    Score,
+    TrialResult,
+)
 from harness.tokens import Vocabulary
 
 PROMPT_TOKENS = 4096
@@ -198,9 +210,15 @@ def _keep_unscored(samples: dict[Path, list[Sample]], cause: str, reference: str
         keep(trial, replay.unscored(chosen, cause, reference))
 
 
-def preflight(visit: Path, running: server.Running, ways: Sequence[Prompts] = ("ids",)) -> None:
+def preflight(
+    visit: Path,
+    running: server.Running,
+    ways: Sequence[Prompts] = ("ids",),
+    sampling: Sampling | None = None,
+) -> None:
     """Ask what the engine takes of a request, then write which promises of its API it keeps.
 
+    `sampling`: what a load of the run will ask for, None where all are greedy.
     Those it breaks become notes of its rows. `ways` of sending a prompt are tried in their order.
     """
     engine = registry.engine(running.launch.engine)
@@ -208,9 +226,10 @@ def preflight(visit: Path, running: server.Running, ways: Sequence[Prompts] = ("
         base_url=running.launch.base_url,
         model=running.launch.served_model_name,
         extras=dict(getattr(engine, "EXTRAS", {})),
+        sampler=getattr(engine, "SAMPLER", Sampler()),
         api_key_env=running.launch.api_key_env,
     )
-    running.accepted = acceptance.ask(target, ways)
+    running.accepted = acceptance.ask(target, ways, sampling)
     way = running.accepted.prompts
     target = acceptance.applied(target, running.accepted)
     points = conformance.preflight(target, way=way)
