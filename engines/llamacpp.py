@@ -9,14 +9,16 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
 
+from harness.label.dialect import refuse_unknown_options
 from harness.schema import Deployment, Effective, Evidence, Launch, Sampler, Variant
 
-EXTRAS: dict[str, Any] = {"cache_prompt": False, "logprobs": 1}
-"""Prompts are computed, not reused between requests; token ids come only with logprobs."""
+EXTRAS: dict[str, Any] = {"logprobs": 1}
+"""Token ids come only with logprobs."""
 
 SAMPLER = Sampler(
     fields={"repetition_penalty": "repeat_penalty"},
@@ -31,7 +33,13 @@ SAMPLER = Sampler(
 """By itself it takes top_k 40, top_p 0.95, min_p 0.05 and the temperature last, and looks back 64 tokens."""
 
 KEEPS_NOTHING = True
-"""Its prompt cache is switched off, so no scenario needs a new start."""
+"""Its prompt cache is off unless a switch says otherwise, so no scenario needs a new start."""
+
+OPTIONS = ("prefix_cache", "speculative", "draft")
+"""speculative: ngram or draft_model."""
+FORCED_KEYS = {"synth_len": "", "synth_rates": ""}
+"""xllamacpp 2026.10.11549, CommonParamsSpeculative: "synthetic speculative acceptance length; -1 disables
+it"."""
 
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
@@ -40,11 +48,20 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         argv=(
             *(deployment.python or "python3", "-m", "engines.llamacpp", deployment.model_path),
             *("--name", deployment.served_model_name, "--port", str(deployment.port)),
+            *_switched(variant, deployment.draft_path),
             *variant.args,
             *deployment.extra_args,
         ),
         env={**variant.env, **deployment.extra_env, "PYTHONPATH": deployment.root},
     )
+
+
+def _switched(variant: Variant, draft_path: str) -> tuple[str, ...]:
+    refuse_unknown_options(variant, OPTIONS)
+    words = ["--cache-prompt"] if variant.options.get("prefix_cache") else []
+    if method := variant.options.get("speculative"):
+        words += ["--speculative", str(method), *(("--draft", draft_path) if draft_path else ())]
+    return tuple(words)
 
 
 def effective(evidence: Evidence) -> Effective:
@@ -63,16 +80,17 @@ def effective(evidence: Evidence) -> Effective:
         kv_cache_dtype=_KV.get(facts.get("kv", "")),
         max_model_len=facts.get("max_model_len"),
         max_num_seqs=facts.get("slots"),
-        prefix_cache=False,
+        prefix_cache=facts.get("cache_prompt", False),
         load_format="gguf" if facts else None,
         cuda_graphs=False,
-        speculative="none",
+        speculative=facts.get("speculative", "none"),
         stream_interval=1,
         device="cpu",
         proof={
             "engine_version": said,
             "dtype": why,
-            "prefix_cache": "cache_prompt=false in every request; usage's cached tokens are checked",
+            "prefix_cache": f"cache_prompt={facts.get('cache_prompt', False)} as served",
+            "speculative": f"speculative={facts.get('speculative', 'none')} as served",
         },
     )
 
@@ -96,14 +114,22 @@ def _ftype(evidence: Evidence) -> str:
     return str(listed.get("ftype", ""))
 
 
+_PER_POSITION = re.compile(r'llamacpp:spec_decode_num_accepted_tokens_per_pos_total\{position="(\d+)"\}')
+
+
 def counters(metrics: str) -> dict[str, float]:
     """llama.cpp's counters by their canonical names."""
     names = {
         "llamacpp:prompt_tokens_total": "prompt_tokens",
         "llamacpp:tokens_predicted_total": "generation_tokens",
+        "llamacpp:spec_decode_num_drafts_total": "drafts",
+        "llamacpp:spec_decode_num_draft_tokens_total": "draft_tokens",
+        "llamacpp:spec_decode_num_accepted_tokens_total": "accepted_tokens",
     }
-    rows = (line.split() for line in metrics.splitlines() if line and not line.startswith("#"))
-    return {names[row[0]]: float(row[1]) for row in rows if row[0] in names}
+    rows = [line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#")]
+    positions = ((_PER_POSITION.fullmatch(name), value) for name, value in rows)
+    at = {f"accepted_at_{match[1]}": float(value) for match, value in positions if match}
+    return {names[name]: float(value) for name, value in rows if name in names} | at
 
 
 # --- inside the engine's environment ---------------------------------------------------------------
@@ -126,6 +152,9 @@ def main() -> None:
     parser.add_argument("--ubatch", type=int, help="tokens computed at once")
     # On CPU it rounds scores to 16 bits.
     parser.add_argument("--flash-attention", action="store_true")
+    parser.add_argument("--cache-prompt", action="store_true", help="prefixes seen before are reused")
+    parser.add_argument("--speculative", choices=("none", "ngram", "draft_model"), default="none")
+    parser.add_argument("--draft", type=Path, help="checkpoint of the draft model")
     given = parser.parse_args()
     params = configured(given)
     server = xllamacpp.Server(params)
@@ -134,6 +163,8 @@ def main() -> None:
         "max_model_len": given.max_model_len,
         "slots": given.slots,
         "kv": given.kv,
+        "cache_prompt": given.cache_prompt,
+        "speculative": given.speculative,
         "at": server.listening_address,
     }
     print(f"serving {json.dumps(facts)}", flush=True)
@@ -157,7 +188,8 @@ def configured(given: argparse.Namespace) -> Any:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     params.endpoint_metrics = True
     params.ctx_shift = False
-    params.cache_prompt = False
+    params.cache_prompt = given.cache_prompt
+    speculate(params, given)
     kinds = xllamacpp.llama_flash_attn_type
     on, off = kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED, kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.flash_attn_type = on if given.flash_attention else off
@@ -165,6 +197,23 @@ def configured(given: argparse.Namespace) -> Any:
     if given.ubatch:
         params.n_ubatch = given.ubatch
     return params
+
+
+def speculate(params: Any, given: argparse.Namespace) -> None:
+    """Drafts of up to three tokens by a model, or up to four of what followed the last two before."""
+    import xllamacpp
+
+    own = params.speculative
+    kinds = xllamacpp.common_speculative_type
+    if given.speculative == "draft_model":
+        own.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        own.draft.mparams.path = str(converted(given.draft))
+        own.draft.n_max, own.draft.n_min, own.draft.p_min = 3, 0, 0.0
+        own.draft.n_gpu_layers = 0
+        own.draft.cache_type_k = own.draft.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    elif given.speculative == "ngram":
+        own.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
+        own.ngram_simple.size_n, own.ngram_simple.size_m, own.ngram_simple.min_hits = 2, 4, 1
 
 
 _FILE_TYPES = {

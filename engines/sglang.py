@@ -26,8 +26,13 @@ from harness.label.findings import counters as find_counters
 from harness.label.known import Case, Warnings
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
 
-OPTIONS = ("all2all", "cuda_graph_max_bs", "chunked_prefill_size", "prefix_cache")
+OPTIONS = (
+    *("all2all", "cuda_graph_max_bs", "chunked_prefill_size", "prefix_cache"),
+    *("speculative", "kv_offload_gb", "draft", "eagle3"),
+)
 """Keys of a variant's `options`; every other setting is a literal argument.
+
+speculative: the flags --speculative-NAME; the draft model is the one that the switch names (draft, eagle3).
 
 chunked_prefill_size: tokens of one attention rank; the flag is for all ranks together, and divided by them.
 """
@@ -45,6 +50,8 @@ OVERRIDES = {"--json-model-override-args": True}
 """sglang/srt/server_args.py: a dictionary laid over config.json."""
 FAKE_FLAGS = {"--ep-dispatch-algorithm": "fake"}
 FAKE_VARIABLES = r"SGLANG_SIMULATE_\w+"
+FORCED_VARIABLES = r"SGLANG_SIMULATE_ACC_\w+|SGLANG_DSPARK_SIMULATE_FOLD"
+"""sglang/srt/environ.py of 0.5.23: SGLANG_SIMULATE_ACC_LEN = EnvFloat(-1), its _METHOD, _TOKEN_MODE."""
 PARSER = Parser(program="sglang.launch_server", environment="sglang-cpu", package="sglang")
 
 
@@ -58,6 +65,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
             *(deployment.python or "python3", "-m", "sglang.launch_server"),
             *_serving(deployment),
             *_settings(variant, deployment.model),
+            *_speculative(variant, deployment.draft_path),
             *deployment.extra_args,
         ),
         env={**ENV, **offline(deployment), **variant.env, **deployment.extra_env},
@@ -107,6 +115,12 @@ def _parallel(variant: Variant) -> tuple[str, ...]:
     return tuple(flags)
 
 
+def _speculative(variant: Variant, draft_path: str) -> tuple[str, ...]:
+    given = variant.options.get("speculative") or {}
+    named = {**given, **({"draft-model-path": draft_path} if draft_path else {})}
+    return tuple(word for name, value in named.items() for word in (f"--speculative-{name}", str(value)))
+
+
 def _options(variant: Variant) -> tuple[str, ...]:
     options = variant.options
     refuse_unknown_options(variant, OPTIONS)
@@ -118,6 +132,8 @@ def _options(variant: Variant) -> tuple[str, ...]:
     if "chunked_prefill_size" in options:
         tokens = int(options["chunked_prefill_size"]) * variant.parallel.attention_data
         flags += ["--chunked-prefill-size", str(tokens)]
+    if "kv_offload_gb" in options:
+        flags += ["--enable-hierarchical-cache", "--hicache-size", str(options["kv_offload_gb"])]
     return tuple(flags)
 
 
@@ -146,7 +162,7 @@ _KEYS = (
     *_RESOLVED.values(),
     *("dp_size", "attn_dp_size", "enable_dp_attention", "ep_size", "moe_a2a_backend", "deepep_mode"),
     *("moe_runner_backend", "dtype", "kv_cache_dtype", "quantization", "disable_radix_cache"),
-    *("disable_cuda_graph", "speculative_algorithm"),
+    *("disable_cuda_graph", "speculative_algorithm", "enable_hierarchical_cache"),
 )
 
 _READY_LINE = r"chunked_prefill_size=(-?\d+), .*?max_running_requests=(\d+), context_len=(\d+)"
@@ -156,6 +172,7 @@ _COUNTERS = {
     "prompt_tokens": ("sglang:prompt_tokens_total",),
     "generation_tokens": ("sglang:generation_tokens_total",),
     "prefix_cache_hits": ("sglang:cached_tokens_total",),
+    "verifications": ("sglang:spec_verify_calls_total",),
     "preemptions": ("sglang:num_retracted_requests_total", "sglang:num_retracted_reqs"),
     "running": ("sglang:num_running_reqs",),
     "waiting": ("sglang:num_queue_reqs",),
@@ -256,6 +273,12 @@ def _numbers(found: Findings, resolved: dict[str, Any], source: str) -> None:
     )
     algorithm = resolved.get("speculative_algorithm")
     found.take("speculative", str(algorithm or "none").lower(), f"{source} speculative_algorithm={algorithm}")
+    offloading = resolved.get("enable_hierarchical_cache")
+    found.take(
+        "kv_offload",
+        None if offloading is None else "cpu" if offloading else "none",
+        f"{source} enable_hierarchical_cache={offloading}",
+    )
     _graphs(found, resolved, source)
 
 

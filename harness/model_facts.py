@@ -45,6 +45,11 @@ def max_model_len(config: Config) -> int:
     return int(text.get("max_position_embeddings") or text.get("max_sequence_length") or 0)
 
 
+def num_mtp_layers(config: Config) -> int:
+    """Layers for multi-token prediction; DeepSeek, GLM and MiMo say num_nextn_predict_layers."""
+    return _first(text_of(config), ("num_nextn_predict_layers", "mtp_num_hidden_layers"))
+
+
 def moe_facts(config: Config) -> MoeFacts | None:
     """Routing shape; None for a dense model."""
     text = text_of(config)

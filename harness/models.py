@@ -147,6 +147,7 @@ def with_config(model: Model, folder: Path | None = None) -> Model:
         max_model_len=model.max_model_len or model_facts.max_model_len(config),
         moe=model_facts.moe_facts(config) or model.moe,
         architecture=str(architectures[0]),
+        num_mtp_layers=model_facts.num_mtp_layers(config) or model.num_mtp_layers,
         tied_embeddings=bool(model_facts.text_of(config).get("tie_word_embeddings")),
         quantisation=model_facts.quantisation(config),
         weights_gb=model.weights_gb or size_gb,

@@ -12,7 +12,7 @@ from harness import launchers, models, registry, store
 from harness import recipe as recipes
 from harness.client import endpoint
 from harness.errors import HarnessError, InputError, ModelError
-from harness.label import feasible, guards
+from harness.label import feasible, guards, switches
 from harness.planned import PORT, Planned, PlannedTrial, deploy, launching, render
 from harness.schema import (
     Accelerator,
@@ -240,7 +240,9 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
         ),
         options=recipe.options,
     )
-    skip = feasible.feasible(variant, machine, model, deployment.launcher) if planned.own_server else ""
+    skip = switches.cannot(variant, model, registry.switches_of(variant.engine))
+    if planned.own_server:
+        skip = skip or feasible.feasible(variant, machine, model, deployment.launcher)
     return msgspec.structs.replace(planned, skip=skip)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from harness import extras, launchers, models, registry
-from harness.label import guards, overrides
+from harness.label import forced, guards, overrides, switches
 from harness.schema import (
     Deployment,
     Launch,
@@ -82,7 +83,8 @@ class Planned(Noun):
     @property
     def one_scenario_per_launch(self) -> bool:
         """Whether the engine is started anew for every scenario, so that each begins with an empty cache."""
-        return self.own_server and registry.keeps_prompts(self.variant.engine)
+        cached = bool(self.variant.options.get("prefix_cache"))
+        return self.own_server and registry.keeps_prompts(self.variant.engine, cached=cached)
 
     def trial(self, planned: PlannedTrial, restart: int) -> Trial:
         """The trial of one restart."""
@@ -96,6 +98,7 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Dep
         launcher=launcher,
         model_path=registry.relative(model.path) or model.hf_id or model.alias,
         served_model_name=model.alias,
+        **_beside(variant, model),
         also_served_as=tuple({model.hf_id} - {"", model.alias}),
         port=PORT,
         python=recipe.python,
@@ -104,6 +107,15 @@ def deploy(variant: Variant, model: Model, recipe: Recipe, launcher: str) -> Dep
         url=recipe.url.rstrip("/").removesuffix("/v1"),
     )
     return launchers.named(launcher).deployed(deployment, variant)
+
+
+def _beside(variant: Variant, model: Model) -> dict[str, Any]:
+    """The other model that a switch needs, where it is named. Raises InputError for an unknown alias."""
+    alias = switches.beside(variant, model, registry.switches_of(variant.engine))
+    if not alias:
+        return {}
+    other = models.resolve(alias)
+    return {"draft": other, "draft_path": registry.relative(other.path) or other.hf_id or other.alias}
 
 
 def launching(planned: Planned, port: int, folder: Path) -> Planned:
@@ -118,6 +130,7 @@ def launching(planned: Planned, port: int, folder: Path) -> Planned:
     warnings, labels = guards.check(
         planned.variant, launch, planned.model, allow_dummy=planned.options.allow_dummy_moe
     )
+    forced.check(planned.variant, launch)
     labels += overrides.check(planned.variant, launch, allow=planned.options.allow_overrides)
     labels += overrides.edited(planned.model.path)
     launch = msgspec.structs.replace(

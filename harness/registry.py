@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from harness.errors import InputError
-from harness.label import extension, point, scale
+from harness.label import extension, point, scale, switches
+from harness.label.switches import Switch
 from harness.schema import Noun, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,14 +109,37 @@ def space(engine: str) -> point.Space:
     return next((point.read(read_toml(path), path.name) for path in paths if path.exists()), {})
 
 
+@cache
+def switches_of(engine: str) -> dict[str, Switch]:
+    """The switches of an engine by name, from engines/<name>.switches.toml. Raises InputError."""
+    paths = (folder / f"{engine}.switches.toml" for folder in engine_folders())
+    path = next((p for p in paths if p.exists()), None)
+    tables = read_toml(path) if path else {}
+    return {
+        name: convert({"name": name, **table}, Switch, f"{path} [{name}]")
+        for name, table in tables.items()
+        if isinstance(table, dict)
+    }
+
+
 def variant(name: str) -> Variant:
-    """One variant; NAME-x2 is NAME's layout on two GPUs, NAME~slots=8 a point of its engine's space.
+    """One variant; NAME-x2 on two GPUs, NAME+prefix with a switch on, NAME~slots=8 a point of the space.
 
     Raises InputError that lists what exists.
     """
     if point.is_point(name):
         return _at_point(name)
+    if switches.SIGN in name:
+        return _switched(name)
     return known_variant(name) or lookup(name, {**variants(), **found_variants()}, "variant")
+
+
+def _switched(name: str) -> Variant:
+    """Raises InputError for a base or a switch that does not exist, or that does not go with another."""
+    base, words = switches.split(scale.untwinned(name) or name)
+    chosen = variant(base)
+    found = switches.switched(chosen, words, switches_of(chosen.engine))
+    return msgspec.structs.replace(found, name=name)
 
 
 def _at_point(name: str) -> Variant:
@@ -129,9 +153,9 @@ def known_variant(name: str) -> Variant | None:
     """The same, None where this checkout has no such variant: a stored run may be of another."""
     if name in variants():
         return variants()[name]
-    if point.is_point(name):
+    if point.is_point(name) or switches.SIGN in name:
         try:
-            return _at_point(name)
+            return variant(name)
         except InputError:
             return None
     if name in (found := found_variants()):
@@ -183,13 +207,13 @@ def engines() -> tuple[str, ...]:
     return tuple(dict.fromkeys(v.engine for v in variants().values()))
 
 
-def keeps_prompts(name: str) -> bool:
+def keeps_prompts(name: str, *, cached: bool = False) -> bool:
     """Whether only a new start surely empties what an engine keeps of earlier prompts.
 
-    True unless its file offers flush(), or says KEEPS_NOTHING: no request leaves anything for the next.
+    True unless its file offers flush(), or says KEEPS_NOTHING and no switch made it keep (`cached`).
     """
     module = engine(name)
-    return not hasattr(module, "flush") and not getattr(module, "KEEPS_NOTHING", False)
+    return not hasattr(module, "flush") and (cached or not getattr(module, "KEEPS_NOTHING", False))
 
 
 @cache

@@ -67,6 +67,12 @@ class Model(Noun):
     """Share of the weights' bytes that routed experts take; 0 = not known."""
     tokenizer: str = ""
     """Folder of config and tokenizer, where the weights themselves are not here."""
+    draft: str = ""
+    """Alias of a model with the same tokenizer that is fit to draft for it; "" = none is named."""
+    eagle3: str = ""
+    """Alias of an EAGLE-3 head made for it."""
+    num_mtp_layers: int = 0
+    """Layers for multi-token prediction in its own weights, as config.json states them."""
     made_by: str = ""
     """Command that makes weights which nobody publishes, from the repository's root."""
 
@@ -114,6 +120,8 @@ class Variant(Noun):
     shapes: tuple[str, ...] = ()
     """ISL/OSL that it is made for, planned when no workload is named; () = the origin's."""
     in_bench_all: bool = True
+    switches: tuple[str, ...] = ()
+    """Options of production that its name switches on: prefix, draft=ALIAS (harness/label/switches.py)."""
     privileged: bool = False
     """Its container needs all devices of the host (DeepEP's IBGDA transport)."""
     traces: str = ""
@@ -135,6 +143,10 @@ class Deployment(Noun):
     model_path: str
     """The weights."""
     served_model_name: str
+    draft: Model | None = None
+    """Another model that a switch needs beside it (+draft, +eagle3)."""
+    draft_path: str = ""
+    """Its weights."""
     also_served_as: tuple[str, ...] = ()
     """More names under which requests may ask for it, where the engine takes several."""
     host: str = "127.0.0.1"
@@ -253,6 +265,8 @@ class Effective(Noun):
     torch_compile: bool | None = None
     speculative: str | None = None
     """Method of speculative decoding; "none"."""
+    kv_offload: str | None = None
+    """Where keys and values go that accelerators have no room for: cpu; "none"."""
     stream_interval: int | None = None
     attention_backend: str | None = None
     device: str | None = None

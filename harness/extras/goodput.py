@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness import client, registry, store
+from harness import client, store
 from harness.correctness import verification
 from harness.errors import HarnessError, InputError, MachineError
 from harness.host import environment
@@ -56,7 +56,7 @@ class Search:
         self.here = msgspec.structs.replace(self.target, place=())
         """Without processes elsewhere: one request at a time would not feed them."""
         self.outcomes: dict[float, TrialResult] = {}
-        self.keeps_prompts = visit.planned.own_server and registry.keeps_prompts(visit.planned.variant.engine)
+        self.keeps_prompts = visit.planned.one_scenario_per_launch
 
     def begin(self) -> float:
         """Warm up; the rate to begin with, requests/s."""

@@ -74,6 +74,15 @@ def counters(metrics: str, names: Mapping[str, Sequence[str]]) -> dict[str, floa
     return found
 
 
+def by_position(found: Sequence[tuple[Mapping[str, str], float]]) -> dict[str, float]:
+    """accepted_at_0, accepted_at_1 ...: samples by their position in the draft, summed over engines."""
+    sums: dict[str, float] = {}
+    for labels, value in found:
+        name = f"accepted_at_{labels.get('position', '')}"
+        sums[name] = sums.get(name, 0.0) + value
+    return sums
+
+
 def _samples(metrics: str) -> list[Sample]:
     """All samples of Prometheus text; [] for any other text."""
     try:

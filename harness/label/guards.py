@@ -56,7 +56,7 @@ def _fakes(launch: Launch, environment: Mapping[str, str]) -> Iterator[str]:
     for name, value in environment.items():
         if re.fullmatch(variables, name) and value.lower() not in _OFF:
             yield f"{name}={value}"
-    for path, content in chain(launch.files.items(), _config_files(launch)):
+    for path, content in chain(launch.files.items(), config_files(launch)):
         for key, value in _settings(content or ""):
             if _is_fake(f"--{key.replace('_', '-')}", value, known):
                 yield f"{key}: {value} (in {path})"
@@ -69,7 +69,7 @@ def _is_fake(flag: str, value: str, known: Mapping[str, str]) -> bool:
     )
 
 
-def _config_files(launch: Launch) -> Iterator[tuple[str, str | None]]:
+def config_files(launch: Launch) -> Iterator[tuple[str, str | None]]:
     """(path as the command has it, content) of the files it takes options from; None = not readable here."""
     for flag, path in flags(launch.argv):
         if flag in _CONFIG_FLAGS and path not in launch.files:
@@ -117,7 +117,7 @@ def _stream_interval(case: Case) -> bool:
 
 
 def _unread_config(case: Case) -> bool:
-    return any(content is None for _, content in _config_files(case.launch))
+    return any(content is None for _, content in config_files(case.launch))
 
 
 _ANY_ENGINE: Warnings = (

@@ -167,14 +167,20 @@ def deployed(deployment: Deployment, variant: Variant) -> Deployment:
     The interpreter is whatever the image has on its PATH.
     """
     return replace(
-        deployment, model_path=weights(deployment.model)[0], root=REPOSITORY, files="/", host="0.0.0.0"
+        deployment,
+        model_path=weights(deployment.model)[0],
+        draft_path=weights(deployment.draft)[0] if deployment.draft else "",
+        root=REPOSITORY,
+        files="/",
+        host="0.0.0.0",
     )
 
 
 def fitted(launch: Launch, deployment: Deployment, variant: Variant) -> Launch:
     """Image, weights and privileges; this repository where the command or the environment speaks of it."""
     model = deployment.model
-    mounts = {**weights(model)[1], **launch.mounts}
+    beside = weights(deployment.draft)[1] if deployment.draft else {}
+    mounts = {**weights(model)[1], **beside, **launch.mounts}
     if any(REPOSITORY in word for word in (*launch.argv, *launch.env.values())):
         mounts[str(registry.ROOT)] = REPOSITORY
     if not model.path and model.hf_id:
