@@ -21,12 +21,7 @@ from harness.label.dialect import (
 )
 from harness.label.findings import Findings, by_position, canonical_dtype, dig, samples, search
 from harness.label.findings import counters as find_counters
-<<<<<<< HEAD
-from harness.label.known import Case, Warnings
 from harness.schema import Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
-=======
-from harness.schema import Deployment, Effective, Evidence, Launch, Model, Variant
->>>>>>> 6f41d66 (What is known to go wrong with vLLM has a file of its own: the engine's had no room left)
 
 OPTIONS = ("all2all", "prefix_cache", "speculative", "kv_offload_gb", "draft", "eagle3")
 """Keys of a variant's `options`; every other setting is a literal argument.
