@@ -32,6 +32,7 @@ SAMPLER = Sampler(
 )
 """By itself it takes top_k 40, top_p 0.95, min_p 0.05 and the temperature last, and looks back 64 tokens."""
 
+PACKAGE = "xllamacpp"
 KEEPS_NOTHING = True
 """Its prompt cache is off unless a switch says otherwise, so no scenario needs a new start."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,9 +48,12 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
             plan.refuse(planned)
             check_client(recipe, run, progress)
             begun = time.monotonic()
-            for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
-                carry_out(Visit(recipe, run, chosen, restart, progress, oracle))
-            verification.replay_run(run, oracle, progress)
+            with contextlib.ExitStack() as around:
+                for extra in extras.offered("campaign", recipe.options, recipe.loads):
+                    around.enter_context(extra(recipe, run, planned))
+                for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
+                    carry_out(Visit(recipe, run, chosen, restart, progress, oracle))
+                verification.replay_run(run, oracle, progress)
             progress.stage("packing the records")
             store.pack(run)
     except KeyboardInterrupt as stop:

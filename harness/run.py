@@ -15,6 +15,7 @@ from harness.host import calibration
 from harness.label import attestation
 from harness.planned import TRACES, Planned, launching
 from harness.schema import Attestation, Trial, TrialResult
+from harness.sealing import engine_files
 from harness.secrets import redacted_launch
 from harness.trial import Visit, measure
 
@@ -46,6 +47,7 @@ def _launch(visit: Visit, pending: list[Trial]) -> list[Trial]:
     folder = visit.folder
     folder.mkdir(parents=True, exist_ok=True)
     chosen = launching(visit.planned, server.port_for(visit.planned.launch), folder)
+    chosen = engine_files.held(chosen, folder)
     if chosen.variant.traces:
         (folder / TRACES).mkdir(exist_ok=True)
     store.write(folder / "launch.json", redacted_launch(chosen.launch))

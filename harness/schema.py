@@ -531,10 +531,16 @@ class Options(Noun, omit_defaults=True):
     price: float | None = None
     """Of an accelerator, or of a host without any, per hour."""
     prompts: Prompts = "ids"
+    hypothesis: str = ""
+    """What a sealed run expects to find, in words; "" = any difference."""
+    seal: bool = False
+    """Write what will be compared into the log before the first launch: docs/RELIABILITY.md."""
     served_name: str = ""
     """Name of the model at an endpoint that serves several."""
     slo_share: float = 0.99
     """Share of requests that must meet the SLO where its largest rate is searched for."""
+    smallest: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
+    """Smallest difference that a sealed run is interested in, a share."""
     stream: bool = True
     """False: whole answers; TTFT and TPOT are then those of the whole."""
     strict: bool = False
@@ -1330,4 +1336,8 @@ class LogFacts(Noun):
     image_digests: dict[str, str] = msgspec.field(default_factory=dict)
     bundle: str = ""
     """sha256 of the result bundle, see harness/reporting/bundle.py."""
+    seal: str = ""
+    """sha256 of the seal that this entry closes; "" = not sealed."""
+    kept: dict[str, str] = msgspec.field(default_factory=dict)
+    """Sealed runs: file -> sha256 of what was measured."""
     schema_version: int = SCHEMA_VERSION

@@ -128,6 +128,11 @@ def image_digest(name: str) -> str:
     return _told(lambda client: digest(client.images.get(name)), "")
 
 
+def layers(name: str) -> tuple[str, ...]:
+    """Digests of the layers of an image of this machine, lowest first; () without Docker or image."""
+    return _told(lambda client: tuple(client.images.get(name).attrs["RootFS"].get("Layers") or ()), ())
+
+
 def version() -> str:
     """Version of the Docker Engine that answers; "" when none does."""
     return _told(lambda client: str(client.version()["Version"]), "")

@@ -146,12 +146,10 @@ def _lines(path: str) -> list[str]:
 
 
 def hash_weights(model: Model) -> dict[str, str]:
-    """File name -> sha256 of the weights, their index, config and tokenizer; {} when they are not here."""
+    """File name -> sha256 of weight_paths(); {} when they are not here."""
     if not model.path:
         return {}
-    folder = Path(model.path)
-    small = [folder / n for n in ("config.json", "tokenizer.json", "model.safetensors.index.json")]
-    files = [p for p in small if p.exists()] + list(weight_files(folder))
+    files = weight_paths(model)
     cache_path = cache_folder() / "weights.json"
     cache = _read_cache(cache_path)
     digests, known = {}, dict(cache)
@@ -163,6 +161,13 @@ def hash_weights(model: Model) -> dict[str, str]:
     if known != cache:
         _write_cache(cache_path, known)
     return digests
+
+
+def weight_paths(model: Model) -> list[Path]:
+    """The weights of a model that lies here, their index, config and tokenizer."""
+    folder = Path(model.path)
+    small = [folder / n for n in ("config.json", "tokenizer.json", "model.safetensors.index.json")]
+    return [p for p in small if p.exists()] + list(weight_files(folder))
 
 
 def _read_cache(path: Path) -> dict[str, str]:

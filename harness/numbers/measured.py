@@ -23,6 +23,7 @@ from harness.schema import (
     Score,
     TrialResult,
 )
+from harness.sealing.nouns import ENGINE_FILES, EngineFiles
 
 N = TypeVar("N", bound=Noun)
 
@@ -61,7 +62,7 @@ def load(folder: Path, recipe: Recipe) -> Measured:
         else None,
         table=collected.columns if collected else None,
         records=collected.sample() if collected else [],
-        notes=_notes(result, collected) if collected else (),
+        notes=(*(_notes(result, collected) if collected else ()), *_patched(visit)),
         energy=_energy(folder, collected, launch),
         scores=list(store.read_lines(scores, Score)) if store.present(scores) else [],
         attestation=_maybe(visit / "attestation.json", Attestation),
@@ -86,6 +87,12 @@ def _notes(result: TrialResult, collected: Collected) -> tuple[str, ...]:
     table = collected.columns
     found = (steady.saturation(table, result.trial.load), steady.held_back(table))
     return (*collected.notes, *filter(None, found))
+
+
+def _patched(visit: Path) -> tuple[str, ...]:
+    """What of the engine is not what its packages published."""
+    found = _maybe(visit / ENGINE_FILES, EngineFiles)
+    return (found.told,) if found and found.told else ()
 
 
 def _maybe(path: Path, kind: type[N]) -> N | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,9 +24,15 @@ from harness.reporting import stops
 from harness.reporting.cells import DEFINITIONS
 from harness.reporting.report import alarms, answers, failures, launched, markdown_table
 from harness.schema import Comparison, Environment, LogFacts, LoggedRow, Recipe, Row
+from harness.sealing.nouns import Closing
 from harness.secrets import redacted_recipe
 
-_HEADING = re.compile(r"^## (?P<date>\S+Z) (?:note(?: on (?P<about>\S+))? by (?P<author>.+)|(?P<run>\S+))$")
+_HEADING = re.compile(
+    r"^## (?P<date>\S+Z) (?:note(?: on (?P<about>\S+))? by (?P<author>.+)"
+    r"|seal of (?P<sealed>\S+)|(?P<run>\S+))$"
+)
+_LONGEST = 1200
+"""Characters of a line of a seal."""
 _FACTS = re.compile(r"^```json\n(.+)\n```$", re.MULTILINE)
 
 
@@ -57,9 +64,33 @@ class Entry:
     """How many entries stand above it."""
 
 
-def entry(comparison: Comparison, environment: Environment, recipe: Recipe, *, bundle: str = "") -> str:
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A seal in the log: what a run promised before its first launch."""
+
+    run_id: str
+    """Whose seal it says it is."""
+    date: str
+    text: str
+    """The seal, JSON as written; "" when it is missing."""
+    place: int
+    """How many entries stand above it."""
+    before: str
+    """chain() of what stands above it."""
+
+
+def entry(
+    comparison: Comparison,
+    environment: Environment,
+    recipe: Recipe,
+    *,
+    bundle: str = "",
+    closing: Closing | None = None,
+) -> str:
     """The Markdown of one entry. `bundle` is the sha256 of the results, from reporting.bundle.digest."""
     facts = _facts(comparison, environment, recipe, bundle)
+    if closing:
+        facts = msgspec.structs.replace(facts, seal=closing.seal, kept=closing.kept)
     dirty = " + uncommitted changes" * environment.harness_dirty
     model = recipe.model or "each variant's default"
     lines = [
@@ -70,12 +101,14 @@ def entry(comparison: Comparison, environment: Environment, recipe: Recipe, *, b
         f"- commit: {environment.harness_commit}{dirty}",
         f"- machine: {markdown(machine(environment))}",
         f"- results: sha256 {bundle or 'not computed'}",
+        *([f"- seal: sha256 {closing.seal}"] if closing else []),
         "",
         "Answer:",
         *(f"- {line}" for line in answers(comparison)),
         "",
         markdown_table(comparison),
         "",
+        *_part("Seal", list(closing.lines) if closing else []),
         *_part("Failures", failures(comparison.rows)),
         *_part("Alarms", alarms(comparison.rows)),
         *_part("Silences", stops.lines(comparison.rows)),
@@ -100,14 +133,33 @@ def note_text(date: str, author: str, text: str, about: str = "") -> str:
     return f"## {date} note{on} by {plain(author) or 'unknown'}\n\n{quoted}\n"
 
 
-def append(path: Path, text: str) -> None:
+def sealed_text(date: str, run_id: str, lines: Sequence[str], seal: str) -> str:
+    """The Markdown of a seal; `seal` is its JSON, one line."""
+    told = "\n".join(f"- {markdown(line, _LONGEST)}" for line in lines)
+    return f"## {date} seal of {run_id}\n\n{told}\n\n```json\n{seal}\n```\n"
+
+
+def chain(text: str) -> str:
+    """sha256 over heading and machine-readable part of every entry and seal of a log, in order.
+
+    What people write between them may change.
+    """
+    total = hashlib.sha256()
+    for heading, body in _blocks(text):
+        if heading["run"] or heading["sealed"]:
+            total.update(f"{heading.group(0)}\n{_json(body)}\n".encode())
+    return total.hexdigest()
+
+
+def append(path: Path, text: str | Callable[[str], str]) -> None:
     """Adds `text` at the end, all of it or nothing; the first append also writes the log's title.
 
-    Raises StoreError when the file cannot be written or the disk is full.
+    A function is given chain() of the log as it stands, which nobody changes meanwhile. Raises StoreError
+    when the file cannot be written or the disk is full.
     """
     with _opened(path) as fd:
         fcntl.lockf(fd, fcntl.LOCK_EX)
-        _append_locked(fd, text)
+        _append_locked(fd, text if isinstance(text, str) else text(chain(_held(fd))))
 
 
 def check(path: Path) -> None:
@@ -147,16 +199,38 @@ def entries(path: Path) -> list[Entry]:
 
     Raises StoreError when the file exists and cannot be read.
     """
+    found, notes = _read(path)
+    return [replace(e, notes=tuple(n for n in notes if n.about == e.run_id)) for e in found]
+
+
+def notes(path: Path) -> list[Note]:
+    """All notes in file order, those on runs without an entry too. Raises as entries() does."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[list[Entry], list[Note]]:
     found: list[Entry] = []
     notes: list[Note] = []
     for heading, body in _blocks(_text(path)):
         if heading["run"]:
             text = f"{heading.group(0)}\n{body}"
             found.append(Entry(heading["run"], heading["date"], text, _parse_facts(body), place=len(found)))
-        else:
+        elif not heading["sealed"]:
             words = "\n".join(line.removeprefix(">").removeprefix(" ") for line in body.strip().split("\n"))
             notes.append(Note(heading["date"], heading["author"], heading["about"] or "", words, len(found)))
-    return [replace(e, notes=tuple(n for n in notes if n.about == e.run_id)) for e in found]
+    return found, notes
+
+
+def seals(path: Path) -> list[Sealed]:
+    """All seals in file order. Raises StoreError when the file exists and cannot be read."""
+    found: list[Sealed] = []
+    place, above = 0, ""
+    for heading, body in _blocks(_text(path)):
+        if heading["sealed"]:
+            found.append(Sealed(heading["sealed"], heading["date"], _json(body), place, chain(above)))
+        place += bool(heading["run"])
+        above += f"{heading.group(0)}\n{body}"
+    return found
 
 
 def newest_first(path: Path) -> list[Entry]:
@@ -196,6 +270,11 @@ def _separator(fd: int, size: int) -> str:
     return "" if tail == b"\n\n" else "\n" if tail.endswith(b"\n") else "\n\n"
 
 
+def _held(fd: int) -> str:
+    """The log through the descriptor that is locked: closing another one would end the lock."""
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
@@ -217,10 +296,16 @@ def _blocks(text: str) -> list[tuple[re.Match[str], str]]:
     return [(heading, "\n".join(lines) + "\n") for heading, lines in blocks]
 
 
-def _parse_facts(body: str) -> LogFacts | None:
+def _json(body: str) -> str:
+    """The machine-readable part of a block, "" without one."""
     found = _FACTS.search(body)
+    return found.group(1) if found else ""
+
+
+def _parse_facts(body: str) -> LogFacts | None:
+    found = _json(body)
     try:
-        return _renamed(msgspec.json.decode(found.group(1), type=LogFacts)) if found else None
+        return _renamed(msgspec.json.decode(found, type=LogFacts)) if found else None
     except msgspec.MsgspecError:
         return None
 

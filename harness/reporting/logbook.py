@@ -15,6 +15,7 @@ from harness.reporting import bundle, log
 from harness.reporting.cells import number
 from harness.reporting.log import Entry
 from harness.schema import LoggedRow
+from harness.sealing import order
 
 FILTERS = ("variant", "model", "verdict", "num")
 _SHOWN = 10
@@ -103,12 +104,13 @@ def signed(entry: Entry) -> str:
 
 
 def check(path: Path, results: Path) -> list[str]:
-    """A sentence per run whose results are missing, changed since they were signed, or cannot be checked."""
+    """A sentence per run whose results are missing, changed since they were signed, or cannot be checked, and
+    per seal that was broken, never closed, or whose question was asked again."""
     problems = []
     newest: dict[str, Entry] = {entry.run_id: entry for entry in log.entries(path)}
     for entry in newest.values():
         problems += _problem(entry, results)
-    return problems
+    return problems + order.breaches(path, results)
 
 
 def author() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from harness import registry, store
 from harness.reporting import bundle, log, report
 from harness.schema import Comparison, Environment, Recipe
+from harness.sealing import closing
 
 
 def log_path() -> Path:
@@ -26,7 +27,14 @@ def publish(run: Path, comparison: Comparison, *, to_log: bool) -> None:
     environment = store.read(run / "environment.json", Environment)
     store.write(run / "comparison.json", comparison)
     if to_log:
-        log.append(log_path(), log.entry(comparison, environment, recipe, bundle=bundle.digest(run)))
+        text = log.entry(
+            comparison,
+            environment,
+            recipe,
+            bundle=bundle.digest(run),
+            closing=closing.closing(run, comparison),
+        )
+        log.append(log_path(), text)
     pages(run, comparison)
 
 
