@@ -12,7 +12,7 @@ import msgspec
 from harness import registry, samples, store
 from harness.correctness import agreement, peers, task_accuracy
 from harness.correctness.floors import JudgeSettings
-from harness.correctness.promises import broken
+from harness.correctness.promises import broken, cached
 from harness.errors import StoreError
 from harness.host import calibration
 from harness.label import fairness, provenance
@@ -222,6 +222,7 @@ def _cost(recipe: Recipe, launch: Launch | None, rate: Interval) -> float | None
 
 def _invalid(done: list[Measured]) -> str:
     reasons = [t.result.invalid for t in done if t.result.invalid]
+    reasons += filter(None, (cached(t.conformance.points) for t in done if t.conformance))
     reasons += [
         f"label not proven: {t.attestation.reason}" for t in done if t.attestation and not t.attestation.valid
     ]

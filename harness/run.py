@@ -59,7 +59,7 @@ def _launch(visit: Visit, pending: list[Trial]) -> list[Trial]:
             store.write(folder / "evidence.json", server.storable(evidence))
             keep_attestation(folder, attestation.attest(visit.effective(evidence), visit.planned.variant))
             visit.progress.stage(f"{visit.planned.variant.name}: pre-flight")
-            verification.preflight(folder, running, chosen.ways, chosen.sampling)
+            verification.preflight(folder, running, chosen)
             with contextlib.ExitStack() as around:
                 for extra in visit.extras("around"):
                     around.enter_context(extra(visit, running))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,12 +30,20 @@ class Flaws(NamedTuple):
     ignores_stop: bool = False
     accepts_anything: bool = False
     dies_of_bad_requests: bool = False
+    token_s: float = 0.0
+    """No flaw: seconds that each output token takes."""
+    prefill_s: float = 0.0
+    """No flaw: seconds that a prompt takes of which nothing is known."""
+    prefix_cache: bool = False
+    """No flaw: what a prompt has in common with an earlier one is not computed again."""
+    response_cache: bool = False
 
 
 @contextmanager
 def serving(flaws: Flaws = Flaws()) -> Iterator[str]:  # noqa: B008 (frozen)
     """Base URL of a running server with these flaws."""
     state = {"served": 0, "dead": False}
+    known: list[tuple[object, ...]] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -42,6 +51,7 @@ def serving(flaws: Flaws = Flaws()) -> Iterator[str]:  # noqa: B008 (frozen)
         def do_POST(self) -> None:
             fields = json.loads(self.rfile.read(int(self.headers["content-length"])))
             status, answer = _answer(fields, flaws, state)
+            time.sleep(_takes(fields, flaws, known))
             stream = status == 200 and fields.get("stream")
             data = _events(answer, fields, flaws) if stream else json.dumps(answer).encode()
             self.send_response(status)
@@ -63,6 +73,22 @@ def serving(flaws: Flaws = Flaws()) -> Iterator[str]:  # noqa: B008 (frozen)
         http.shutdown()
         http.server_close()
         thread.join()
+
+
+def _takes(fields: dict[str, Any], flaws: Flaws, known: list[tuple[object, ...]]) -> float:
+    """Seconds until the answer."""
+    prompt = tuple(fields["prompt"])
+    if flaws.response_cache and prompt in known:
+        return 0.0
+    alike = max((_common(prompt, other) for other in known), default=0) if flaws.prefix_cache else 0
+    known.append(prompt)
+    return flaws.prefill_s * (1 - alike / len(prompt)) + flaws.token_s * max(fields["max_tokens"], 0)
+
+
+def _common(one: tuple[object, ...], other: tuple[object, ...]) -> int:
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def _bad(fields: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import msgspec
 from harness import models
 from harness.client import acceptance, endpoint
 from harness.client.body import Target
-from harness.correctness import conformance, determinism, known_answers, promises
+from harness.correctness import conformance, determinism, known_answers, promises, response_cache
 from harness.errors import HarnessError, InputError
 from harness.escape import plain
 from harness.schema import Noun
@@ -39,8 +39,9 @@ def run(url: str, model: str = "", *, harsh: bool = False, api_key_env: str = ""
     known = _known(target, name)
     prompts = determinism.prompts(NUM_PROMPTS, OUTPUT_LEN, logprobs=True, way=way)
     passes = determinism.passes(target, prompts)
+    cached = response_cache.ask(target, way)
     # Last, because an engine may die of it.
-    points = conformance.preflight(target, harsh=harsh, way=way)
+    points = (*conformance.preflight(target, harsh=harsh, way=way), cached)
     return Probed(points=points, known=known, passes=passes, accepted=accepted)
 
 

@@ -8,6 +8,8 @@ from harness.schema import Noun
 
 DETERMINISM = "determinism.json"
 """In a server life's folder."""
+RESPONSE_CACHE = "no answers from a response cache"
+"""Point of servers that somebody else runs; where it is broken, the numbers are not an engine's."""
 
 
 class Point(Noun):
@@ -47,6 +49,13 @@ class Determinism(Noun):
 def broken(points: tuple[Point, ...]) -> tuple[str, ...]:
     """One sentence per point that did not hold."""
     return tuple(f"{p.name}: {p.found}; {p.consequence}" for p in points if not p.held)
+
+
+def cached(points: tuple[Point, ...]) -> str:
+    """Why nothing that this endpoint answers counts, "" where it generates its answers."""
+    return next(
+        (f"{p.found}; {p.consequence}" for p in points if p.name == RESPONSE_CACHE and not p.held), ""
+    )
 
 
 def stability(found: Sequence[Pass]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from harness.correctness import (
     known_answers,
     promises,
     replay,
+    response_cache,
     retokenise,
     tokenizer_identity,
 )
@@ -31,11 +32,9 @@ from harness.schema import (
     Effective,
     Launch,
     Model,
-    Prompts,
     Recipe,
     Request,
     Sampler,
-    Sampling,
     Score,
     TrialResult,
 )
@@ -210,16 +209,11 @@ def _keep_unscored(samples: dict[Path, list[Sample]], cause: str, reference: str
         keep(trial, replay.unscored(chosen, cause, reference))
 
 
-def preflight(
-    visit: Path,
-    running: server.Running,
-    ways: Sequence[Prompts] = ("ids",),
-    sampling: Sampling | None = None,
-) -> None:
+def preflight(visit: Path, running: server.Running, planned: Planned) -> None:
     """Ask what the engine takes of a request, then write which promises of its API it keeps.
 
-    `sampling`: what a load of the run will ask for, None where all are greedy.
-    Those it breaks become notes of its rows. `ways` of sending a prompt are tried in their order.
+    Those it breaks become notes of its rows. A server that somebody else runs is also asked whether it
+    answers from memory: what lies before its engine is not known.
     """
     engine = registry.engine(running.launch.engine)
     target = client.Target(
@@ -229,12 +223,14 @@ def preflight(
         sampler=getattr(engine, "SAMPLER", Sampler()),
         api_key_env=running.launch.api_key_env,
     )
-    running.accepted = acceptance.ask(target, ways, sampling)
+    running.accepted = acceptance.ask(target, planned.ways, planned.sampling)
     way = running.accepted.prompts
     target = acceptance.applied(target, running.accepted)
     points = conformance.preflight(target, way=way)
     if way == "ids":
         points = (*points, *known(target, model_of(visit)))
+    if not planned.own_server:
+        points = (*points, response_cache.ask(target, way))
     store.write(visit / "conformance.json", promises.Conformance(points=points))
     prompts = determinism.prompts(determinism.NUM_IN_PREFLIGHT, way=way)
     passes = determinism.passes(target, prompts, (1, 1, len(prompts)))
