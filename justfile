@@ -54,6 +54,18 @@ report *words: setup
 log *words: setup
     @{{ python }} -m harness log "$@"
 
+# Series over the log, where they changed and what else did: history [variant=] [metric=] [model=] ...
+[no-exit-message]
+history *words: setup
+    @sh scripts/setup.sh history
+    @{{ python }} -m harness history "$@"
+
+# The whole log as static pages that need no server and no network: site [out=FOLDER]
+[no-exit-message]
+site *words: setup
+    @sh scripts/setup.sh history
+    @{{ python }} -m harness site "$@"
+
 # Run a log entry again from its own recipe, and say how far the result is from the old: replay ID
 [no-exit-message]
 replay entry: setup

@@ -153,6 +153,14 @@ def export(
         print(path)
 
 
+@app.command()
+def history(words: Words = None) -> None:
+    """Series over the log, where they changed and what else did: history [variant=] [metric=] [model=] ..."""
+    from harness.history import verbs
+
+    say(verbs.history(words or []))
+
+
 @app.command("import")
 def import_files(files: Annotated[list[Path], typer.Argument()]) -> None:
     """Results of vLLM, SGLang, guidellm, aiperf, InferenceX in this harness's terms: import FILE ..."""
@@ -256,6 +264,17 @@ def serve(variant: str, words: Words = None) -> None:
     from harness import foreground
 
     foreground.serve(variant, words or [])
+
+
+@app.command()
+def site(words: Words = None) -> None:
+    """The whole log as static pages that need no server and no network: site [out=FOLDER]"""
+    from harness.history import verbs
+    from harness.progress import Progress
+
+    with Progress() as progress:
+        page = verbs.site(words or [], progress.stage)
+    say(str(page))
 
 
 @app.command()

@@ -76,6 +76,7 @@ def compare(run: Path) -> Comparison:
             load_search.limit(key, list(found.values()), recipe) for key, found in searches.items() if found
         ),
         ran=provenance.ran(run),
+        labels=provenance.labels(run),
         notes=(
             *notes,
             *([_OF_OLD] if any(spec.of_old for spec in recipe.workloads) else []),

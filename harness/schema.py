@@ -980,6 +980,24 @@ class Ran(Noun):
     num_launches: int = 1
 
 
+class LoggedLabel(Noun):
+    """What a variant's name stood for in one run, as its engine showed it."""
+
+    variant: str
+    engine: str
+    model: str = ""
+    """What resolved to the weights; "" = not known."""
+    launcher: str = ""
+    engine_version: str = ""
+    image: str = ""
+    proven: bool = False
+    """Every claim held in every launch."""
+    claims: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    """Settings that the name claims, as they were shown; the version is no setting."""
+    shown: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    """The other settings that the engine showed."""
+
+
 class Difference(Noun):
     """One line of the fairness ledger: a setting on which compared engines differ."""
 
@@ -999,6 +1017,8 @@ class Comparison(Noun):
     opinions: tuple[SecondOpinion, ...] = ()
     limits: tuple[GoodputLimit, ...] = ()
     ran: tuple[Ran, ...] = ()
+    labels: tuple[LoggedLabel, ...] = ()
+    """What the names stood for, as the log keeps it."""
     notes: tuple[str, ...] = ()
     host: str = ""
     """Hash of the host's name; "" = several, or not known."""
@@ -1322,6 +1342,24 @@ class LoggedRow(Noun):
         return counts and rate is not None and rate.mean > 0
 
 
+class LoggedMachine(Noun):
+    """What a run was made on: hosts of one kind share a history."""
+
+    cpu_model: str
+    num_cpus: int
+    accelerators: tuple[str, ...] = ()
+    driver: str = ""
+    os: str = ""
+    docker: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Processor, cores, accelerators."""
+        names = dict.fromkeys(self.accelerators)
+        gpus = [f"{self.accelerators.count(name)}x {name}" for name in names]
+        return "; ".join((f"{self.cpu_model}, {self.num_cpus} cores", *gpus))
+
+
 class LogFacts(Noun):
     """The machine-readable part of an EXPERIMENT_LOG.md entry: enough to replay it and to compare with it."""
 
@@ -1340,4 +1378,7 @@ class LogFacts(Noun):
     """sha256 of the seal that this entry closes; "" = not sealed."""
     kept: dict[str, str] = msgspec.field(default_factory=dict)
     """Sealed runs: file -> sha256 of what was measured."""
+    labels: tuple[LoggedLabel, ...] = ()
+    """() in entries of before it was logged: kept results say it."""
+    machine: LoggedMachine | None = None
     schema_version: int = SCHEMA_VERSION

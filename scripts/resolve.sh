@@ -9,17 +9,21 @@ cd "$(dirname "$0")/.."
 target=$(mktemp -d)
 trap 'rm -rf "$target"' EXIT
 status=0
+found() { # words of pip; of none, nothing is looked up
+  # shellcheck disable=SC2086
+  [ -z "$1" ] || .venv/bin/python -m pip install -q --disable-pip-version-check --dry-run --only-binary=:all: \
+    --python-version "$version" --target "$target/none" $1
+}
 for version in 3.11 3.12 3.13; do
-  words=""
+  words="" alone=""
   for file in "$@"; do
     case $file in engines/*) words="--no-deps" ;; esac
     built=$(sed -n 's/^--no-binary //p' "$file" | tr ',' '|')
     grep -vE "[+]cpu$|^--no-binary|^(${built:-none})==" "$file" | sed "s|^-r |-r $PWD/|" > "$target/${file##*/}"
-    words="$words -r $target/${file##*/}"
+    if grep -q "pip: no-deps" "$file"; then alone="$alone -r $target/${file##*/}"
+    else words="$words -r $target/${file##*/}"; fi
   done
-  # shellcheck disable=SC2086
-  if .venv/bin/python -m pip install -q --disable-pip-version-check --dry-run --only-binary=:all: \
-    --python-version "$version" --target "$target/none" $words; then
+  if found "$words" && found "${alone:+--no-deps$alone}"; then
     echo "Python $version: $* resolve"
   else
     echo "Python $version: $* do not resolve; pin versions that have a wheel for it." >&2

@@ -1,15 +1,16 @@
 #!/bin/sh
 # The harness's own environment, .venv/: made on first use, made again when its requirements change.
-# usage: scripts/setup.sh [dev] [docs] [frames] [nvidia] [amd]
+# usage: scripts/setup.sh [dev] [docs] [frames] [history] [nvidia] [amd]
 #   dev     what the tests and linters need       frames   runs as DataFrames (pandas)
-#   docs    what builds the site
+#   docs    what builds the documentation         history  change points of the log
 #   nvidia, amd   what reads their accelerators: by itself where one is seen, by name on a machine without
 set -eu
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] && .venv/bin/python scripts/serve_recipes.py
 wanted=requirements.txt
+case " $* " in *" dev "*) set -- "$@" history ;; esac
 for word in "$@"; do
-  [ -f "requirements-$word.txt" ] || { echo "setup knows dev, docs, frames, nvidia and amd, not $word." >&2; exit 2; }
+  [ -f "requirements-$word.txt" ] || { echo "setup knows dev, docs, frames, history, nvidia and amd, not $word." >&2; exit 2; }
   wanted="$wanted requirements-$word.txt"
 done
 [ -e /dev/nvidiactl ] && wanted="$wanted requirements-nvidia.txt"
@@ -25,9 +26,15 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 [ -x .venv/bin/python ] || python3 -m venv .venv ||
   { echo "python3 -m venv failed; on Debian and Ubuntu install python3-venv." >&2; exit 1; }
 echo "setting up .venv from$files ..." >&2
-# shellcheck disable=SC2046,SC2086
-.venv/bin/python -m pip install -q --disable-pip-version-check $(printf -- '-r %s ' $files) >&2 ||
-  { echo "pip could not install$files; see the lines above. Without a package index here, make .venv" \
-    "where there is one: sh scripts/setup.sh nvidia amd." >&2; exit 1; }
+whole="" alone=""
+for file in $files; do
+  if grep -q "pip: no-deps" "$file"; then alone="$alone -r $file"; else whole="$whole -r $file"; fi
+done
+for words in "$whole" "${alone:+--no-deps $alone}"; do
+  # shellcheck disable=SC2086
+  [ -z "$words" ] || .venv/bin/python -m pip install -q --disable-pip-version-check $words >&2 ||
+    { echo "pip could not install$files; see the lines above. Without a package index here, make .venv" \
+      "where there is one: sh scripts/setup.sh nvidia amd." >&2; exit 1; }
+done
 for file in $files; do cksum < "$file" > ".venv/stamp-$file"; done
 .venv/bin/python scripts/serve_recipes.py

@@ -20,7 +20,7 @@ FOREIGN = (
     *(f"harness/{name}.py" for name in ("ep/bench_output", "ep/trace", "moe/convert", "moe/responses")),
 )
 """Files about other people's tools and formats say whose they are."""
-OPTIONAL = ("harness.extras.", "harness.moe.", "harness.ep.")
+OPTIONAL = ("harness.extras.", "harness.moe.", "harness.ep.", "harness.history.")
 EFFECTS = (
     "subprocess",
     "requests",
@@ -43,6 +43,7 @@ PURE = (
     *(f"harness.correctness.{name}" for name in JUDGING.split()),
     *(f"harness.label.{name}" for name in PARSING.split()),
     *(f"harness.reporting.{name}" for name in TELLING.split()),
+    *(f"harness.history.{name}" for name in ("series", "changes", "told")),
 )
 """Rooms that compute: what they import, and what that imports, reaches no effect."""
 FILE_LINES, FUNCTION_LINES = 400, 50

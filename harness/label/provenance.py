@@ -10,9 +10,11 @@ import msgspec
 
 from harness import launchers, registry, store
 from harness.errors import StoreError
-from harness.schema import Attestation, Environment, Launch, Noun, Ran
+from harness.schema import Attestation, Effective, Environment, Launch, LoggedLabel, Noun, Ran
 
 N = TypeVar("N", bound=Noun)
+_Visit = tuple[Launch, Attestation | None]
+_VERSION = "engine_version"
 
 _LISTED = 2
 """Weight files named one by one; of more, one sha256 over `sha256  name` of all."""
@@ -22,12 +24,44 @@ _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 def ran(run: Path) -> tuple[Ran, ...]:
     """One per variant that was launched, in order of name. Files that cannot be read are left out."""
     environment = _read(run / "environment.json", Environment)
-    visits: dict[str, list[tuple[Launch, Attestation | None]]] = {}
+    return tuple(_variant(found, environment) for found in _visits(run))
+
+
+def labels(run: Path) -> tuple[LoggedLabel, ...]:
+    """The label of each variant that was launched, in order of name, as its launches showed it."""
+    return tuple(_label(found) for found in _visits(run))
+
+
+def _visits(run: Path) -> list[list[_Visit]]:
+    visits: dict[str, list[_Visit]] = {}
     for path in sorted(run.glob("*/r*/launch.json")):
         if launch := _read(path, Launch):
             attestation = _read(path.parent / "attestation.json", Attestation)
             visits.setdefault(launch.variant, []).append((launch, attestation))
-    return tuple(_variant(found, environment) for found in visits.values())
+    return list(visits.values())
+
+
+def _label(visits: list[_Visit]) -> LoggedLabel:
+    first = visits[0][0]
+    found = [attestation for _, attestation in visits if attestation]
+    effective = found[0].effective if found else Effective()
+    claims = {c.field: c.actual for c in found[0].claims if c.field != _VERSION} if found else {}
+    shown = {
+        field: value
+        for field, value in msgspec.structs.asdict(effective).items()
+        if value is not None and field not in (*claims, _VERSION, "proof")
+    }
+    return LoggedLabel(
+        variant=first.variant,
+        engine=first.engine,
+        model=first.model or first.served_model_name,
+        launcher=first.launcher,
+        engine_version=_versions(visits),
+        image=_image(first),
+        proven=bool(found) and all(a.valid for a in found),
+        claims=claims,
+        shown=shown,
+    )
 
 
 def _read(path: Path, kind: type[N]) -> N | None:
@@ -37,22 +71,30 @@ def _read(path: Path, kind: type[N]) -> N | None:
         return None  # the comparison's notes name it
 
 
-def _variant(visits: list[tuple[Launch, Attestation | None]], environment: Environment | None) -> Ran:
+def _versions(visits: list[_Visit]) -> str:
+    shown = [a.effective.engine_version for _, a in visits if a and a.effective.engine_version]
+    return ", ".join(dict.fromkeys(shown))
+
+
+def _variant(visits: list[_Visit], environment: Environment | None) -> Ran:
     first = visits[0][0]
-    versions = [a.effective.engine_version for _, a in visits if a and a.effective.engine_version]
     commands = {_command(_portless(launch)): _command(launch) for launch, _ in reversed(visits)}
-    written = _command(first)
-    image = first.image if first.image and first.image in written.split() else ""
+    image = _image(first)
     return Ran(
         variant=first.variant,
         engine=first.engine,
-        engine_version=", ".join(dict.fromkeys(versions)),
+        engine_version=_versions(visits),
         image=image,
         image_digest=environment.image_digests.get(image, "") if environment else "",
         weights=_weights(first, environment),
         commands=tuple(reversed(commands.values())),
         num_launches=len(visits),
     )
+
+
+def _image(launch: Launch) -> str:
+    """The image it runs from; "" outside containers."""
+    return launch.image if launch.image and launch.image in _command(launch).split() else ""
 
 
 def _portless(launch: Launch) -> Launch:

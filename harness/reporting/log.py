@@ -23,7 +23,15 @@ from harness.escape import block, markdown, plain
 from harness.reporting import stops
 from harness.reporting.cells import DEFINITIONS
 from harness.reporting.report import alarms, answers, failures, launched, markdown_table
-from harness.schema import Comparison, Environment, LogFacts, LoggedRow, Recipe, Row
+from harness.schema import (
+    Comparison,
+    Environment,
+    LogFacts,
+    LoggedMachine,
+    LoggedRow,
+    Recipe,
+    Row,
+)
 from harness.sealing.nouns import Closing
 from harness.secrets import redacted_recipe
 
@@ -334,6 +342,18 @@ def machine(environment: Environment) -> str:
     return f"{cpu}; {accelerators}; {environment.os}; host {environment.hostname_hash}"
 
 
+def machine_of(environment: Environment) -> LoggedMachine:
+    """The machine as the log remembers it."""
+    return LoggedMachine(
+        cpu_model=environment.cpu_model,
+        num_cpus=environment.num_cpus,
+        accelerators=tuple(gpu.name for gpu in environment.gpus),
+        driver=", ".join(dict.fromkeys(gpu.driver for gpu in environment.gpus if gpu.driver)),
+        os=environment.os,
+        docker=environment.docker,
+    )
+
+
 def _facts(comparison: Comparison, environment: Environment, recipe: Recipe, bundle: str) -> LogFacts:
     return LogFacts(
         run_id=comparison.run_id,
@@ -341,13 +361,16 @@ def _facts(comparison: Comparison, environment: Environment, recipe: Recipe, bun
         commit=environment.harness_commit,
         host=environment.hostname_hash,
         recipe=redacted_recipe(recipe),
-        rows=tuple(_logged(row) for row in comparison.rows),
+        rows=tuple(logged(row) for row in comparison.rows),
         image_digests=environment.image_digests,
         bundle=bundle,
+        labels=comparison.labels,
+        machine=machine_of(environment),
     )
 
 
-def _logged(row: Row) -> LoggedRow:
+def logged(row: Row) -> LoggedRow:
+    """A row as the log remembers it."""
     m = row.metrics
     return LoggedRow(
         variant=row.variant,

@@ -16,6 +16,8 @@ from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, stan
 from harness.schema import Comparison, Contrast, Environment, Row
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
+STYLE = Path(__file__).parent / "page.css"
+"""Of every page that this project writes."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,24 @@ class Section:
         return not (self.plots or self.groups or self.rows or self.lines or self.blocks)
 
 
-def document(comparison: Comparison, environment: Environment | None, sections: Sequence[Section]) -> str:
-    """The page. `sections` come between the table and the machine."""
+def rendered(template: Path, **values: object) -> str:
+    """A page from a template: everything is escaped that is not markup of our own making."""
     loader = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    template = loader.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = loader.from_string(template.read_text(encoding="utf-8"))
+    return page.render(style=Markup(STYLE.read_text(encoding="utf-8")), **values)
+
+
+def document(
+    comparison: Comparison,
+    environment: Environment | None,
+    sections: Sequence[Section],
+    links: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page. `sections` come between the table and the machine; `links`: (address, words) above it."""
     shown = [*sections, *_closing(comparison, environment)]
-    return template.render(
+    return rendered(
+        TEMPLATE,
+        links=links,
         question=plain(comparison.question),
         run_id=plain(comparison.run_id),
         started_at=environment.started_at if environment else "",
