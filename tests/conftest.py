@@ -52,7 +52,8 @@ WHOLE = {
 PARTS = {
     "fast": "no engine, no container, nothing that measures milliseconds, no whole benches",
     "pure": "no engine, no container, nothing that measures milliseconds: may run in parallel (-n 2)",
-    "rest": "what pure leaves out",
+    "clock": "what measures milliseconds: by itself, on a machine without much else to do",
+    "real": "real engines and containers: may run in parallel, the machine's memory permitting (-n 2)",
 }
 LEFT_OUT = pytest.StashKey[int]()
 INSTALLER = pytest.StashKey[subprocess.Popen[bytes]]()
@@ -72,11 +73,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def belongs(item: pytest.Item, part: str | None) -> bool:
-    """Whether a test is of the part that was asked for."""
-    pure = phase(item) == 0 and not item.get_closest_marker("docker")
-    if part == "fast":
-        return pure and item.path.stem not in WHOLE
-    return part is None or pure == (part == "pure")
+    """Whether a test is of the part that was asked for. pure, clock and real are all of them."""
+    if part is None:
+        return True
+    if phase(item) == 2 or item.get_closest_marker("docker"):
+        return part == "real"
+    if phase(item) == 1:
+        return part == "clock"
+    return part == "pure" or (part == "fast" and item.path.stem not in WHOLE)
 
 
 def pytest_configure() -> None:
