@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from msgspec.structs import replace
@@ -13,18 +12,21 @@ from harness.errors import AttestationError
 from harness.label.dialect import (
     Parser,
     Spellings,
+    by_node,
     longest,
+    meeting_port,
     offline,
+    over_nodes,
     pinned,
     refuse_unknown_options,
     since,
     spell,
     start_timeout_s,
 )
-from harness.label.findings import Findings, canonical_dtype, dig, search
+from harness.label.findings import Findings, canonical_dtype, dig, literal, search
 from harness.label.findings import counters as find_counters
 from harness.label.known import Case, Warnings
-from harness.schema import Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
+from harness.schema import HEAD, Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
 
 OPTIONS = (
     *("all2all", "cuda_graph_max_bs", "chunked_prefill_size", "prefix_cache"),
@@ -60,17 +62,26 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
 
     Raises InputError for an option this engine file does not know.
     """
+    argv = (
+        *(deployment.python or "python3", "-m", "sglang.launch_server"),
+        *_serving(deployment),
+        *_settings(variant, deployment.model),
+        *_speculative(variant, deployment.draft_path),
+        *deployment.extra_args,
+    )
     return Launch(
-        argv=(
-            *(deployment.python or "python3", "-m", "sglang.launch_server"),
-            *_serving(deployment),
-            *_settings(variant, deployment.model),
-            *_speculative(variant, deployment.draft_path),
-            *deployment.extra_args,
-        ),
-        env={**ENV, **offline(deployment), **variant.env, **deployment.extra_env},
+        **by_node(variant, lambda node: (*argv, *_of_node(deployment, variant, node))),
+        env={**ENV, **offline(deployment), **over_nodes(variant), **deployment.extra_env},
         ready_timeout_s=start_timeout_s(variant),
     )
+
+
+def _of_node(deployment: Deployment, variant: Variant, node: int) -> tuple[str, ...]:
+    """The same on every node but for its number (SGLang's docs, multi_node_deployment)."""
+    if variant.nodes == 1:
+        return ()
+    meeting = ("--dist-init-addr", f"{HEAD}:{meeting_port(deployment.port)}")
+    return ("--nnodes", str(variant.nodes), "--node-rank", str(node), *meeting)
 
 
 def _serving(deployment: Deployment) -> tuple[str, ...]:
@@ -207,13 +218,7 @@ def _resolved(evidence: Evidence) -> tuple[dict[str, Any], str]:
         return evidence.server_info, "/server_info"
     line = search(r"server_args=.*", evidence.log)
     pairs = {key: search(rf"\b{key}'?[=:] ?('[^']*'|[\w.-]+)", (line[0],)) for key in _KEYS} if line else {}
-    return {key: _literal(match[1]) for key, match in pairs.items() if match}, "server_args"
-
-
-def _literal(word: str) -> Any:
-    if word in ("True", "False"):
-        return word == "True"
-    return None if word == "None" else int(word) if re.fullmatch(r"-?\d+", word) else word.strip("'")
+    return {key: literal(match[1]) for key, match in pairs.items() if match}, "server_args"
 
 
 def _layout(found: Findings, resolved: dict[str, Any], source: str, log: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from harness.label.dialect import longest, offline, pinned, since, start_timeout
 from harness.label.findings import Findings, canonical_dtype, samples, search
 from harness.label.findings import counters as find_counters
 from harness.label.known import Case, Warnings
-from harness.schema import Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
+from harness.schema import Deployment, Effective, Evidence, Launch, Model, Rank, Sampler, Variant
 
 OPTIONS_FILE = "trtllm-options.yaml"
 
@@ -48,6 +48,8 @@ NESTED: dict[str, dict[str, str]] = {
 """Table of today's options -> key in it -> key in pytorch_backend_config."""
 
 PACKAGE = "tensorrt_llm"
+MPI = True
+"""Over several nodes its ranks are one world of MPI."""
 ANY_OPTION = True
 """A variant's options go into a file whose keys `check` knows."""
 VARIABLES = ("TRTLLM_", "TLLM_")
@@ -66,6 +68,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
     content, flags = rendered(variant, deployment.model)
     return Launch(
         argv=(
+            *_launcher(variant),
             *("trtllm-serve", deployment.model_path),
             # Its default is localhost, which nobody outside a container reaches.
             *("--host", deployment.host),
@@ -82,7 +85,15 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         # /metrics is a JSON list of iterations, drained by whoever reads it.
         metrics_path="" if is_nested(variant.version) else "/prometheus/metrics",
         ready_timeout_s=start_timeout_s(variant),
+        # One world of MPI: all nodes are started with the same words, a task per GPU.
+        others=tuple(Rank() for _ in range(1, variant.nodes)),
+        mpi="pmix" if variant.nodes > 1 else "",
     )
+
+
+def _launcher(variant: Variant) -> tuple[str, ...]:
+    """Of the tasks of several nodes the first serves, the others wait for its orders (Dynamo's examples)."""
+    return ("trtllm-llmapi-launch",) if variant.nodes > 1 else ()
 
 
 def _parallel(variant: Variant) -> tuple[str, ...]:

@@ -46,9 +46,12 @@ class Dialect:
 
 def check(variant: Variant, launch: Launch) -> ParseResult:
     """Every flag, and every key of the options file, against what the variant's version has."""
-    dialect = Dialect(variant.version)
+    dialect, words = Dialect(variant.version), launch.argv
     first, last = _table()["versions"]
-    errors = [*_flag_errors(dialect, launch.argv[2:]), *_file_errors(dialect, launch)]
+    errors = [
+        *_flag_errors(dialect, words[words.index("trtllm-serve") + 2 :]),
+        *_file_errors(dialect, launch),
+    ]
     known = version_key(first) <= version_key(variant.version) <= version_key(last)
     covered = "2e669133, April 2025" if dialect.nested else f"{first} to {last}"
     return ParseResult(

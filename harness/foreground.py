@@ -32,6 +32,7 @@ def serve(name: str, given: Sequence[str]) -> None:
     console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
     words = Words(given)
     port = _port(words.take("port", str(_DEFAULT_PORT)))
+    name = plan.on_nodes((name,), words.take("nodes", "1"))[0]
     if len(words.plain) > 1:
         raise InputError(f"{words.plain[1]!r} is one word too many; the order is [model] [key=value ...].")
     if words.plain:

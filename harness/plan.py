@@ -12,7 +12,7 @@ from harness import launchers, models, registry, store
 from harness import recipe as recipes
 from harness.client import endpoint
 from harness.errors import HarnessError, InputError, ModelError
-from harness.label import feasible, guards, switches
+from harness.label import feasible, guards, scale, switches
 from harness.planned import PORT, Planned, PlannedTrial, deploy, launching, render
 from harness.schema import (
     Accelerator,
@@ -62,15 +62,22 @@ def recipe_of(given: Sequence[str], machine: Machine) -> tuple[Recipe, str]:
     if path:
         recipe = recipes.load_recipe(Path(path))
     else:
-        names = words.plain[0] if words.plain else "all"
+        names, nodes = words.plain[0] if words.plain else "all", words.take("nodes", "1")
         model, launcher = words.pairs.get("model", ""), words.pairs.get("launcher", "")
-        variants = select(names, machine, model)
+        variants = on_nodes(select(names, machine, model), nodes)
         own = dict.fromkeys(shape for name in variants for shape in registry.variant(name).shapes)
         if own and not words.plain[1:] and all(registry.variant(name).shapes for name in variants):
             words.plain.append(",".join(own))
         recipe = recipes.from_words(words, variants, _kind(variants))
         return recipe, run_id or store.new_run_id("-".join([names, *words.plain[1:2], launcher]))
     return recipe, run_id or store.new_run_id(Path(path).stem)
+
+
+def on_nodes(variants: tuple[str, ...], nodes: str) -> tuple[str, ...]:
+    """Their names on so many machines. Raises InputError."""
+    if not nodes.isdecimal() or int(nodes) < 1:
+        raise InputError(f"nodes={nodes} is no number of machines; give 1 or more.")
+    return tuple(scale.on_nodes(name, int(nodes)) for name in variants)
 
 
 def _kind(variants: tuple[str, ...]) -> Accelerator:
@@ -221,7 +228,7 @@ def _model_of(recipe: Recipe) -> str:
 
 def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     variant = _as_set(variant, recipe)
-    launcher = recipe.launcher or launchers.usual(variant, machine, contained=bool(recipe.image))
+    launcher = launchers.chosen(recipe.launcher, variant, machine, contained=bool(recipe.image))
     asked = not launchers.named(launcher).OWNS_SERVER and recipe.url
     names = endpoint.served(recipe.url, recipe.options.api_key_env) if asked else ()
     served = endpoint.Served(recipe.url, names, recipe.options.served_name)

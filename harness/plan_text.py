@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from harness import launchers, models
+from harness.errors import InputError
 from harness.label import feasible
 from harness.planned import Planned
+from harness.ranks import plans
 from harness.schema import scenario
 from harness.secrets import redacted_launch
 
@@ -29,6 +33,32 @@ def as_json(planned: tuple[Planned, ...]) -> bytes:
         for p in planned
     ]
     return msgspec.json.format(msgspec.json.encode(rows), indent=1)
+
+
+def scheduler(given: Sequence[str]) -> tuple[list[str], str]:
+    """(the other words, the scheduler that as= asks for). Raises InputError for one that is not known."""
+    asked = [word.partition("=")[2] for word in given if word.startswith("as=")]
+    if asked:
+        plans.known(asked[-1])
+    return [word for word in given if not word.startswith("as=")], asked[-1] if asked else ""
+
+
+def as_scheduled(planned: tuple[Planned, ...], kind: str) -> str:
+    """Files for a scheduler, one per variant; of a variant that it cannot start, why."""
+    return "\n\n".join(_scheduled(p, kind) for p in planned if p.own_server)
+
+
+def _scheduled(planned: Planned, kind: str) -> str:
+    lines = [
+        f"# {planned.variant.name}: {planned.variant.source}",
+        *(f"# warning: {w}" for w in planned.warnings),
+    ]
+    try:
+        text = plans.KINDS[kind](planned.launch)
+    except InputError as error:
+        return "\n".join([*lines, f"# {error.message}"])
+    first, _, rest = text.partition("\n")
+    return "\n".join([first, *lines, rest] if first.startswith("#!") else [*lines, text])
 
 
 def as_text(planned: tuple[Planned, ...]) -> str:

@@ -134,7 +134,11 @@ def launching(planned: Planned, port: int, folder: Path) -> Planned:
     labels += overrides.check(planned.variant, launch, allow=planned.options.allow_overrides)
     labels += overrides.edited(planned.model.path)
     launch = msgspec.structs.replace(
-        launch, labels=(*launch.labels, *labels), api_key_env=planned.options.api_key_env
+        launch,
+        labels=(*launch.labels, *labels),
+        api_key_env=planned.options.api_key_env,
+        interface=planned.options.interface,
+        srun=planned.options.srun,
     )
     composed = msgspec.structs.replace(
         planned,

@@ -49,7 +49,7 @@ LOAD_KEYS = (
     "duration",
     "search",
 )
-_OWN_KEYS = ("recipe", "run_id", "num_prompts", "args", "sampling", "ignore_eos")
+_OWN_KEYS = ("recipe", "run_id", "num_prompts", "args", "nodes", "sampling", "ignore_eos")
 GREEDY = "greedy"
 _FEW = 12
 """Requests of a trial on CPU: three turns of four slots."""

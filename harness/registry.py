@@ -123,7 +123,7 @@ def switches_of(engine: str) -> dict[str, Switch]:
 
 
 def variant(name: str) -> Variant:
-    """One variant; NAME-x2 on two GPUs, NAME+prefix with a switch on, NAME~slots=8 a point of the space.
+    """One variant; NAME-x2 on two GPUs, -n2 on two nodes, NAME+prefix with a switch on, NAME~slots=8 a point.
 
     Raises InputError that lists what exists.
     """
@@ -163,6 +163,9 @@ def known_variant(name: str) -> Variant | None:
     if whole := scale.untwinned(name):
         twin = known_variant(whole)
         return msgspec.structs.replace(twin, name=name) if twin else None
+    if wide := scale.nodes_of(name):
+        narrow = known_variant(wide[0])
+        return scale.spread(narrow, wide[1]) if narrow else None
     parsed = scale.parse(name)
     if parsed and parsed[0] in variants():
         return scale.scaled(variants()[parsed[0]], parsed[1])

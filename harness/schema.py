@@ -130,6 +130,8 @@ class Variant(Noun):
     """Whose choice it is: the engine's own, its vendor's recipe, found by `tune`; "" = this project's."""
     found: dict[str, Scalar] = msgspec.field(default_factory=dict)
     """Of a vendor's or tuned one: where, when and how it was found, with its proof."""
+    nodes: int = 1
+    """Machines that share `parallel` evenly: NAME-n2, or NAME with nodes=2."""
 
 
 class Deployment(Noun):
@@ -162,6 +164,19 @@ class Deployment(Noun):
     """This repository."""
     files: str = "."
     """Folder for files that the engine is to be given (Launch.files)."""
+
+
+HEAD = "{head}"
+"""Stands in a rank's command and variables for the first node's address, known once the nodes are."""
+
+
+class Rank(Noun):
+    """What one node runs of an engine: its own command, variables over the launch's."""
+
+    argv: tuple[str, ...] = ()
+    """() = the first node's."""
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    role: str = "worker"
 
 
 class Launch(Noun):
@@ -213,6 +228,36 @@ class Launch(Noun):
     """Most memory a container may take, GiB; 0 = no limit."""
     privileged: bool = False
     """Container with all devices of the host: DeepEP's IBGDA transport needs it."""
+    others: tuple[Rank, ...] = ()
+    """What the nodes after the first run; () = argv is all there is."""
+    mpi: str = ""
+    """Kind of MPI that srun starts one task per accelerator with; "" = one task per node, no MPI."""
+    host_network: bool = False
+    """Containers share their host's network and RDMA devices: ranks reach each other."""
+    interface: str = ""
+    """Network interface that ranks meet on; "" = that of the nodes' own addresses."""
+    srun: str = ""
+    """Words for srun: which nodes to take, where nobody has allocated them yet."""
+
+    @property
+    def ranks(self) -> tuple[Rank, ...]:
+        """Every node's, the first's first, each with all of its variables."""
+        first = Rank(argv=self.argv, env=self.env, role="head")
+        return (
+            first,
+            *(Rank(argv=r.argv or self.argv, env={**self.env, **r.env}, role=r.role) for r in self.others),
+        )
+
+    def of_rank(self, number: int, head: str = HEAD) -> Launch:
+        """What one node starts, the first node's address filled in."""
+        rank = self.ranks[number]
+        return msgspec.structs.replace(
+            self,
+            argv=tuple(word.replace(HEAD, head) for word in rank.argv),
+            env={name: value.replace(HEAD, head) for name, value in rank.env.items()},
+            num_gpus=self.num_gpus // len(self.ranks),
+            others=(),
+        )
 
     @property
     def base_url(self) -> str:
@@ -232,6 +277,9 @@ class Evidence(Noun):
     """What a running engine shows of itself, fetched once it is ready; effective() parses it."""
 
     log: tuple[str, ...] = ()
+    """Of the first rank."""
+    other_logs: tuple[tuple[str, ...], ...] = ()
+    """Of the ranks after it."""
     server_info: dict[str, Any] = msgspec.field(default_factory=dict)
     version: dict[str, Any] = msgspec.field(default_factory=dict)
     models: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -524,6 +572,8 @@ class Options(Noun, omit_defaults=True):
     """Command that places client processes: srun --ntasks=4 ... Files call it clients."""
     place_wait_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
     """Longest that place= may wait in a scheduler's queue until all its processes have started."""
+    interface: str = ""
+    """Network interface that the ranks of several nodes meet on."""
     moe_log: Scalar = None
     """Layers whose routing is logged: true or "all", 0, "0,12,23"."""
     percentile: Annotated[float, msgspec.Meta(ge=50.0, lt=100.0)] = 99.0
@@ -541,6 +591,8 @@ class Options(Noun, omit_defaults=True):
     """Share of requests that must meet the SLO where its largest rate is searched for."""
     smallest: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
     """Smallest difference that a sealed run is interested in, a share."""
+    srun: str = ""
+    """Words for srun where it starts engines, outside an allocation: --partition=gpu --gpus-per-node=8 ..."""
     stream: bool = True
     """False: whole answers; TTFT and TPOT are then those of the whole."""
     strict: bool = False

@@ -77,9 +77,11 @@ class Running:
         """What it shows of itself: its log, its endpoints, its command line and environment."""
         launch = self.launch
         cmdline, environ = self.server.process_evidence()
+        first, *others = by_rank(log_lines(self.log_path), len(launch.ranks))
         info = _shown(launch, "/get_server_info") or _shown(launch, "/server_info?config_format=json")
         return Evidence(
-            log=tuple(log_lines(self.log_path)),
+            log=first,
+            other_logs=tuple(others),
             server_info=info,
             version=_shown(launch, "/version"),
             models=_shown(launch, "/v1/models"),
@@ -98,6 +100,7 @@ def storable(evidence: Evidence) -> Evidence:
     return msgspec.structs.replace(
         evidence,
         log=(),
+        other_logs=(),
         environ=_public(ours),
         cmdline=tuple(_public(redacted_argv(evidence.cmdline))),
         server_info=_public(evidence.server_info),
@@ -126,6 +129,7 @@ def serving(
         check_port(launch)
     set_aside(log_path)
     server = launcher.start(launch, log_path, run_id)
+    launch = msgspec.structs.replace(launch, url=server.url or launch.url)
     try:
         on_stage(f"starting {launch.variant}")
         ready_s = wait_ready(launch, server, log_path, on_stage)
@@ -259,6 +263,15 @@ def failure(launch: Launch, log_path: Path, what: str) -> tuple[str, str]:
 def _failed(launch: Launch, log_path: Path, what: str) -> LaunchError:
     sentence, details = failure(launch, log_path, what)
     return LaunchError(sentence, details=details)
+
+
+def by_rank(lines: list[str], num: int) -> list[tuple[str, ...]]:
+    """Each rank's lines of a log whose lines begin with "RANK: "; all of it, where there is one rank."""
+    if num == 1:
+        return [tuple(lines)]
+    return [
+        tuple(line.removeprefix(f"{n}: ") for line in lines if line.startswith(f"{n}: ")) for n in range(num)
+    ]
 
 
 def log_lines(path: Path, last: int = 0) -> list[str]:

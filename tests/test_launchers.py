@@ -25,7 +25,7 @@ OFFERED = {
 def test_a_launchers_file_offers_all_that_is_asked_of_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_LAUNCHERS", str(ROOT / "tests" / "launchers"))
     found = launchers.named(name)
-    assert isinstance(found.OWNS_SERVER, bool)
+    assert isinstance(found.OWNS_SERVER, bool) and isinstance(found.ELSEWHERE, bool)
     for function, asked in OFFERED.items():
         parameters = list(inspect.signature(getattr(found, function)).parameters.values())
         wanted = list(inspect.signature(asked).parameters.values())[1:]

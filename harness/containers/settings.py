@@ -36,6 +36,7 @@ for place in found.submodule_search_locations if found else ():
         shutil.copy2(path, os.environ["{AITER_VARIABLE}"])
 """
 """Run by an image's Python: modules that it brings ready-built go where AITER then looks."""
+RDMA = "/dev/infiniband"
 SHM_SIZE = "8g"
 STACK_BYTES = 67108864
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
@@ -53,6 +54,8 @@ class Host(Noun):
     """Variables of this shell that leave it only some of the accelerators (VISIBLE)."""
     device_gids: tuple[int, ...] = ()
     """Groups that own /dev/kfd and the render nodes here; names need not exist in the image, numbers do."""
+    rdma: bool = False
+    """Whether it has RDMA devices."""
     pid: int = 0
     pid_started: str = ""
     pid_namespace: str = ""
@@ -83,8 +86,7 @@ def container_options(launch: Launch, run_id: str, host: Host) -> dict[str, Any]
         "environment": _environment(launch, host),
         "labels": labels(launch, run_id, host),
         "mounts": _mounts(launch, host),
-        # The engine listens on all interfaces of its own network; outside it is on loopback only.
-        "ports": {f"{launch.port}/tcp": ("127.0.0.1", launch.port)},
+        **_network(launch),
         # As PID 1 a Python program ignores SIGTERM, and nobody reaps the workers it orphans.
         "init": True,
         # A probe of the image's own would be traffic that the measured client did not send.
@@ -141,6 +143,13 @@ def _mounts(launch: Launch, host: Host) -> list[Mount]:
     return mounts
 
 
+def _network(launch: Launch) -> dict[str, Any]:
+    """The engine listens on all interfaces of its own network; outside it is on loopback only."""
+    if launch.host_network:
+        return {"network_mode": "host", "ports": {}}
+    return {"ports": {f"{launch.port}/tcp": ("127.0.0.1", launch.port)}}
+
+
 def _memory(launch: Launch) -> dict[str, Any]:
     if not launch.memory_gb:
         return {}
@@ -160,11 +169,13 @@ def _accelerator(launch: Launch, host: Host) -> dict[str, Any]:
     }
     if launch.privileged:
         options["privileged"] = True
+    fabric = [f"{RDMA}:{RDMA}:rwm"] if launch.host_network and host.rdma else []
     if launch.accelerator == "cuda":
-        return {**options, "device_requests": [_nvidia_gpus(launch, host)]}
+        devices = {"devices": fabric} if fabric else {}
+        return {**options, **devices, "device_requests": [_nvidia_gpus(launch, host)]}
     return {
         **options,
-        "devices": ["/dev/kfd:/dev/kfd:rwm", "/dev/dri:/dev/dri:rwm"],
+        "devices": ["/dev/kfd:/dev/kfd:rwm", "/dev/dri:/dev/dri:rwm", *fabric],
         "group_add": ["video", *map(str, host.device_gids)],
         "cap_add": ["SYS_PTRACE"],
         "security_opt": ["seccomp=unconfined"],
@@ -210,6 +221,7 @@ def run_command(launch: Launch, options: dict[str, Any]) -> str:
     words = ["docker run --rm", f"--name {options['name']}", "--init", "--no-healthcheck"]
     if "ipc_mode" in options:
         words.append(f"--ipc {options['ipc_mode']}")
+    words += [f"--network {options['network_mode']}"] if "network_mode" in options else []
     words += [f"--shm-size {options['shm_size']}"] if "shm_size" in options else []
     words += [f"--ulimit {u['Name']}={u['Soft']}" for u in options.get("ulimits", ())]
     words += [f"--memory {v} --memory-swap {v}" for v in [options.get("mem_limit")] if v]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from harness.errors import InputError
-from harness.schema import Deployment, Model, Variant
+from harness.schema import Deployment, Model, Rank, Variant
 
 Spellings = tuple[tuple[str, str], ...]
 """(first version that has it, spelling), oldest first; "" as spelling = that version has no such flag."""
@@ -25,6 +26,7 @@ class Parser(NamedTuple):
     """Flags with values that only a fork's own parser knows."""
 
 
+_MEETING = 7777
 _RELEASE = re.compile(r"\d+(?:\.\d+)*")
 _CANDIDATE = re.compile(r"rc(\d+)")
 
@@ -73,6 +75,29 @@ def pinned(deployment: Deployment) -> tuple[str, ...]:
     model = deployment.model
     fetched = not model.path and deployment.model_path == model.hf_id
     return ("--revision", model.revision) if fetched and model.revision else ()
+
+
+def by_node(variant: Variant, argv: Callable[[int], tuple[str, ...]]) -> dict[str, Any]:
+    """The commands of all its nodes, as fields of a Launch."""
+    first, *others = map(argv, range(variant.nodes))
+    return {"argv": first, "others": tuple(Rank(argv=words) for words in others)}
+
+
+def meeting_port(port: int) -> int:
+    """Where the ranks of several nodes meet, their server's port given.
+
+    Below 32768, where Linux begins to hand out ports, and above those that server.free_port() gives.
+    """
+    return port + _MEETING
+
+
+def over_nodes(variant: Variant) -> dict[str, str]:
+    """The variant's variables; MORI's heap holds buffers of every rank, and 4G were too few for 32 of them.
+
+    ROCm/MAD#205 and #168 run EP16 with 16G. Both engines choose MORI's kernel for several nodes themselves.
+    """
+    mori = variant.nodes > 1 and str(variant.options.get("all2all", "")).startswith("mori")
+    return {**variant.env, **({"MORI_SHMEM_HEAP_SIZE": "16G"} if mori else {})}
 
 
 def refuse_unknown_options(variant: Variant, known: tuple[str, ...]) -> None:

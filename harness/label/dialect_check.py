@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from harness import registry
 from harness.errors import LaunchError, MachineError
@@ -30,6 +31,14 @@ class Parsed(Noun):
 
     version: str
     errors: tuple[str, ...]
+
+
+def every_rank(variant: Variant, launch: Launch) -> list[tuple[Variant, Launch]]:
+    """The commands of one launch, one per node: they are named by their rank where there are several."""
+    if not launch.others:
+        return [(variant, launch)]
+    names = [f"{variant.name} rank {number}" for number in range(len(launch.ranks))]
+    return [(replace(variant, name=name), launch.of_rank(n)) for n, name in enumerate(names)]
 
 
 def check_all(

@@ -13,10 +13,11 @@ _BYTES_BEYOND_WEIGHTS = 1.1
 def feasible(variant: Variant, machine: Machine, model: Model, launcher: str = "") -> str:
     """Why the variant cannot run here with this model; "" when it can. Nothing is launched or imported."""
     chosen = launchers.named(launcher or launchers.usual(variant, machine))
+    here = not chosen.ELSEWHERE
     return (
-        _accelerator(variant, machine)
+        (here and _accelerator(variant, machine))
         or _experts(variant, model)
-        or _memory(variant, machine, model)
+        or (here and _memory(variant, machine, model))
         or "; ".join(filter(None, (chosen.missing(variant, machine), _weights(model))))
     )
 

@@ -50,6 +50,14 @@ def search(pattern: str, lines: Iterable[str]) -> re.Match[str] | None:
     return next((match for match in map(compiled.search, lines) if match), None)
 
 
+def literal(word: str) -> Any:
+    """A value as Python prints it: True, False, None (nothing, too), a whole number, a word in quotes."""
+    if word in ("True", "False"):
+        return word == "True"
+    number = re.fullmatch(r"-?\d+", word)
+    return None if word in ("", "None") else int(word) if number else word.strip("'")
+
+
 def samples(metrics: str, name: str) -> list[tuple[dict[str, str], float]]:
     """(labels, value) of every Prometheus sample called `name`; [] when the text is none or has none."""
     return [(dict(s.labels), float(s.value)) for s in _samples(metrics) if s.name == name]

@@ -16,6 +16,7 @@ from harness.errors import InputError
 from harness.schema import Deployment, Launch, Machine, Variant
 
 HERE = Path(__file__).parent
+_NODES = "slurm"
 
 
 class Server(Protocol):
@@ -33,12 +34,19 @@ class Server(Protocol):
     def process_evidence(self) -> tuple[tuple[str, ...], dict[str, str]]:
         """Command line and environment of the running engine as the system shows them."""
 
+    @property
+    def url(self) -> str:
+        """Where clients reach it, where only its start tells; "" = where the launch says."""
+
 
 class Launcher(Protocol):
     """What a launcher's file offers: every answer that depends on where an engine runs."""
 
     OWNS_SERVER: bool
     """Whether it starts the engine, and so may stop it, empty its cache by a new start, choose its port."""
+
+    ELSEWHERE: bool
+    """Whether engines run on other machines, so that this one's accelerators and memory say nothing."""
 
     def missing(self, variant: Variant, machine: Machine) -> str:
         """What this machine lacks for it to start the variant, weights apart; "" when nothing."""
@@ -102,12 +110,25 @@ def by_hand(launch: Launch) -> str:
     return f"# by the launcher {launch.launcher}, which is not here\n{shlex.join(launch.argv)}"
 
 
+def chosen(asked: str | None, variant: Variant, machine: Machine, contained: bool = False) -> str:
+    """The launcher asked for, else the usual one. Raises InputError for one that starts too few machines."""
+    if asked and variant.nodes > 1 and not named(asked).ELSEWHERE:
+        raise InputError(
+            f"launcher={asked} starts engines on one machine, and {variant.name} takes {variant.nodes}; "
+            f"leave it out, or give launcher={_NODES}."
+        )
+    return asked or usual(variant, machine, contained)
+
+
 def usual(variant: Variant, machine: Machine, contained: bool = False) -> str:
     """The launcher of a variant when nobody names one.
 
     The engine's own if its file names one (LAUNCHER); containers where they are asked for, and for images of
     accelerators, unless this machine has no Docker Engine but the engine itself: then it is such a container.
+    Several nodes are Slurm's.
     """
+    if variant.nodes > 1:
+        return _NODES
     if own := registry.fact(variant.engine, "LAUNCHER", ""):
         return str(own)
     installed = registry.package(variant.engine) in machine.importable

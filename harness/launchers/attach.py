@@ -11,6 +11,7 @@ from harness.errors import InputError, LaunchError, MachineError
 from harness.schema import Deployment, Launch, Machine, Variant
 
 OWNS_SERVER = False
+ELSEWHERE = True
 
 _ASK_EVERY_S = 5.0
 """Questions in between are answered from memory: they would load the server that is measured."""
@@ -20,6 +21,8 @@ TIMEOUT_S = 10.0
 
 class AttachedServer:
     """An endpoint. Any HTTP answer counts as running; only silence does not."""
+
+    url = ""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self._url = url

@@ -23,6 +23,7 @@ from harness.containers.settings import (
     AITER,
     HOME,
     LABEL,
+    RDMA,
     REPOSITORY,
     SEED,
     VISIBLE,
@@ -43,6 +44,7 @@ from harness.schema import Deployment, Launch, Machine, Variant
 from harness.secrets import blotted, is_secret
 
 OWNS_SERVER = True
+ELSEWHERE = False
 _SCRIPT_S = 180
 """Longest run of a script of ours in an image that was not read yet."""
 _LOG_DEADLINE_S = 15.0
@@ -51,6 +53,8 @@ _GONE = {"Status": "gone", "Running": False, "ExitCode": 137, "OOMKilled": False
 
 class DockerServer:
     """One container, from create to remove."""
+
+    url = ""
 
     def __init__(self, client: Any, container: Any, log: threading.Thread, files: Path) -> None:
         self._client = client
@@ -289,6 +293,7 @@ def _host(image_id: str, kept: Path, files: Path) -> Host:
         files_root=str(files),
         visible={name: os.environ[name] for name in VISIBLE if os.environ.get(name)},
         device_gids=_device_gids(),
+        rdma=Path(RDMA).is_dir(),
         pid=os.getpid(),
         pid_started=f"{psutil.Process().create_time():.2f}",
         pid_namespace=os.readlink("/proc/self/ns/pid"),

@@ -22,6 +22,7 @@ from harness.schema import Deployment, Launch, Machine, Variant
 from harness.secrets import redacted_argv, redacted_env, secrets_of
 
 OWNS_SERVER = True
+ELSEWHERE = False
 MARK = "SERVING_HARNESS_LAUNCH"
 """Environment variable that every process of a launch inherits: finds children in sessions of their own."""
 
@@ -89,6 +90,8 @@ def python(launch: Launch, script: Path, *words: str) -> str:
 
 class ProcessServer:
     """One engine and all its descendants."""
+
+    url = ""
 
     def __init__(
         self, process: subprocess.Popen[bytes], mark: str, copier: subprocess.Popen[bytes] | None = None

@@ -16,6 +16,7 @@ from harness.registry import ROOT
 from harness.schema import Deployment, Launch, Machine, Variant
 
 OWNS_SERVER = True
+ELSEWHERE = False
 ADDRESS = "127.0.0.2"
 
 environment = process.environment

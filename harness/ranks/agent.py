@@ -1,0 +1,160 @@
+"""What srun starts on every node: it looks, meets the others, runs its rank, and lets go when told to.
+
+Orders come on standard input, a line each; its end is the order to stop: whoever gave orders is gone. The
+engine's output goes to standard output; what this program tells goes to standard error, a line of JSON
+[KIND, WHAT] behind MARK.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from harness import launchers
+from harness.errors import HarnessError
+from harness.label.dialect import meeting_port
+from harness.launchers import Server
+from harness.launchers.process import MARK as OURS
+from harness.ranks import look
+from harness.ranks.plans import meeting_on
+from harness.schema import Launch, Noun
+from harness.secrets import is_secret
+
+JOB = "SERVING_HARNESS_JOB"
+MARK = "@harness "
+BEAT_S = 1.0
+_STEP_S = 0.2
+_AT_ONCE_S = 1.0
+
+
+class Job(Noun):
+    """What all agents of a step are given."""
+
+    launch: Launch
+    run_id: str = ""
+    inner: str = "process"
+    """The launcher that starts a rank on its node."""
+
+
+class Shown(Noun):
+    """A rank that runs, as its node shows it."""
+
+    cmdline: tuple[str, ...] = ()
+    environ: dict[str, str] = msgspec.field(default_factory=dict)
+    sent: dict[str, int] = msgspec.field(default_factory=dict)
+    """Interface -> bytes sent since the rank was started."""
+    joined: bool = False
+    """Whether it holds a connection with the first node (the first: with any other)."""
+
+
+def tell(kind: str, what: object = "") -> None:
+    """One write, so that lines of threads stay whole."""
+    os.write(2, f"{MARK}{look.encoded(kind, what)}\n".encode())
+
+
+class Agent:
+    """One node's side of a step."""
+
+    def __init__(self, job: Job, number: int) -> None:
+        self.job, self.number = job, number
+        self.launch = job.launch
+        self.server: Server | None = None
+        self.grace_s = _AT_ONCE_S
+        """How long a rank is given to end: little, once another has failed."""
+        self._sent_before: dict[str, int] = {}
+        self._head = ""
+
+    def obey(self, order: str) -> None:
+        """look, meet ADDRESS, start ADDRESS, show. Raises HarnessError."""
+        word, _, address = order.partition(" ")
+        if word == "look":
+            tell("look", look.look(self.launch, self.job.inner))
+        elif word == "meet":
+            others = len(self.launch.others)
+            port = meeting_port(self.launch.port)
+            tell("met", look.meet(self.number, others, address, port) if others else look.Met())
+        elif word == "start":
+            self._head, self._sent_before = address, look.sent()
+            own = meeting_on(self.launch.of_rank(self.number, address))
+            launcher = launchers.named(self.job.inner)
+            self.server = launcher.start(own, Path("/dev/stdout"), f"{self.job.run_id}-{self.number}")
+            tell("started", os.environ.get("SLURMD_NODENAME", ""))
+        elif word == "show" and self.server is not None:
+            tell("shown", self._shown(self.server))
+
+    def _shown(self, server: Server) -> Shown:
+        cmdline, environ = server.process_evidence()
+        sent = {name: num - self._sent_before.get(name, 0) for name, num in look.sent().items()}
+        peers = {c.raddr.ip for c in psutil.net_connections("tcp") if c.status == "ESTABLISHED" and c.raddr}
+        own = {a.address for all_of in psutil.net_if_addrs().values() for a in all_of}
+        return Shown(
+            cmdline=cmdline,
+            environ={name: value for name, value in environ.items() if not is_secret(name)},
+            sent=sent,
+            joined=self._head in peers if self.number else bool(peers - own),
+        )
+
+    def ended(self) -> str:
+        """How its rank ended; "" while it runs, or was not started."""
+        return self.server.describe_exit() if self.server and self.server.poll() is not None else ""
+
+
+def serve(agent: Agent, orders: queue.SimpleQueue[str]) -> int:
+    """Obey until told to stop (drop: at once), or until the rank has ended: then 1."""
+    while True:
+        try:
+            order = orders.get(timeout=_STEP_S)
+        except queue.Empty:
+            order = ""
+        if order in ("stop", "drop"):
+            agent.grace_s = agent.launch.stop_grace_s if order == "stop" else _AT_ONCE_S
+            return 0
+        if order:
+            agent.obey(order)
+        if words := agent.ended():
+            tell("ended", words)
+            return 1
+
+
+def _listen(orders: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        orders.put(line.strip())
+    orders.put("stop")
+
+
+def _beat() -> None:
+    while True:
+        tell("beat")
+        time.sleep(BEAT_S)
+
+
+def main() -> int:
+    """The step's own number of this node, from Slurm's variables."""
+    job = msgspec.json.decode(os.environ.pop(JOB), type=Job)
+    os.environ.pop(OURS, None)
+    agent = Agent(job, int(os.environ.get("SLURM_NODEID", "0")))
+    orders: queue.SimpleQueue[str] = queue.SimpleQueue()
+    signal.signal(signal.SIGTERM, lambda *_: orders.put("stop"))
+    for run in (lambda: _listen(orders), _beat):
+        threading.Thread(target=run, daemon=True).start()
+    try:
+        return serve(agent, orders)
+    except HarnessError as error:
+        tell("ended", error.message)
+        return 1
+    finally:
+        if agent.server is not None:
+            agent.server.stop(agent.grace_s)
+        tell("gone")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
