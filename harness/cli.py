@@ -83,7 +83,8 @@ def _bench(words: list[str]) -> None:
 
     machine = probe()
     recipe, run_id = recipe_of(words, machine)
-    folder = store.run_folder(run_id)
+    folder, against = store.run_folder(run_id), recipe.options.against
+    _check_against(against)
     try:
         with Progress() as progress, claim.alone(folder, progress.note):
             comparison = benching.bench(recipe, machine, folder, progress)
@@ -93,11 +94,33 @@ def _bench(words: list[str]) -> None:
             say(f"\nWhat was measured is kept in {folder}; `just bench run_id={run_id}` goes on from there.")
         raise
     show(comparison)
+    if against:
+        _against(folder, against)
     say(f"Kept in {folder}")
     if any(row.wrong for row in comparison.rows):
         sys.exit(3)
     if not any(row.status == "done" for row in comparison.rows):
         sys.exit(1)
+
+
+def _check_against(name: str) -> None:
+    """Raises InputError for an entry that the log does not have, before anything is measured."""
+    if name:
+        from harness.history import against
+        from harness.reporting import publish
+
+        against.check(publish.log_path(), name)
+
+
+def _against(folder: Path, name: str) -> None:
+    """Say, and note in the log, how far the run is from an earlier one."""
+    from harness.history import against
+    from harness.reporting import logbook, publish
+
+    lines = against.told(publish.log_path(), folder, name)
+    logbook.note(publish.log_path(), folder.name, "\n".join(lines))
+    for line in lines:
+        say(line)
 
 
 @app.command(epilog=MEANINGS)

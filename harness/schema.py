@@ -558,6 +558,8 @@ Prompts = Literal["ids", "text", "chat"]
 class Options(Noun, omit_defaults=True):
     """Switches of single features: [options] of a recipe, key=value on the command line."""
 
+    against: str = ""
+    """Entry of the log to be compared with afterwards: last = the newest that asked the same."""
     allow_dummy_moe: bool = False
     """Measure a mixture of experts on dummy weights, labelled so."""
     allow_overrides: bool = False

@@ -28,10 +28,13 @@ UNPROVEN = "not proven"
 _JUDGING = (
     *("against", "budget_s", "percentile", "price", "second_opinion", "slo_share", "strict"),
     *("task_limit", "tasks", "api_key_env", "place", "place_wait_s", "served_name", "workers"),
+    *("hypothesis", "seal", "smallest"),
 )
 """Options that change what is said of a measurement, or who carries it out, not the measurement."""
 _LENGTHS = ("input_len", "output_len")
-_STATES = {"done": "", "failed": "failed"}
+_POINTS = ("done", "failed")
+"""What was skipped or interrupted says nothing."""
+_LAUNCHER = "launcher="
 
 
 class Metric(NamedTuple):
@@ -117,10 +120,8 @@ def all_series(past: Iterable[LogFacts]) -> list[Series]:
     """Every series, that with the newest point first. `past`: one entry per run."""
     lanes: dict[Key, list[Point]] = {}
     for facts in sorted(past, key=lambda f: (f.date, f.run_id)):
-        for row in facts.rows:
-            if row.status in _STATES:
-                point = _point(facts, row)
-                lanes.setdefault(point.key.lane, []).append(point)
+        for point in points(facts):
+            lanes.setdefault(point.key.lane, []).append(point)
     found = [series for points in lanes.values() for series in _by_label(points)]
     found.sort(key=lambda s: s.key)
     return sorted(found, key=lambda s: s.newest.facts.date, reverse=True)
@@ -136,6 +137,17 @@ def _by_label(points: Sequence[Point]) -> Iterable[Series]:
         label = label if unproven else point.key.label
         groups.setdefault(label, []).append(point)
     return (Series(members[0].key._replace(label=name), tuple(members)) for name, members in groups.items())
+
+
+def points(facts: LogFacts) -> list[Point]:
+    """The rows of a run that say something."""
+    return [_point(facts, row) for row in facts.rows if row.status in _POINTS]
+
+
+def asked(key: Key) -> Key:
+    """What was asked: the key without what was found, or where: label, launcher and host."""
+    changed = [part for part in key.changed.split(", ") if not part.startswith(_LAUNCHER)]
+    return key._replace(label="", host="", changed=", ".join(changed))
 
 
 def _point(facts: LogFacts, row: LoggedRow) -> Point:
@@ -181,7 +193,7 @@ def changed(recipe: Recipe, launcher: str) -> str:
         if field not in _JUDGING and filed in given and given[filed] != usual.get(filed)
     ]
     parts = [
-        f"launcher={launcher}" if launcher else "",
+        f"{_LAUNCHER}{launcher}" if launcher else "",
         f"args={' '.join(recipe.args)}" if recipe.args else "",
         *(f"env.{name}={value}" for name, value in sorted(recipe.env.items())),
         *(f"settings.{name}={value}" for name, value in sorted(recipe.settings.items())),
