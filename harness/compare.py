@@ -10,13 +10,13 @@ from typing import TypeVar
 import msgspec
 
 from harness import registry, samples, store
-from harness.correctness import agreement, peers, task_accuracy
+from harness.correctness import affected, agreement, peers, task_accuracy
 from harness.correctness.floors import JudgeSettings
 from harness.correctness.promises import broken, cached
 from harness.errors import StoreError
 from harness.host import calibration
 from harness.label import fairness, provenance
-from harness.numbers import energy, hosts, intervals, load_search, silences, strict, verdicts
+from harness.numbers import energy, hosts, intervals, load_search, reuse, silences, strict, validity, verdicts
 from harness.numbers.load_search import SearchResult
 from harness.numbers.measured import Measured, calibrations, load
 from harness.reporting import opinions
@@ -183,6 +183,7 @@ def _row(
     by_rate = sorted(done, key=lambda t: samples.rate(t, steady))
     rate = intervals.interval([samples.rate(t, steady) for t in by_rate])
     median = by_rate[len(by_rate) // 2]
+    found = reuse.reuse([t.result for t in done], validity.ideal_hit_share(done[0].result))
     row = msgspec.structs.replace(
         row,
         status="done",
@@ -196,12 +197,14 @@ def _row(
         silences=silences.silences(median.table) if median.table else None,
         energy=median.energy,
         cost_per_million_tokens=_cost(recipe, launch, rate),
-        agreement=_agreement(done, groups, recipe),
+        agreement=_with_populations(_agreement(done, groups, recipe), done, recipe),
+        reuse=found,
         attested=all(t.attestation and t.attestation.valid for t in done),
         invalid=_invalid(done),
         notes=(
             *dict.fromkeys(n for t in trials for n in _notes(t)),
             *(t.result.reason for t in trials if t.result.status == "failed"),
+            *([found.doubt] if found and found.doubt else ()),
         ),
     )
     strictly = strict.reasons(row, recipe.slo) if recipe.options.strict else ""
@@ -256,6 +259,17 @@ def _agreement(
     return agreement.judge(scores, records, own, settings, healthy)
 
 
+def _with_populations(found: Agreement | None, done: list[Measured], recipe: Recipe) -> Agreement | None:
+    """The verdict beside those on the tokens that a cache or a draft had a hand in."""
+    if found is None or not any(t.scores for t in done):
+        return found
+    outputs = [one for t in done for one in affected.told(t.scores, t.records, affected.turns(_sampled(t)))]
+    settings = JudgeSettings(dtype=_dtype(done), seed=recipe.seed, eight_bit=_eight_bit(done))
+    shown = [t.attestation.effective.speculative for t in done if t.attestation]
+    drafting = any(method not in (None, "none") for method in shown)
+    return affected.joined(found, affected.populations(outputs, settings, drafting=drafting))
+
+
 def _usual(
     done: list[Measured], groups: dict[tuple[str, str], list[Measured]], reference: str
 ) -> tuple[RequestRecord, ...]:
@@ -275,10 +289,13 @@ def _intended_dtype(variant: str) -> str:
 
 def _expected_len(trial: Measured) -> dict[str, int]:
     """Request id -> tokens that had to come, of the verified sample's requests that ignore the end token."""
+    return {r.request_id: r.max_tokens for r in _sampled(trial) if r.ignore_eos}
+
+
+def _sampled(trial: Measured) -> list[Request]:
+    """The verified requests, in the workload's order; [] where they were not kept."""
     path = store.sample_path(trial.folder.parents[2], trial.result.trial.folder)
-    if not store.present(path):
-        return {}
-    return {r.request_id: r.max_tokens for r in store.read_lines(path, Request) if r.ignore_eos}
+    return list(store.read_lines(path, Request)) if store.present(path) else []
 
 
 def _dtype(trials: list[Measured]) -> str:

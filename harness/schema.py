@@ -535,6 +535,12 @@ class RequestRecord(Noun):
     """The server's usage.completion_tokens; re-tokenised when it sent no usage."""
     usage: bool = False
     cached_len: int = 0
+    """Tokens of its prompt that came from a cache, as its usage says."""
+    runs: tuple[tuple[int, int], ...] = ()
+    """(position of the first, tokens) of chunks with several token ids: those of one verification."""
+    drafted_len: int = 0
+    accepted_len: int = 0
+    """Draft tokens proposed and accepted, as the answer itself says; 0 where it does not."""
     output_token_ids: tuple[int, ...] | None = None
     output_logprobs: tuple[float, ...] | None = None
     output_tokens: tuple[str, ...] | None = None
@@ -705,6 +711,9 @@ class TrialResult(Noun):
     client_cpu_s: float = 0.0
     counters: dict[str, float] = msgspec.field(default_factory=dict)
     """Deltas of the engine's own counters over the timed part, canonical names."""
+    told: dict[str, float] = msgspec.field(default_factory=dict)
+    """Sums over the answers, to hold the counters against: prompt_tokens, cached_tokens, draft_tokens,
+    accepted_tokens (as answers say), run_tokens (tokens behind the first of their chunk)."""
     notes: tuple[str, ...] = ()
     """Warnings that belong beside the numbers."""
     invalid: str = ""
@@ -827,6 +836,22 @@ class Interval(Noun):
     num: int
 
 
+class Population(Noun):
+    """The verdict on some of a row's tokens alone: those that an option of production had a hand in."""
+
+    name: str
+    """behind a cache hit; accepted from a draft; each, turn 3; the others."""
+    verdict: Verdict
+    reason: str = ""
+    num_requests: int = 0
+    num_tokens: int = 0
+    token_match: float | None = None
+    noise_ratio: float | None = None
+    mean_abs_dlogprob: float | None = None
+    power: str = ""
+    """What this verdict would have seen with 95 %."""
+
+
 class Agreement(Noun):
     """Correctness of one trial's timed output against the reference."""
 
@@ -867,6 +892,8 @@ class Agreement(Noun):
     """What the verdict would have seen with 95 %, and what it could not have seen."""
     first_bad_position: int | None = None
     """Output position from which the output fails, when only a later part of it does."""
+    populations: tuple[Population, ...] = ()
+    """Tokens that a cache or a draft had a hand in, judged beside the others; () where there are none."""
     alarms: tuple[str, ...] = ()
     """Findings that need no reference: repetition, gibberish, NaN, premature end."""
 
@@ -942,6 +969,27 @@ class Ranked(Noun):
     lower_is_better: bool = False
 
 
+class Reuse(Noun):
+    """What caches and drafts really did in a row, told twice: by the answers and by the engine's counters."""
+
+    hit_share: float | None = None
+    """Prompt tokens from a cache / prompt tokens, by the answers' usage; None where no answer told any."""
+    hit_share_counted: float | None = None
+    """The same by the engine's own counters."""
+    hit_share_ideal: float | None = None
+    """What a cache that forgets nothing would reuse of this workload; None where it shares nothing."""
+    acceptance_length: float | None = None
+    """Tokens per verification, the engine's own one included, by its counters."""
+    acceptance_length_told: float | None = None
+    """The same by the answers: what they say of themselves, else their chunks of several tokens."""
+    acceptance_rate: float | None = None
+    """Draft tokens accepted / proposed."""
+    rate_at: tuple[float, ...] = ()
+    """Share of verifications that accepted the draft's token at each position."""
+    doubt: str = ""
+    """Which of the two tellings disagree by over 1 %; "" when they agree."""
+
+
 class Row(Noun):
     """One line of the table: a variant at a scenario, over all restarts."""
 
@@ -964,6 +1012,8 @@ class Row(Noun):
     silences: Silences | None = None
     """Of the median restart."""
     agreement: Agreement | None = None
+    reuse: Reuse | None = None
+    """Over all restarts; None where nothing was cached or drafted."""
     energy: Energy | None = None
     """Of the median restart; None where no accelerator showed its power."""
     cost_per_million_tokens: float | None = None

@@ -42,8 +42,11 @@ _WARM_SEED = 7919
 _WARM_TOKENS = 32
 _ASK_S = 30.0
 """Longest an engine that is not busy may take to answer about itself."""
-COUNTERS = ("prompt_tokens", "generation_tokens", "prefix_cache_hits", "prefix_cache_queries", "preemptions")
-"""Canonical names of the engines' counters whose change over a timed part is kept."""
+COUNTERS = (
+    *("prompt_tokens", "generation_tokens", "prefix_cache_hits", "prefix_cache_queries", "preemptions"),
+    *("drafts", "draft_tokens", "accepted_tokens", "verifications"),
+)
+"""Canonical names of the engines' counters whose change over a timed part is kept; so is accepted_at_0 ..."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +181,16 @@ def timed_part(
         started_at=started,
         duration_s=stats.duration_s,
         client_cpu_s=stats.cpu_s,
-        counters={k: after[k] - before[k] for k in COUNTERS if k in after and k in before},
+        counters=grown(before, after),
         notes=(*running.accepted.notes, *([compiled] if compiled else [])),
     )
     return judged(visit, running, outcome, (timed, stats))
+
+
+def grown(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Growth of the counters that are kept. One that began to exist in between, as labels do, began at 0."""
+    kept = [name for name in after if name in COUNTERS or name.startswith("accepted_at_")]
+    return {name: after[name] - before.get(name, 0.0) for name in kept} if before else {}
 
 
 def _fire(
@@ -325,6 +334,7 @@ def judged(
         return msgspec.structs.replace(outcome, status="failed", reason=reason, evidence=evidence)
     return msgspec.structs.replace(
         outcome,
+        told=seen.told,
         invalid="; ".join(seen.reasons(outcome, stats)),
         notes=(*outcome.notes, *seen.notes(outcome)),
     )

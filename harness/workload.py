@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 
 import msgspec
 
@@ -28,13 +29,26 @@ def build(
         raise InputError(f"workload {spec.name} gave no request: raise num_prompts or loosen its limits")
     made = tuple(_asked(request, spec, number) for number, request in enumerate(made))
     due = _due_times(made, load, spec.seed)
-    chosen = frozenset(
-        random.Random(f"verify:{spec.seed}").sample(range(len(made)), min(num_verify, len(made)))
-    )
+    chosen = _verified(made, num_verify, random.Random(f"verify:{spec.seed}"))
     timed = tuple(
         msgspec.structs.replace(r, due_at_s=due[i], logprobs=i in chosen) for i, r in enumerate(made)
     )
     return timed, describe(spec, load, timed)
+
+
+def _verified(made: Sequence[Request], num: int, draw: random.Random) -> frozenset[int]:
+    """Indexes of the requests to verify. Of conversations whole ones, at least `num` requests: what a turn's
+    prompt carries of earlier answers is known only where those are kept too."""
+    if not any(r.session for r in made):
+        return frozenset(draw.sample(range(len(made)), min(num, len(made))))
+    sessions: dict[str, list[int]] = {}
+    for index, request in enumerate(made):
+        sessions.setdefault(request.session or request.request_id, []).append(index)
+    order, chosen = list(sessions.values()), list[int]()
+    draw.shuffle(order)
+    while order and len(chosen) < num:
+        chosen += order.pop()
+    return frozenset(chosen)
 
 
 def _asked(request: Request, spec: WorkloadSpec, number: int) -> Request:

@@ -77,11 +77,33 @@ class Usage(msgspec.Struct, gc=False):
     prompt_tokens_details: PromptDetails | None = None
 
 
+class Speculation(msgspec.Struct, gc=False):
+    """vLLM's metrics.speculative_decoding of one request."""
+
+    num_draft_tokens: int = 0
+    num_accepted_draft_tokens: int = 0
+
+
+class RequestMetrics(msgspec.Struct, gc=False):
+    """vLLM's metrics of one request, beside its usage."""
+
+    speculative_decoding: Speculation | None = None
+
+
+class Timings(msgspec.Struct, gc=False):
+    """llama.cpp's timings of one request."""
+
+    draft_n: int = 0
+    draft_n_accepted: int = 0
+
+
 class Chunk(msgspec.Struct, gc=False):
     """One streamed event, or a whole answer; fields this client has no use for are skipped."""
 
     choices: list[Choice] | None = None
     usage: Usage | None = None
+    metrics: RequestMetrics | None = None
+    timings: Timings | None = None
     error: Any = None
     object: str | None = None
     message: Any = None
@@ -114,14 +136,17 @@ class Answer:
     """Everything one request got back, filled chunk by chunk with the arrival stamp of each."""
 
     __slots__ = (
+        "accepted_len",
         "cached_len",
         "content_ns",
+        "drafted_len",
         "engine_error",
         "finish_reason",
         "ids",
         "input_len",
         "logprobs",
         "output_len",
+        "runs",
         "saw_done",
         "texts",
         "tokens",
@@ -141,6 +166,9 @@ class Answer:
         self.input_len = 0
         self.output_len = 0
         self.cached_len = 0
+        self.runs: list[tuple[int, int]] = []
+        self.drafted_len = 0
+        self.accepted_len = 0
         self.engine_error = ""
         self.saw_done = False
 
@@ -166,13 +194,16 @@ class Answer:
             self._take_error(msgspec.json.encode(chunk.message))
         if chunk.usage is not None:
             self._take_usage(chunk.usage)
+            self._take_drafts(chunk)
+        elif chunk.timings is not None:
+            self._take_drafts(chunk)
         content = False
         for choice in chunk.choices or ():
             if choice.text:
                 self.texts.append(choice.text)
                 content = True
             if choice.token_ids:
-                self.ids.extend(choice.token_ids)
+                self._take_ids(choice.token_ids)
                 content = True
             if choice.delta is not None or choice.message is not None:
                 content = self._take_chat(choice) or content
@@ -182,6 +213,11 @@ class Answer:
                 self._take_finish(choice.finish_reason)
         if content:
             self.content_ns.append(stamp)
+
+    def _take_ids(self, ids: list[int]) -> None:
+        if len(ids) > 1:
+            self.runs.append((len(self.ids), len(ids)))
+        self.ids.extend(ids)
 
     def _take_chat(self, choice: Choice) -> bool:
         """True when the delta or message carries generated content."""
@@ -229,6 +265,13 @@ class Answer:
         self.output_len = usage.completion_tokens or 0
         if usage.prompt_tokens_details is not None:
             self.cached_len = usage.prompt_tokens_details.cached_tokens or 0
+
+    def _take_drafts(self, chunk: Chunk) -> None:
+        told = chunk.metrics.speculative_decoding if chunk.metrics else None
+        if told is not None:
+            self.drafted_len, self.accepted_len = told.num_draft_tokens, told.num_accepted_draft_tokens
+        elif chunk.timings is not None:
+            self.drafted_len, self.accepted_len = chunk.timings.draft_n, chunk.timings.draft_n_accepted
 
     def _take_error(self, body: bytes) -> None:
         self.engine_error = (

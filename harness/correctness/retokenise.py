@@ -47,6 +47,8 @@ def sample(request: Request, record: RequestRecord, vocabulary: Vocabulary) -> S
 def _prompt_ids(request: Request, record: RequestRecord, vocabulary: Vocabulary) -> tuple[int, ...]:
     """The prompt as the engine read it; a text prompt counts only when the engine's own count agrees."""
     if request.prompt_token_ids is not None:
+        if record.prompt_len not in (0, len(request.prompt_token_ids)):
+            raise _Unknown("what its conversation said before is not all kept, so its prompt is not known")
         return request.prompt_token_ids
     if request.prompt is None:
         raise _Unknown("its prompt went through the engine's chat template, so its ids are not known")

@@ -11,6 +11,7 @@ import msgspec
 from harness import client, models, registry, server, store
 from harness.client import acceptance
 from harness.correctness import (
+    affected,
     agreement,
     conformance,
     determinism,
@@ -274,10 +275,10 @@ def samples_of(run: Path, folder: Path) -> list[Sample]:
     prompts = {r.request_id: r for r in store.read_lines(path, Request)}
     model = model_of(folder.parent)
     vocabulary = Vocabulary(model.path or model.tokenizer)
+    records = {r.request_id: r for r in store.records(folder) if r.request_id in prompts and not r.error}
+    said = affected.conversations(tuple(prompts.values()), records)
     samples = [
-        retokenise.sample(prompts[record.request_id], record, vocabulary)
-        for record in store.records(folder)
-        if record.request_id in prompts and not record.error
+        retokenise.sample(said[request_id], record, vocabulary) for request_id, record in records.items()
     ]
     # Records lie in the order in which they ended, which differs between restarts.
     order = {request_id: number for number, request_id in enumerate(prompts)}

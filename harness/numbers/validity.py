@@ -35,6 +35,7 @@ class Seen:
         self._tally = token_counts.Tally()
         self._cached = self._read = self._missing = self._due = 0
         self._num_short = self._num_misread = 0
+        self._drafted = self._accepted = self._in_runs = 0
         self._misread = self.first_error = ""
 
     @property
@@ -56,6 +57,9 @@ class Seen:
         self._num_uncounted += token_counts.uncounted(record)
         self._cached += record.cached_len
         self._read += record.input_len
+        self._drafted += record.drafted_len
+        self._accepted += record.accepted_len
+        self._in_runs += sum(num - 1 for _, num in record.runs)
         if record.prompt_len and record.input_len and record.input_len != record.prompt_len:
             self._num_misread += 1
             self._misread = self._misread or f"{record.prompt_len} tokens sent, {record.input_len} read"
@@ -64,6 +68,19 @@ class Seen:
         if record.output_len < expected:
             self._num_short += 1
             self._missing += expected - record.output_len
+
+    @property
+    def told(self) -> dict[str, float]:
+        """Sums over the answers, to hold the engine's counters against; {} where a request failed."""
+        if self.num_ok != self.num:
+            return {}
+        return {
+            "prompt_tokens": self._read,
+            "cached_tokens": self._cached,
+            "draft_tokens": self._drafted,
+            "accepted_tokens": self._accepted,
+            "run_tokens": self._in_runs,
+        }
 
     def reasons(self, outcome: TrialResult, stats: ClientStats) -> list[str]:
         """One sentence per violated condition of identical, uncached, equally counted, punctual work."""
@@ -82,7 +99,7 @@ class Seen:
     def notes(self, outcome: TrialResult) -> tuple[str, ...]:
         """What belongs beside valid numbers: lengths as counted, and how much of a prefix was reused."""
         counted = () if self._exact else self._as_counted()
-        ideal, hits = _ideal_hit_share(outcome), self._hits(outcome)
+        ideal, hits = ideal_hit_share(outcome), self._hits(outcome)
         if not self._read or not (ideal or hits):
             return counted
         if not ideal:
@@ -116,7 +133,7 @@ class Seen:
         return outcome.counters.get("prefix_cache_hits", 0) or self._cached
 
     def _from_cache(self, outcome: TrialResult) -> str:
-        hits, ideal = self._hits(outcome), _ideal_hit_share(outcome)
+        hits, ideal = self._hits(outcome), ideal_hit_share(outcome)
         if hits <= ideal * self._read * (1 + HIT_MARGIN) + CHANCE_HITS * self._read:
             return ""
         if ideal:
@@ -136,7 +153,7 @@ class Seen:
         )
 
 
-def _ideal_hit_share(outcome: TrialResult) -> float:
+def ideal_hit_share(outcome: TrialResult) -> float:
     """Share of prompt tokens that repeat by design of the workload; 0 for workloads that share nothing."""
     spec = outcome.trial.workload
     expected = getattr(registry.workload(spec.file), "expected_hit_share", None)

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.label import switches
 from harness.numbers import intervals, spread
 from harness.numbers.figures import Figure
 from harness.numbers.intervals import CONFIDENCE, Restarts
@@ -60,7 +61,10 @@ class _Pair(NamedTuple):
 
 
 def contrasts(samples: Sequence[Sample], baseline: str) -> tuple[Contrast, ...]:
-    """Every variant against `baseline` in every figure that both have, with words; primary figures first."""
+    """Every variant against `baseline`, or itself without a switch, in every figure that both have.
+
+    With words; primary figures first.
+    """
     pairs = sorted(_pairs(samples, baseline), key=lambda pair: not pair.contrast.primary)
     learned = _learned(pairs)
     raw = [_estimate(pair, known) for pair, known in zip(pairs, learned, strict=True)]
@@ -105,13 +109,16 @@ def _where(contrast: Contrast) -> str:
 
 def _pairs(samples: Iterable[Sample], baseline: str) -> Iterable[_Pair]:
     found = {(s.scenario, s.variant, s.figure.name): s for s in samples if s.values}
+    there = {(scenario, variant) for scenario, variant, _ in found}
     for (scenario, variant, name), sample in found.items():
-        base = found.get((scenario, baseline, name))
-        if base is None or variant == baseline:
+        # A variant with a switch on is the other half of a pair: the same without it.
+        chosen = switches.partner(variant, (v for s, v in there if s == scenario)) or baseline
+        base = found.get((scenario, chosen, name))
+        if base is None or variant == chosen:
             continue
         contrast = Contrast(
             scenario=scenario,
-            baseline=baseline,
+            baseline=chosen,
             variant=variant,
             metric=name,
             title=sample.figure.title,

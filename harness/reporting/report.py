@@ -10,7 +10,7 @@ from rich.text import Text
 
 from harness.escape import block, plain
 from harness.escape import markdown as md
-from harness.reporting import answer, goodput, opinions, stops, what_ran
+from harness.reporting import answer, goodput, opinions, pairs, stops, what_ran
 from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Environment, Recipe, Row, Scalar
 
@@ -54,7 +54,12 @@ def footnotes(comparison: Comparison, width: int = WIDTH, most: int = LINES) -> 
     Remarks on the run stand there as far as `most` lines in all have room for them; the others are counted.
     """
     rows = comparison.rows
-    told = [*_gathered(rows), *goodput.lines(comparison), *opinions.lines(comparison.opinions)]
+    told = [
+        *_gathered(rows),
+        *pairs.lines(comparison),
+        *goodput.lines(comparison),
+        *opinions.lines(comparison.opinions),
+    ]
     lines = _folded(told, width)
     above = [comparison.question, *(one.full_line for one in answer.answers(comparison))]
     used = len(_folded(above, width)) + len(rows) + _FRAME
@@ -77,6 +82,7 @@ def markdown(comparison: Comparison, environment: Environment | None, recipe: Re
         ("Answer", "\n".join(f"- {line}" for line in answers(comparison))),
         ("Comparison", markdown_table(comparison)),
         ("", "\n".join(f"- **{md(term)}**: {md(meaning)}" for term, meaning in DEFINITIONS)),
+        ("Pairs", _tabled(pairs.ABOUT, pairs.HEADERS, pairs.rows(comparison))),
         ("Verdicts", _bullets(f"{c.scenario}: {c.words}" for c in comparison.contrasts)),
         ("Failures", _bullets(failures(comparison.rows))),
         ("Alarms", _bullets(alarms(comparison.rows))),

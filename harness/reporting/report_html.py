@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from harness.escape import block, plain
 from harness.numbers.verdicts import decided
-from harness.reporting import answer, goodput, opinions, report, stops, what_ran
+from harness.reporting import answer, goodput, opinions, pairs, report, stops, what_ran
 from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Contrast, Environment, Row
 
@@ -210,6 +210,7 @@ def _closing(comparison: Comparison, environment: Environment | None) -> list[Se
         Section("Silences", stops.ABOUT, lines=stops.lines(comparison.rows)),
         Section("Notes", lines=[*comparison.notes, *notes]),
         Section("Every figure", _EVERY, lines=[f"{c.scenario}: {c.words}" for c in comparison.contrasts]),
+        Section("Pairs", pairs.ABOUT, headers=pairs.HEADERS, rows=pairs.rows(comparison)),
         Section("Goodput", goodput.ABOUT, headers=goodput.HEADERS, rows=goodput.rows(comparison)),
         Section(
             "Second opinions",
