@@ -33,6 +33,7 @@ from harness.schema import (
     Recipe,
     Request,
     RequestRecord,
+    Reuse,
     Row,
     SecondOpinion,
     TrialResult,
@@ -183,7 +184,6 @@ def _row(
     by_rate = sorted(done, key=lambda t: samples.rate(t, steady))
     rate = intervals.interval([samples.rate(t, steady) for t in by_rate])
     median = by_rate[len(by_rate) // 2]
-    found = reuse.reuse([t.result for t in done], validity.ideal_hit_share(done[0].result))
     row = msgspec.structs.replace(
         row,
         status="done",
@@ -198,17 +198,21 @@ def _row(
         energy=median.energy,
         cost_per_million_tokens=_cost(recipe, launch, rate),
         agreement=_with_populations(_agreement(done, groups, recipe), done, recipe),
-        reuse=found,
+        reuse=(told := _reuse(done)),
         attested=all(t.attestation and t.attestation.valid for t in done),
         invalid=_invalid(done),
         notes=(
             *dict.fromkeys(n for t in trials for n in _notes(t)),
             *(t.result.reason for t in trials if t.result.status == "failed"),
-            *([found.doubt] if found and found.doubt else ()),
+            *([told.doubt] if told and told.doubt else ()),
         ),
     )
     strictly = strict.reasons(row, recipe.slo) if recipe.options.strict else ""
     return msgspec.structs.replace(row, invalid="; ".join(filter(None, (row.invalid, strictly))))
+
+
+def _reuse(done: list[Measured]) -> Reuse | None:
+    return reuse.reuse([t.result for t in done], validity.ideal_hit_share(done[0].result))
 
 
 def _notes(trial: Measured) -> tuple[str, ...]:
