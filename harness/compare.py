@@ -18,7 +18,7 @@ from harness.host import calibration
 from harness.label import fairness, provenance
 from harness.numbers import energy, hosts, intervals, load_search, reuse, silences, strict, validity, verdicts
 from harness.numbers.load_search import SearchResult
-from harness.numbers.measured import Measured, calibrations, load
+from harness.numbers.measured import Measured, calibrations, load, sampled
 from harness.reporting import opinions
 from harness.schema import (
     Agreement,
@@ -31,7 +31,6 @@ from harness.schema import (
     Noun,
     Opinion,
     Recipe,
-    Request,
     RequestRecord,
     Reuse,
     Row,
@@ -201,11 +200,7 @@ def _row(
         reuse=(told := _reuse(done)),
         attested=all(t.attestation and t.attestation.valid for t in done),
         invalid=_invalid(done),
-        notes=(
-            *dict.fromkeys(n for t in trials for n in _notes(t)),
-            *(t.result.reason for t in trials if t.result.status == "failed"),
-            *([told.doubt] if told and told.doubt else ()),
-        ),
+        notes=(*_notes(trials), *([told.doubt] if told and told.doubt else ())),
     )
     strictly = strict.reasons(row, recipe.slo) if recipe.options.strict else ""
     return msgspec.structs.replace(row, invalid="; ".join(filter(None, (row.invalid, strictly))))
@@ -215,9 +210,12 @@ def _reuse(done: list[Measured]) -> Reuse | None:
     return reuse.reuse([t.result for t in done], validity.ideal_hit_share(done[0].result))
 
 
-def _notes(trial: Measured) -> tuple[str, ...]:
-    points = trial.conformance.points if trial.conformance else ()
-    return (*trial.result.notes, *trial.notes, *broken(points))
+def _notes(trials: list[Measured]) -> tuple[str, ...]:
+    """Of all restarts, each once; then why some failed."""
+    points = {id(t): t.conformance.points if t.conformance else () for t in trials}
+    found = (n for t in trials for n in (*t.result.notes, *t.notes, *broken(points[id(t)])))
+    failed = (t.result.reason for t in trials if t.result.status == "failed")
+    return (*dict.fromkeys(found), *failed)
 
 
 def _cost(recipe: Recipe, launch: Launch | None, rate: Interval) -> float | None:
@@ -267,7 +265,7 @@ def _with_populations(found: Agreement | None, done: list[Measured], recipe: Rec
     """The verdict beside those on the tokens that a cache or a draft had a hand in."""
     if found is None or not any(t.scores for t in done):
         return found
-    outputs = [one for t in done for one in affected.told(t.scores, t.records, affected.turns(_sampled(t)))]
+    outputs = [one for t in done for one in affected.told(t.scores, t.records, affected.turns(sampled(t)))]
     settings = JudgeSettings(dtype=_dtype(done), seed=recipe.seed, eight_bit=_eight_bit(done))
     shown = [t.attestation.effective.speculative for t in done if t.attestation]
     drafting = any(method not in (None, "none") for method in shown)
@@ -293,13 +291,7 @@ def _intended_dtype(variant: str) -> str:
 
 def _expected_len(trial: Measured) -> dict[str, int]:
     """Request id -> tokens that had to come, of the verified sample's requests that ignore the end token."""
-    return {r.request_id: r.max_tokens for r in _sampled(trial) if r.ignore_eos}
-
-
-def _sampled(trial: Measured) -> list[Request]:
-    """The verified requests, in the workload's order; [] where they were not kept."""
-    path = store.sample_path(trial.folder.parents[2], trial.result.trial.folder)
-    return list(store.read_lines(path, Request)) if store.present(path) else []
+    return {r.request_id: r.max_tokens for r in sampled(trial) if r.ignore_eos}
 
 
 def _dtype(trials: list[Measured]) -> str:

@@ -19,6 +19,7 @@ from harness.schema import (
     Metrics,
     Noun,
     Recipe,
+    Request,
     RequestRecord,
     Score,
     TrialResult,
@@ -69,6 +70,12 @@ def load(folder: Path, recipe: Recipe) -> Measured:
         launch=launch,
         conformance=_maybe(visit / "conformance.json", Conformance),
     )
+
+
+def sampled(trial: Measured) -> list[Request]:
+    """The verified requests, in the workload's order; [] where they were not kept."""
+    path = store.sample_path(trial.folder.parents[2], trial.result.trial.folder)
+    return list(store.read_lines(path, Request)) if store.present(path) else []
 
 
 def calibrations(run: Path) -> dict[str, Calibration]:
