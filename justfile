@@ -29,6 +29,12 @@ bench *words: setup
 aa *words: setup
     @{{ python }} -m harness aa "$@"
 
+# Find the best settings at equal budget, wrong answers out: tune <variant,...> [workload] budget_s=S
+[no-exit-message]
+tune *words: setup
+    @sh scripts/setup.sh tune
+    @{{ python }} -m harness tune "$@"
+
 # Print what would be launched, touch nothing: plan <variant|all> [key=value ...] [--json|--check]
 [no-exit-message]
 plan *words: setup

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -23,11 +23,17 @@ from harness.run import carry_out, interruptible, visits
 from harness.schema import Comparison, Machine, Recipe
 from harness.trial import Visit, built
 
+Order = Callable[[tuple[Planned, ...]], Iterable[tuple[Planned, int]]]
+"""Which restarts of which variants are measured, one after the other."""
 
-def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Comparison:
+
+def bench(
+    recipe: Recipe, machine: Machine, run: Path, progress: Progress, order: Order | None = None
+) -> Comparison:
     """Everything `bench` does. Ctrl-C keeps what was measured, compares it, and is raised again.
 
-    Raises HarnessError when nothing can run or results cannot be written.
+    `order` measures a part of a run that somebody else goes on with: nothing is logged yet. Raises
+    HarnessError when nothing can run or results cannot be written.
     """
     planned = plan.plan(recipe, machine)
     plan.refuse(planned)
@@ -48,10 +54,11 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
             plan.refuse(planned)
             check_client(recipe, run, progress)
             begun = time.monotonic()
+            usual = visits(planned, rounds(recipe, run, progress, begun))
             with contextlib.ExitStack() as around:
                 for extra in extras.offered("campaign", recipe.options, recipe.loads):
                     around.enter_context(extra(recipe, run, planned))
-                for chosen, restart in visits(planned, rounds(recipe, run, progress, begun)):
+                for chosen, restart in order(planned) if order else usual:
                     carry_out(Visit(recipe, run, chosen, restart, progress, oracle))
                 verification.replay_run(run, oracle, progress)
             progress.stage("packing the records")
@@ -63,7 +70,7 @@ def bench(recipe: Recipe, machine: Machine, run: Path, progress: Progress) -> Co
         raise
     _refuse_removed(run)
     comparison = compare.compare(run)
-    publish.publish(run, comparison, to_log=True)
+    publish.publish(run, comparison, to_log=order is None)
     if interrupted:
         raise interrupted
     return comparison

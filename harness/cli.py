@@ -123,6 +123,19 @@ def _against(folder: Path, name: str) -> None:
         say(line)
 
 
+@app.command()
+def tune(words: Words = None) -> None:
+    """Find the best settings at equal budget, wrong answers out: tune <variant,...> [workload] budget_s=S"""
+    from harness.tune import verbs
+
+    proof, told, files = verbs.tune(words or [])
+    show(proof)
+    for line in (*told.slots, told.spends, *(line for found in told.found for line in found.words)):
+        say(line)
+    for path in files:
+        say(f"Kept as a variant: {path}")
+
+
 @app.command(epilog=MEANINGS)
 def compare(runs: Words = None) -> None:
     """Recompute from stored records: compare [RUN ...]; other tools' files: compare FOLDER [baseline=X]"""

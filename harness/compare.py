@@ -46,8 +46,11 @@ _OF_OLD = (
 )
 
 
-def compare(run: Path) -> Comparison:
-    """The comparison of one run. Bad files cost their row, with a note; the good rows stay."""
+def compare(run: Path, baseline: str = "") -> Comparison:
+    """The comparison of one run. Bad files cost their row, with a note; the good rows stay.
+
+    `baseline`: the variant that ratios are against, instead of the recipe's.
+    """
     recipe = store.read_recipe(run)
     notes: list[str] = []
     groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
@@ -69,7 +72,7 @@ def compare(run: Path) -> Comparison:
         host=_host(run),
         question=recipe.question,
         rows=rows,
-        contrasts=verdicts.contrasts(found, recipe.baseline or _baseline(recipe, rows)),
+        contrasts=verdicts.contrasts(found, baseline or recipe.baseline or _baseline(recipe, rows)),
         differences=_differences(groups),
         opinions=said,
         limits=tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -14,7 +15,7 @@ from harness.errors import HarnessError, StoreError
 from harness.host import calibration
 from harness.label import attestation
 from harness.planned import TRACES, Planned, launching
-from harness.schema import Attestation, Trial, TrialResult
+from harness.schema import Attestation, Spent, Trial, TrialResult
 from harness.sealing import engine_files
 from harness.secrets import redacted_launch
 from harness.trial import Visit, measure
@@ -34,12 +35,15 @@ def carry_out(visit: Visit) -> None:
     An engine that dies takes the trial it died in; it is launched again for the rest. So is one whose prefix
     cache nothing else empties, after every scenario.
     """
-    pending = visit.pending()
+    pending, begun = visit.pending(), time.monotonic()
+    if not pending:
+        return
     while pending:
         left = _launch(visit, pending)
         if len(left) == len(pending):
             raise HarnessError(f"{visit.planned.variant.name}: a launch measured nothing; this is a defect.")
         pending = left
+    store.write(visit.folder / "spent.json", Spent(seconds=time.monotonic() - begun))
 
 
 def _launch(visit: Visit, pending: list[Trial]) -> list[Trial]:

@@ -574,6 +574,8 @@ class Options(Noun, omit_defaults=True):
     """Name of the caller's variable that holds the endpoint's API key."""
     budget_s: float = 0.0
     """repeats=auto starts no round that would end later than this; 0 = no limit."""
+    campaign: str = ""
+    """Part of a tuning campaign that this run is: search, shortlist, proof. `tune` sets it."""
     second_opinion: str = msgspec.field(default="", name="client")
     """Other tools that measure the same server after us: vllm-bench,aiperf ... Files call it client."""
     place: str = msgspec.field(default="", name="clients")
@@ -719,6 +721,13 @@ class TrialResult(Noun):
     invalid: str = ""
     """Why the numbers must not be published, "" when they may."""
     schema_version: int = SCHEMA_VERSION
+
+
+class Spent(Noun):
+    """spent.json: time one restart of a variant took, from its calibration until its engine had stopped."""
+
+    seconds: float
+    """Of all its engine lives together; of the last time, where it was resumed."""
 
 
 class Workload(Noun):

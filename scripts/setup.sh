@@ -1,8 +1,9 @@
 #!/bin/sh
 # The harness's own environment, .venv/: made on first use, made again when its requirements change.
-# usage: scripts/setup.sh [dev] [docs] [frames] [history] [nvidia] [amd]
+# usage: scripts/setup.sh [dev] [docs] [frames] [history] [tune] [nvidia] [amd]
 #   dev     what the tests and linters need       frames   runs as DataFrames (pandas)
 #   docs    what builds the documentation         history  change points of the log
+#   tune    the search of `just tune` (Optuna)
 #   nvidia, amd   what reads their accelerators: by itself where one is seen, by name on a machine without
 set -eu
 cd "$(dirname "$0")/.."
@@ -10,7 +11,7 @@ cd "$(dirname "$0")/.."
 wanted=requirements.txt
 case " $* " in *" dev "*) set -- "$@" history ;; esac
 for word in "$@"; do
-  [ -f "requirements-$word.txt" ] || { echo "setup knows dev, docs, frames, history, nvidia and amd, not $word." >&2; exit 2; }
+  [ -f "requirements-$word.txt" ] || { echo "setup knows dev, docs, frames, history, tune, nvidia and amd, not $word." >&2; exit 2; }
   wanted="$wanted requirements-$word.txt"
 done
 [ -e /dev/nvidiactl ] && wanted="$wanted requirements-nvidia.txt"

@@ -20,7 +20,7 @@ FOREIGN = (
     *(f"harness/{name}.py" for name in ("ep/bench_output", "ep/trace", "moe/convert", "moe/responses")),
 )
 """Files about other people's tools and formats say whose they are."""
-OPTIONAL = ("harness.extras.", "harness.moe.", "harness.ep.", "harness.history.")
+OPTIONAL = ("harness.extras.", "harness.moe.", "harness.ep.", "harness.history.", "harness.tune.")
 EFFECTS = (
     "subprocess",
     "requests",

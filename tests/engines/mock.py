@@ -59,6 +59,8 @@ class Mock:
         self.token_s = float(os.environ.get("MOCK_TOKEN_S", "0.001"))
         self.die_at = int(os.environ.get("MOCK_DIE_AT", "0"))
         self.wrong = bool(os.environ.get("MOCK_WRONG"))
+        if os.environ.get("MOCK_WRONG") == "fast":
+            self.token_s /= 4
         self.keeps = bool(os.environ.get("MOCK_KEEPS"))
         self.kept: set[tuple[int, ...]] = set()
 

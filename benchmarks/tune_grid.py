@@ -1,0 +1,206 @@
+"""Every point of a space measured, and searches replayed against that truth.
+
+usage: python -m benchmarks.tune_grid make NAME VARIANT [workload] [only=a,b] [values.SETTING=x,y] [key=...]
+       python -m benchmarks.tune_grid keep NAME
+       python -m benchmarks.tune_grid replay [trials=20] [seeds=5] [NAME ...]
+
+make measures the points as one ordinary run, results/grid-NAME; stop it whenever, the same line goes on. keep
+writes what it found to benchmarks/grids/NAME.json. replay needs no engine: each search is told the grid's
+figure of the point it asks for, and its loss is how far the best it saw lies below the grid's best. A figure
+has noise in it, so the grid's best is partly luck: `noise` is the spread between restarts of one point.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from harness import bench, claim, compare, store
+from harness import recipe as recipes
+from harness.host.machine import probe
+from harness.label import point
+from harness.label.point import Point, Setting
+from harness.numbers import intervals
+from harness.progress import Progress
+from harness.run import visits
+from harness.schema import Comparison, Noun, Spent
+from harness.tune import campaign, outcomes
+from harness.tune.campaign import Campaign
+from harness.tune.effects import Tried
+from harness.tune.strategy import Search
+
+FOLDER = Path(__file__).parent / "grids"
+CLOSE = 0.05
+"""Loss within which a search counts as having found the best."""
+
+
+class GridPoint(Noun):
+    """One point: what it gave, or why it gave nothing."""
+
+    point: dict[str, str]
+    value: float | None
+    why: str = ""
+    verdict: str = ""
+    spent_s: float = 0.0
+
+
+class Grid(Noun):
+    """benchmarks/grids/NAME.json."""
+
+    variant: str
+    scenario: str
+    run: str
+    host: str
+    settings: dict[str, tuple[str, ...]]
+    default: dict[str, str]
+    noise: float
+    """Standard deviation between restarts of one point, as a share; 0 = none was repeated."""
+    points: tuple[GridPoint, ...]
+
+    @property
+    def best(self) -> float:
+        """The largest figure that counts."""
+        return max(one.value or 0.0 for one in self.points)
+
+
+class Asked(Noun):
+    """asked.json of a grid's run."""
+
+    campaign: Campaign
+    values: dict[str, tuple[str, ...]]
+
+
+def make(name: str, given: Sequence[str]) -> None:
+    """Measure all points of the grid that are not measured yet; restarts=2 measures each twice."""
+    words = recipes.Words(given)
+    restarts = int(words.take("restarts", "1"))
+    values = {
+        key[7:]: tuple(words.take(key).split(",")) for key in list(words.pairs) if key.startswith("values.")
+    }
+    rest = [*words.plain, *(f"{key}={value}" for key, value in words.pairs.items()), "budget_s=1"]
+    asked = Asked(campaign=campaign.from_words(rest), values=values)
+    run = store.run_folder(f"grid-{name}")
+    base = asked.campaign.bases[0]
+    points = [campaign.named(asked.campaign, base, each) for each in _points(asked)]
+    recipe = campaign.stage(asked.campaign, "shortlist", points)
+    recipe = msgspec.structs.replace(recipe, options=msgspec.structs.replace(recipe.options, campaign=""))
+    with Progress() as progress, claim.alone(run, progress.note):
+        store.write(run / "asked.json", asked)
+        bench.bench(recipe, probe(), run, progress, lambda planned: visits(planned, range(1, restarts + 1)))
+
+
+def _points(asked: Asked) -> list[Point]:
+    settings = _settings(asked)
+    return [dict(zip(settings, words, strict=True)) for words in itertools.product(*settings.values())]
+
+
+def _settings(asked: Asked) -> dict[str, tuple[str, ...]]:
+    space = campaign.space_of(asked.campaign, asked.campaign.bases[0])
+    return {key: asked.values.get(key, setting.words) for key, setting in space.items()}
+
+
+def keep(name: str) -> Path:
+    """The grid as a small file."""
+    run = store.find_run(f"grid-{name}")
+    asked = store.read(run / "asked.json", Asked)
+    base = asked.campaign.bases[0]
+    comparison = compare.compare(run)
+    verdicts = {row.variant: row.agreement.verdict for row in comparison.rows if row.agreement}
+    found = outcomes.tried(asked.campaign, base, comparison)
+    settings = _settings(asked)
+    wanted = {campaign.named(asked.campaign, base, each) for each in _points(asked)}
+    default = campaign.whole_point(asked.campaign, base, point.default(base))
+    grid = Grid(
+        variant=base,
+        scenario=asked.campaign.scenario,
+        run=run.name,
+        host=comparison.host,
+        settings=settings,
+        default=default,
+        noise=_noise(comparison),
+        points=tuple(
+            GridPoint(
+                point=one.point,
+                value=None if one.value is None else float(f"{one.value:.5g}"),
+                why=one.why,
+                verdict=verdicts.get(variant, ""),
+                spent_s=round(
+                    sum(store.read(p, Spent).seconds for p in run.glob(f"{variant}/r*/spent.json")), 1
+                ),
+            )
+            for variant, one in found.items()
+            if variant in wanted
+        ),
+    )
+    FOLDER.mkdir(exist_ok=True)
+    store.write(FOLDER / f"{name}.json", grid)
+    return FOLDER / f"{name}.json"
+
+
+def _noise(comparison: Comparison) -> float:
+    """Pooled over the points that were measured twice, from the half width of their t-intervals."""
+    spreads = [
+        (rate.high - rate.mean) * math.sqrt(rate.num) / (intervals.quantile(rate.num - 1) * rate.mean)
+        for row in comparison.rows
+        if (rate := row.output_throughput) and rate.num > 1 and row.rankable
+    ]
+    return round(math.sqrt(statistics.fmean(each**2 for each in spreads)), 4) if spreads else 0.0
+
+
+def losses(grid: Grid, trials: int, seeds: Sequence[int]) -> list[float]:
+    """For each seed how far the best point that the search saw lies below the grid's best, as a share."""
+    space = {key: Setting(values=words, flag=f"--{key}") for key, words in grid.settings.items()}
+    truth = {tuple(one.point.items()): one for one in grid.points}
+    found = []
+    for seed in seeds:
+        search, todo = Search(space, grid.default, seed, trials), [grid.default]
+        while todo and len(search.tried) < trials:
+            for asked in todo[: trials - len(search.tried)]:
+                seen = truth.get(tuple((key, asked[key]) for key in grid.settings))
+                search.tell(
+                    Tried(asked, seen.value if seen else None, seen.why if seen else "not in the grid")
+                )
+            todo = search.ask(4)
+        best = search.best()
+        found.append(1 - (best.value or 0.0) / grid.best if best else 1.0)
+    return found
+
+
+def replay(names: Sequence[str], trials: int, num_seeds: int) -> None:
+    """Print a line for each grid."""
+    headers = ("grid", "points", "count", "trials", "median loss", f"worst of {num_seeds}")
+    print(f"| {' | '.join(headers)} | within {CLOSE:.0%} | noise |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for path in sorted(FOLDER.glob("*.json")):
+        if names and path.stem not in names:
+            continue
+        grid = store.read(path, Grid)
+        found = losses(grid, trials, range(num_seeds))
+        counted = sum(one.value is not None for one in grid.points)
+        close = sum(loss <= CLOSE for loss in found)
+        print(
+            f"| {path.stem} | {len(grid.points)} | {counted} | {trials} | {statistics.median(found):.1%} | "
+            f"{max(found):.1%} | {close} of {num_seeds} | {grid.noise:.1%} |"
+        )
+
+
+def main(given: Sequence[str]) -> None:
+    """The command line."""
+    verb, *rest = given or ["replay"]
+    if verb == "make":
+        make(rest[0], rest[1:])
+    elif verb == "keep":
+        print(keep(rest[0]))
+    else:
+        words = recipes.Words(rest)
+        replay(words.plain, int(words.take("trials", "20")), int(words.take("seeds", "5")))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

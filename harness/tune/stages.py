@@ -1,0 +1,174 @@
+"""The three runs of a campaign, each an ordinary run folder: results/ID, ID-shortlist, ID-proof.
+
+Budget is engine time: seconds from before a launch's calibration until its engine has stopped, for each
+variant alike. A trial begins while at least half of what it is expected to take is left, so spends differ by
+half a trial. What the reference takes to judge is not charged: it is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import msgspec
+
+from harness import bench, registry, store
+from harness.errors import HarnessError
+from harness.label import point
+from harness.planned import Planned
+from harness.progress import Progress
+from harness.reporting import publish
+from harness.run import visits
+from harness.schema import Comparison, Machine, Spent
+from harness.tune import outcomes
+from harness.tune.campaign import Campaign, named, space_of, stage, whole_point
+from harness.tune.strategy import Search
+
+SEARCHED = 0.65
+"""Share of the budget for short trials; the rest is for the shortlist."""
+_BATCH = 4
+"""Points of each variant between two verdicts: the reference starts once for them."""
+_SHORTLIST = 3
+"""Points of each variant that are measured longer."""
+_LONGER = 1.3
+"""What a whole trial's engine life takes of a short one's, before any was seen."""
+_MOST_RESTARTS = 9
+
+
+class Side:
+    """One variant of a campaign: its search, and what it has spent."""
+
+    def __init__(self, campaign: Campaign, base: str, run: Path) -> None:
+        self.campaign, self.base, self.run = campaign, base, run
+        self.search: Search | None = None
+        self.told: set[str] = set()
+        self.reference = whole_point(campaign, base, point.default(base))
+
+    def first(self) -> list[str]:
+        """As the engine comes, and as the variant has it where that is something else."""
+        own = whole_point(self.campaign, self.base, self.base)
+        return [point.default(self.base), *([self.base] if own != self.reference else [])]
+
+    def next(self, comparison: Comparison, batch: int = _BATCH) -> list[str]:
+        """What to try next, as names; [] when the share of the budget or the space is used up."""
+        done = of(self.base, self.run)
+        cost_s = spent_s(self.run, done) / len(done)
+        share_s = SEARCHED * self.campaign.budget_s
+        affordable = int((share_s - spent_s(self.run, done)) / cost_s + 0.5)
+        if affordable < 1:
+            return []
+        if self.search is None:
+            space, seed = space_of(self.campaign, self.base), self.campaign.recipe.seed
+            screened = max(0, len(done) - len(self.first()))
+            self.search = Search(space, self.reference, seed, int(share_s / cost_s), screened)
+        for name, one in outcomes.tried(self.campaign, self.base, comparison).items():
+            if name not in self.told:
+                self.search.tell(one)
+        self.told |= {*outcomes.tried(self.campaign, self.base, comparison)}
+        return [named(self.campaign, self.base, chosen) for chosen in self.search.ask(min(batch, affordable))]
+
+
+def folders(run: Path) -> list[str]:
+    """Variants of a run that have spent something."""
+    return sorted({path.parent.parent.name for path in run.glob("*/r*/spent.json")})
+
+
+def spent_s(run: Path, names: list[str]) -> float:
+    """Seconds of engine time that these variants took in a run."""
+    return sum(store.read(p, Spent).seconds for name in names for p in run.glob(f"{name}/r*/spent.json"))
+
+
+def searched(campaign: Campaign, machine: Machine, run: Path, progress: Progress) -> Comparison:
+    """The search: batches of short trials, one run. Resumes from what the folder holds."""
+    sides = [Side(campaign, base, run) for base in campaign.bases]
+    names = _known(run) or _alternating([side.first() for side in sides])
+    while True:
+        recipe = stage(campaign, "search", names)
+        comparison = bench.bench(recipe, machine, run, progress, lambda planned: visits(planned, (1,)))
+        new = _alternating([side.next(comparison) for side in sides])
+        new = [name for name in new if name not in names]
+        if not new:
+            break
+        names += new
+    publish.publish(run, comparison, to_log=True)
+    return comparison
+
+
+def _known(run: Path) -> list[str]:
+    """Variants that a resumed run already asks for."""
+    return list(store.read_recipe(run).variants) if (run / "recipe.toml").exists() else []
+
+
+def _alternating(groups: list[list[str]]) -> list[str]:
+    """A's first, B's first, A's second ...: the host's drift hits all alike."""
+    return [name for name in chain.from_iterable(zip_longest(*groups)) if name is not None]
+
+
+def candidates(campaign: Campaign, base: str, comparison: Comparison, num: int = _SHORTLIST) -> list[str]:
+    """The best points of a variant that count, its engine's default left out."""
+    ranking = [name for name, _ in outcomes.ranked(campaign, comparison) if outcomes.base_of(name) == base]
+    return [name for name in ranking if name != point.default(base)][:num]
+
+
+def shortlisted(
+    campaign: Campaign, machine: Machine, run: Path, progress: Progress, search: Comparison
+) -> Comparison:
+    """The whole workload for each variant's default and best points, as often as the budget lets."""
+    earlier = run.with_name(search.run_id)
+    before = {base: spent_s(earlier, of(base, earlier)) for base in campaign.bases}
+    groups = []
+    for base in campaign.bases:
+        cost_s = _LONGER * before[base] / len(of(base, earlier))
+        affordable = int((campaign.budget_s - before[base]) / cost_s + 0.5) - 1
+        chosen = candidates(campaign, base, search, max(1, min(_SHORTLIST, affordable)))
+        groups.append([point.default(base), *chosen])
+    if not any(len(group) > 1 for group in groups):
+        raise HarnessError(
+            f"No point of {', '.join(campaign.bases)} could be ranked in {search.run_id}; its report says "
+            "why of each."
+        )
+
+    def order(planned: tuple[Planned, ...]) -> Iterator[tuple[Planned, int]]:
+        by_name = {each.variant.name: each for each in planned}
+        for restart in range(1, _MOST_RESTARTS + 1):
+            asked = _alternating(groups if restart % 2 else [group[::-1] for group in groups])
+            for name in asked:
+                base = outcomes.base_of(name)
+                mine = of(base, run)
+                taken_s = spent_s(run, mine)
+                lives = sum(len(list(run.glob(f"{n}/r*/spent.json"))) for n in mine)
+                left_s = campaign.budget_s - before[base] - taken_s
+                if restart > 1 and left_s < 0.5 * taken_s / max(1, lives):
+                    continue
+                yield by_name[name], restart
+
+    recipe = stage(campaign, "shortlist", _alternating(groups))
+    comparison = bench.bench(recipe, machine, run, progress, order)
+    restarts = max(int(path.parent.name[1:]) for path in run.glob("*/r*/spent.json"))
+    store.write_recipe(run, msgspec.structs.replace(recipe, repeats=restarts))
+    publish.publish(run, comparison, to_log=True)
+    return comparison
+
+
+def of(base: str, run: Path) -> list[str]:
+    """Points of a variant that have spent something in a run."""
+    return [name for name in folders(run) if outcomes.base_of(name) == base]
+
+
+def proven(
+    campaign: Campaign, machine: Machine, run: Path, progress: Progress, chosen: list[str]
+) -> Comparison:
+    """Fresh launches on unseen prompts: default, vendor, and the chosen points of each engine."""
+    engines = {registry.variant(base).engine: base for base in campaign.bases}
+    vendors = {name: registry.variant(name).engine for name in campaign.vendors}
+    names = [
+        name
+        for engine, base in engines.items()
+        for name in (
+            point.default(base),
+            *(v for v, of in vendors.items() if of == engine),
+            *(n for n in chosen if outcomes.base_of(n) == base),
+        )
+    ]
+    return bench.bench(stage(campaign, "proof", names), machine, run, progress)
