@@ -89,7 +89,7 @@ def make(name: str, given: Sequence[str]) -> None:
     base = asked.campaign.bases[0]
     points = [campaign.named(asked.campaign, base, each) for each in _points(asked)]
     recipe = campaign.stage(asked.campaign, "shortlist", points)
-    recipe = msgspec.structs.replace(recipe, options=msgspec.structs.replace(recipe.options, campaign=""))
+    recipe = msgspec.structs.replace(recipe, options=msgspec.structs.replace(recipe.options, tuning=""))
     with Progress() as progress, claim.alone(run, progress.note):
         store.write(run / "asked.json", asked)
         bench.bench(recipe, probe(), run, progress, lambda planned: visits(planned, range(1, restarts + 1)))

@@ -574,8 +574,6 @@ class Options(Noun, omit_defaults=True):
     """Name of the caller's variable that holds the endpoint's API key."""
     budget_s: float = 0.0
     """repeats=auto starts no round that would end later than this; 0 = no limit."""
-    campaign: str = ""
-    """Part of a tuning campaign that this run is: search, shortlist, proof. `tune` sets it."""
     second_opinion: str = msgspec.field(default="", name="client")
     """Other tools that measure the same server after us: vllm-bench,aiperf ... Files call it client."""
     place: str = msgspec.field(default="", name="clients")
@@ -613,6 +611,8 @@ class Options(Noun, omit_defaults=True):
     """Tasks of lm-evaluation-harness: gsm8k,next_word ..."""
     top_logprobs: int = 0
     """Alternatives per verified token that engines are asked for."""
+    tuning: str = ""
+    """Part of a tuning campaign that this run is: search, shortlist, proof. `tune` sets it."""
     workers: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Client processes."""
 

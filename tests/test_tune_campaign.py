@@ -18,7 +18,7 @@ def test_words_make_a_campaign_whose_three_runs_differ_in_length_and_prompts_onl
     assert [recipe.workloads[0].seed for recipe in (search, shortlist)] == [0, 0]
     assert proof.workloads[0].seed not in (0, shortlist.workloads[0].seed)
     assert (search.repeats, proof.repeats) == (1, 3)
-    assert {recipe.options.campaign for recipe in (search, shortlist, proof)} == set(campaign.STAGES)
+    assert {recipe.options.tuning for recipe in (search, shortlist, proof)} == set(campaign.STAGES)
     assert search.scenarios == proof.scenarios == (asked.scenario,)
 
 

@@ -174,7 +174,7 @@ def stage(campaign: Campaign, which: str, variants: Sequence[str]) -> Recipe:
         workloads=(changed[which],),
         baseline=point.default(campaign.bases[0]),
         repeats=campaign.proof_repeats if which == "proof" else 1,
-        options=msgspec.structs.replace(recipe.options, campaign=which),
+        options=msgspec.structs.replace(recipe.options, tuning=which),
     )
 
 

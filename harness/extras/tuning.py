@@ -1,4 +1,4 @@
-"""campaign=: a run that is part of a tuning campaign shows what the campaign found, in report.html."""
+"""tuning=: a run that is part of a tuning campaign shows what the campaign found, in report.html."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ HEADERS = ("variant", "setting", "value", "against", "effect", "95 % interval", 
 
 def check(recipe: Recipe) -> None:
     """Raises InputError for a word that is no part of a campaign."""
-    if recipe.options.campaign not in STAGES:
+    if recipe.options.tuning not in STAGES:
         raise InputError(
-            f"campaign={recipe.options.campaign} is set by `just tune`, to {', '.join(STAGES)}; leave it out."
+            f"tuning={recipe.options.tuning} is set by `just tune`, to {', '.join(STAGES)}; leave it out."
         )
 
 
