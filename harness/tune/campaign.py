@@ -67,7 +67,7 @@ def from_words(given: Sequence[str]) -> Campaign:
     words = recipes.Words(given)
     own = {key: words.take(key) for key in _OWN}
     if not words.plain:
-        raise InputError("tune needs variants: `just tune llamacpp,vllm-cpu 100/200 budget_s=900`.")
+        raise InputError("tune needs variants: `just tune VARIANT,VARIANT 100/200 budget_s=900`.")
     bases = tuple(name for name in words.plain[0].split(",") if name)
     accelerators: set[Accelerator] = {registry.variant(name).accelerator for name in bases}
     repeats = words.take("repeats", "3")
