@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from engines.transformers_oracle import Oracle, Top
-from engines.transformers_sampling import Choice
+from engines.transformers_sampling import Choice, Drawn
 from engines.transformers_scoring import Played, Scorer, prompt_logprobs
 from engines.transformers_views import Asked, View
 
@@ -58,6 +58,7 @@ class Question(msgspec.Struct, forbid_unknown_fields=True):
     prompt_logprobs: int | None = None
     prompt_logprobs_from: int = 1
     prompt_logprobs_played: Played | None = None
+    prompt_logprobs_drawn: Drawn | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
@@ -199,7 +200,7 @@ def _chat_logprob(top: Top, text: Callable[[int], str]) -> dict[str, Any]:
 def _asked(ids: list[int], question: Question) -> Asked:
     """The positions and parts that a question asks for."""
     first, played = min(question.prompt_logprobs_from, len(ids)), question.prompt_logprobs_played
-    asked = Asked(ids, first, question.prompt_logprobs or 0)
+    asked = Asked(ids, first, question.prompt_logprobs or 0, drawn=question.prompt_logprobs_drawn)
     return played.part(asked) if played else asked
 
 
@@ -286,6 +287,8 @@ class Handler(BaseHTTPRequestHandler):
                 "margin": scored.twin_margin,
                 "faults": scored.played,
             }
+        if scored is not None and question.prompt_logprobs_drawn:
+            choice["drawn"] = {**scored.drawn, "faults": scored.drawn_faults}
         if question.return_token_ids:
             choice["token_ids"] = [t.token_id for t in answer.tops]
             choice["prompt_token_ids"] = answer.ids

@@ -9,10 +9,13 @@ import torch
 
 from engines.transformers_oracle import Oracle, Top, tops
 from engines.transformers_played import FLATTER, FLATTER_NAME, Parts, Precision
-from engines.transformers_reading import Given, Reader, hidden, logprobs
+from engines.transformers_reading import Given, Reader, hidden, logits, logprobs
+from engines.transformers_sampling import Drawn, Rows, before, measured
 
 _ROWS = 256
 """Positions whose whole distributions are at hand at once."""
+_ENTRIES = 2**23
+"""Positions x vocabulary of a distribution in double precision, several of which are held at once."""
 
 
 class Asked(NamedTuple):
@@ -23,6 +26,8 @@ class Asked(NamedTuple):
     num_best: int = 0
     precision: Precision | None = None
     faults: bool = False
+    drawn: Drawn | None = None
+    """How the tokens behind `first` were to be drawn, where they were sampled."""
 
 
 class View(NamedTuple):
@@ -35,6 +40,10 @@ class View(NamedTuple):
     """By the oracle: best logprob - that of the token which the engine's precision prefers."""
     played: dict[str, list[float]]
     """Fault -> logprob of the given token with it - without it."""
+    drawn: dict[str, list[float]]
+    """What the distribution says that they were to be drawn from: column -> value per position."""
+    drawn_faults: dict[str, list[float]]
+    """Fault of a sampler -> its sums over all positions."""
 
 
 class Viewer:
@@ -95,20 +104,25 @@ class Viewer:
         faulty: dict[str, tuple[Reader, torch.Tensor]],
     ) -> View:
         targets = torch.tensor(question.ids[question.first :], device=states.device)
-        view = View([], [], [], {name: [] for name in faulty})
+        view = View([], [], [], {name: [] for name in faulty}, {}, {})
         if question.faults:
             view.played[FLATTER_NAME] = []
-        for first in range(0, len(targets), _ROWS):
-            part = slice(first, first + _ROWS)
-            own = logprobs(self._oracle.model, states[part])
+        size = max(min(_ROWS, _ENTRIES // self._oracle.vocab_size), 1) if question.drawn else _ROWS
+        for first in range(0, len(targets), size):
+            part = slice(first, first + size)
+            plain = logits(self._oracle.model, states[part])
+            own = torch.log_softmax(plain, -1)
             wanted = targets[part, None]
             theirs = own.gather(1, wanted)
             view.tops.extend(tops(own, targets[part], question.num_best))
             if question.faults:
                 flatter = torch.log_softmax(own * FLATTER, -1).gather(1, wanted)
                 view.played[FLATTER_NAME].extend((flatter - theirs)[:, 0].tolist())
-            if twin:
-                other = logprobs(twin[0].model, twin[1][part])
+            theirs_too = logits(twin[0].model, twin[1][part]) if twin else None
+            if question.drawn:
+                self._drawn(view, question, first, Rows(plain, theirs_too, targets[part], None, ()))
+            if theirs_too is not None:
+                other = torch.log_softmax(theirs_too, -1)
                 preferred = own.gather(1, other.argmax(-1, keepdim=True))
                 view.twin_logprob.extend(other.gather(1, wanted)[:, 0].tolist())
                 view.twin_margin.extend((own.amax(-1, keepdim=True) - preferred)[:, 0].tolist())
@@ -116,3 +130,19 @@ class Viewer:
                 other = logprobs(reader.model, rows[part]).gather(1, wanted)
                 view.played[name].extend((other - theirs)[:, 0].tolist())
         return view
+
+    def _drawn(self, view: View, question: Asked, first: int, rows: Rows) -> None:
+        """What some positions, `first` of the output on, say of how they were drawn; added to the view."""
+        assert question.drawn is not None
+        here = range(question.first + first, question.first + first + len(rows.targets))
+        size = rows.logits.shape[-1]
+        counted = (
+            before(question.ids, question.first, here, size) if question.drawn.choice.penalises else None
+        )
+        rows = rows._replace(earlier=counted, ends=sorted(self._oracle.eos))
+        columns, faults = measured(rows, question.drawn, first)
+        for name, values in columns.items():
+            view.drawn.setdefault(name, []).extend(values)
+        for name, sums in faults.items():
+            so_far = view.drawn_faults.get(name, [0.0] * len(sums))
+            view.drawn_faults[name] = [a + b for a, b in zip(so_far, sums, strict=True)]

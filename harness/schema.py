@@ -410,7 +410,9 @@ class Sampler(Noun):
     bans_eos: bool = False
     """ignore_eos makes end tokens impossible; else they may be sampled and the output goes on."""
     raw_logprobs: bool = True
-    """Its logprobs are the model's own; else those after the temperature."""
+    """Its logprobs are the model's own; else those after penalties and temperature."""
+    noise: str = ""
+    """Name of its seeded noise where the transformers reference can repeat it; "" = none."""
 
 
 class WorkloadSpec(Noun):
@@ -805,6 +807,45 @@ class Played(Noun):
     """Fault -> logprob of the emitted token with it - without it, both in full precision."""
 
 
+class Drawn(Noun):
+    """What the distribution that a sampled output was to be drawn from says of it: one entry per token.
+
+    It is the reference's own, after all processors: p. Its tokens may be none of those that p allows.
+    """
+
+    logprob: tuple[float, ...]
+    """log p of the token, nats; -9999 where p does not allow it."""
+    entropy: tuple[float, ...]
+    """Of p, nats: the mean of -log p of a true sampler's token."""
+    variance: tuple[float, ...]
+    """Of -log p."""
+    beyond: tuple[float, ...]
+    """1 where p allows it not even with room for rounding at its edges."""
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    """The token's cell of [0, 1): probability of the likelier ones, and of those and itself."""
+    low_by_id: tuple[float, ...]
+    high_by_id: tuple[float, ...]
+    """The same with tokens in the order of their ids."""
+    end: tuple[float, ...]
+    """Probability of the end tokens."""
+    met: tuple[float, ...] = ()
+    """Of what outputs scored before said at this position."""
+    meets: tuple[float, ...] = ()
+    """1 where the token is one of those."""
+    noise_margin: tuple[float, ...] = ()
+    """What the token misses the largest log p + noise by, where the engine's seeded noise can be repeated."""
+    stray: tuple[float, ...] = ()
+    """Probability of what is beyond, of the same in the engine's precision: what rounding explains."""
+    drift: tuple[float, ...] = ()
+    """Mean of -log p in the engine's precision - entropy."""
+    faults: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
+    """Fault of a sampler -> sums over the tokens: log-likelihood ratio against p, its mean and variance under
+    that fault, the fault's probability of what is beyond."""
+    ended: bool | None = None
+    """Whether the output ended by itself; None where it was not allowed to."""
+
+
 class Score(Noun):
     """One request's output, teacher-forced through the reference: one entry per emitted token."""
 
@@ -825,6 +866,10 @@ class Score(Noun):
     """The engine's own; tokens it named ambiguously are left out."""
     played: Played | None = None
     """What rounding and named faults do to the reference on these tokens; None where it did not say."""
+    drawn: Drawn | None = None
+    """Where the output was sampled and the reference could say what from."""
+    sampled: bool = False
+    """Margins and choices are then luck, and not judged."""
     prompt_token_ids: tuple[int, ...] = ()
     """Kept, so that stored outputs can be replayed through another reference."""
     retokenised: bool = False
@@ -897,6 +942,8 @@ class Agreement(Noun):
     """Tokens in full doubt that would tell as much: looped ones are nearly certain under any model."""
     likeness: dict[str, Interval] = msgspec.field(default_factory=dict)
     """Named fault -> how much of what it does to these tokens the engine shows: 0 nothing, 1 all of it."""
+    sampler: dict[str, float] = msgspec.field(default_factory=dict)
+    """Tests of sampled output: standard deviations off, counts, log-likelihood ratios of named faults."""
     power: str = ""
     """What the verdict would have seen with 95 %, and what it could not have seen."""
     first_bad_position: int | None = None

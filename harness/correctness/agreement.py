@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from scipy.special import bdtrc
 
-from harness.correctness import divergence, faults, floors, self_noise, textcheck
+from harness.correctness import divergence, faults, floors, sampled, self_noise, textcheck
 from harness.correctness.divergence import Array, Tokens
 from harness.correctness.floors import MIN_REQUESTS, MIN_TOKENS, Floor, JudgeSettings
 from harness.schema import Agreement, RequestRecord, Score, Verdict
@@ -90,6 +90,7 @@ def judge(
         statistics={n: divergence.interval(s, LEVEL, settings.seed) for n, s in sums.items()},
         **floors.described(floor, sums, own),
         likeness={name: shown.share for name, shown in found.likeness.items()},
+        sampler=found.sampler,
         power=found.power,
         first_bad_position=bad_from,
         alarms=alarms,
@@ -103,6 +104,8 @@ class _Findings(NamedTuple):
     perhaps: list[str]
     likeness: dict[str, faults.Shown]
     power: str
+    sampler: dict[str, float]
+    """Figures of sampled output's tests."""
 
 
 def _findings(scores: Sequence[Score], sums: dict[str, Array], floor: Floor, seed: int) -> _Findings:
@@ -110,7 +113,14 @@ def _findings(scores: Sequence[Score], sums: dict[str, Array], floor: Floor, see
     likeness = faults.likeness(scores, seed)
     like, perhaps_like = faults.like(likeness)
     power, blind = _power(scores, sums, floor, likeness)
-    return _Findings([*like, *surely], [*perhaps_like, *perhaps, *blind], likeness, power)
+    drawn = sampled.tested(scores) if any(s.sampled for s in scores) else sampled.NOTHING
+    return _Findings(
+        [*drawn.surely, *like, *surely],
+        [*drawn.perhaps, *perhaps_like, *perhaps, *blind],
+        likeness,
+        "; ".join(filter(None, (power, drawn.power))),
+        drawn.figures,
+    )
 
 
 # --- the comparisons -----------------------------------------------------------------------------
@@ -152,7 +162,8 @@ def _power(
     """(what would have been seen with 95 %, in words; reasons why the evidence is too weak for a verdict)."""
     name = "noise_ratio" if "noise_ratio" in sums else "mean_abs_dlogprob"
     if name not in sums:
-        return "judged by margins alone: the engine gave no logprobs", []
+        alone = all(s.sampled for s in scores)
+        return "" if alone else "judged by margins alone: the engine gave no logprobs", []
     limit = floor.multiples[name]
     wide = divergence.interval(sums[name], LEVEL, 0)
     least = limit * wide.high / wide.mean if wide.mean else limit
@@ -189,7 +200,7 @@ def _late(tokens: Tokens, outlier: float, floor: Floor, seed: int) -> tuple[int 
 def _bad_requests(scores: Sequence[Score], outlier: float, floor: Floor) -> list[str]:
     """Requests whose gross divergences healthy output would show with probability < CHANCE."""
     expected = min(floor.multiples["gross_share"] * floor.values["gross_share"], 0.5)
-    usable = [s for s in scores if not s.error and s.token_ids]
+    usable = [s for s in scores if not s.error and s.token_ids and not s.sampled]
     bad = []
     for score in usable:
         gross = sum(m > outlier for m in score.margin)
@@ -242,8 +253,10 @@ def _verdict(scores: Sequence[Score], findings: list[str], perhaps: list[str]) -
 
 def _describe(usable: Sequence[Score], tokens: Tokens, outlier: float) -> Agreement:
     """The fields of an Agreement that describe rather than judge; its verdict is still to be given."""
-    firsts = [next((j for j, m in enumerate(s.margin) if m > 0), None) for s in usable]
+    greedy = [s for s in usable if not s.sampled]
+    firsts = [next((j for j, m in enumerate(s.margin) if m > 0), None) for s in greedy]
     diverged = [f for f in firsts if f is not None]
+    margin = tokens.margin[~np.isnan(tokens.margin)]
     dlogprob = tokens.abs_dlogprob[~np.isnan(tokens.abs_dlogprob)]
     outside = tokens.outside[~np.isnan(tokens.outside)]
     return Agreement(
@@ -252,12 +265,12 @@ def _describe(usable: Sequence[Score], tokens: Tokens, outlier: float) -> Agreem
         num_requests=len(usable),
         num_tokens=len(tokens.margin),
         num_effective=round(tokens.effective),
-        token_match=float((tokens.margin == 0).mean()),
-        request_match=1 - len(diverged) / len(usable),
+        token_match=float((margin == 0).mean()) if len(margin) else None,
+        request_match=1 - len(diverged) / len(greedy) if greedy else None,
         first_divergence=int(median(diverged)) if diverged else None,
-        near_ties=int(((tokens.margin > 0) & (tokens.margin <= outlier)).sum()),
-        mean_margin=float(tokens.margin.mean()),
-        p99_margin=float(np.quantile(tokens.margin, 0.99)),
+        near_ties=int(((margin > 0) & (margin <= outlier)).sum()),
+        mean_margin=float(margin.mean()) if len(margin) else None,
+        p99_margin=float(np.quantile(margin, 0.99)) if len(margin) else None,
         mean_abs_dlogprob=float(dlogprob.mean()) if len(dlogprob) else None,
         outside_mass=float(outside.mean()) if len(outside) else None,
     )

@@ -103,7 +103,10 @@ def tokens_of(scores: Sequence[Score]) -> Tokens:
     return Tokens(
         request=np.repeat(np.asarray(prompts, np.int64), lengths),
         position=np.concatenate([np.arange(n) for n in lengths] or [np.zeros(0, np.int64)]),
-        margin=np.minimum(_flat([s.margin for s in usable]), CAP_NATS),
+        # What a sampler says is luck: its margins are none.
+        margin=np.minimum(
+            _flat([[np.nan] * len(s.margin) if s.sampled else s.margin for s in usable]), CAP_NATS
+        ),
         abs_dlogprob=np.minimum(_flat([_abs_dlogprob(s) for s in usable]), CAP_NATS),
         kl=np.minimum(kl, CAP_NATS),
         outside=outside,
@@ -188,8 +191,9 @@ def sums(tokens: Tokens, outlier: float) -> dict[str, Array]:
     """
     known = ~np.isnan(tokens.abs_dlogprob)
     compared = ~np.isnan(tokens.kl)
-    every = np.ones(len(tokens.margin))
+    every = ~np.isnan(tokens.margin)
     played = ~np.isnan(tokens.rounding)
+    chosen = played & every
     both = known & played
     columns = {
         "noise_ratio": (
@@ -197,14 +201,14 @@ def sums(tokens: Tokens, outlier: float) -> dict[str, Array]:
             np.where(both, tokens.rounding + SMALLEST_NOISE, 0.0),
         ),
         "margin_ratio": (
-            np.where(played, tokens.margin, 0.0),
-            np.where(played, tokens.rounding_margin + SMALLEST_MARGIN, 0.0),
+            np.where(chosen, tokens.margin, 0.0),
+            np.where(chosen, tokens.rounding_margin + SMALLEST_MARGIN, 0.0),
         ),
         "mean_abs_dlogprob": (np.where(known, tokens.abs_dlogprob, 0.0), known),
         "outlier_share": (np.where(known, tokens.abs_dlogprob > outlier, 0.0), known),
         "mismatch_share": (tokens.margin > 0.0, every),
         "gross_share": (tokens.margin > outlier, every),
-        "mean_margin": (tokens.margin, every),
+        "mean_margin": (np.where(every, tokens.margin, 0.0), every),
         "mean_kl": (np.where(compared, tokens.kl, 0.0), compared),
     }
     return {

@@ -12,7 +12,7 @@ import requests
 from harness.client.body import authorization
 from harness.correctness.scoring_dialects import Dialect, dialect_of
 from harness.errors import AttestationError
-from harness.schema import Noun, Played, Score
+from harness.schema import Drawn, Noun, Played, Sampler, Sampling, Score
 
 CONCURRENCY = 4
 """Requests in flight at a reference that does not say how many it likes."""
@@ -47,6 +47,16 @@ class Sample(Noun):
     """Why it cannot be replayed, "" when it can."""
     part: Part | None = None
     """None where nothing is known to play, or enough has been played."""
+    sampling: Sampling | None = None
+    """How the tokens were to be chosen; None = greedily."""
+    sampler: Sampler = Sampler()
+    """What is known of the sampler that chose them."""
+    no_end: bool = False
+    """End tokens were made impossible."""
+    ended: bool | None = None
+    """Whether the output ended by itself; None where it was not to."""
+    beside: tuple[tuple[int, ...], ...] = ()
+    """Per output token, what samples before this one said at the same position."""
 
 
 class ReplayOptions(Noun):
@@ -89,7 +99,8 @@ def score(
 def _question(sample: Sample) -> object:
     """What the answer depends on: restarts that said the same tokens ask the same."""
     tops = tuple(len(row) for row in sample.emitted_top)
-    return sample.prompt_token_ids, sample.output_token_ids, tops, sample.part, sample.problem
+    drawn = (sample.sampling, sample.sampler.order, sample.no_end, sample.beside) if sample.sampling else ()
+    return sample.prompt_token_ids, sample.output_token_ids, tops, sample.part, sample.problem, str(drawn)
 
 
 def _shared(answer: Score, sample: Sample) -> Score:
@@ -135,6 +146,8 @@ def _score(sample: Sample, reference: str, error: str = "", **forced: Any) -> Sc
         emitted_logprob=sample.emitted_logprobs,
         top_logprobs=forced.get("top", ()) if sample.emitted_top else (),
         played=_named(forced.get("played"), sample.part),
+        drawn=_met(forced.get("drawn"), sample),
+        sampled=sample.sampling is not None,
         emitted_top_logprobs=sample.emitted_top,
         retokenised=sample.retokenised,
         error=error,
@@ -143,6 +156,61 @@ def _score(sample: Sample, reference: str, error: str = "", **forced: Any) -> Sc
 
 def _named(played: Played | None, part: Part | None) -> Played | None:
     return msgspec.structs.replace(played, precision=str(part)) if played and part else None
+
+
+def _met(drawn: Drawn | None, sample: Sample) -> Drawn | None:
+    """With what the request itself knows: whether its tokens are others' too, and whether it ended."""
+    if drawn is None:
+        return None
+    pairs = zip(sample.output_token_ids, sample.beside, strict=bool(sample.beside))
+    meets = tuple(float(token in others) for token, others in pairs)
+    return msgspec.structs.replace(drawn, meets=meets, ended=sample.ended)
+
+
+def drawn(samples: Sequence[Sample], sampler: Sampler) -> list[Sample]:
+    """The samples of a trial with what is known of its engine's sampler, and beside each what came before."""
+    said: list[set[int]] = []
+    found = []
+    for sample in samples:
+        ids = sample.output_token_ids
+        said += [set() for _ in range(len(ids) - len(said))]
+        raw = sampler.raw_logprobs or not _reshaped(sample.sampling)
+        found.append(
+            msgspec.structs.replace(
+                sample,
+                sampler=sampler,
+                no_end=sampler.bans_eos and sample.ended is None,
+                beside=tuple(tuple(sorted(before)) for before in said[: len(ids)]),
+                emitted_logprobs=sample.emitted_logprobs if raw else None,
+                emitted_top=sample.emitted_top if raw else (),
+            )
+        )
+        for before, token in zip(said, ids, strict=False):
+            before.add(token)
+    return found
+
+
+def _reshaped(sampling: Sampling | None) -> bool:
+    """Whether logprobs after penalties and temperature are others than the model's."""
+    return sampling is not None and sampling != Sampling(
+        top_p=sampling.top_p, top_k=sampling.top_k, min_p=sampling.min_p, seed=sampling.seed
+    )
+
+
+def question_drawn(sample: Sample) -> dict[str, Any]:
+    """prompt_logprobs_drawn of a sampled sample: what its tokens were to be drawn from."""
+    assert sample.sampling is not None
+    asked, sampler = msgspec.to_builtins(sample.sampling), sample.sampler
+    seed = asked.pop("seed", None)
+    choice = {
+        **asked,
+        "order": sampler.order,
+        "joint": sampler.joint,
+        "repetition_of": sampler.repetition_of,
+        "presence_of": sampler.presence_of,
+        "no_end": sample.no_end,
+    }
+    return {"choice": choice, "beside": sample.beside, "seed": seed, "noise": sampler.noise}
 
 
 class _Asker:
@@ -179,6 +247,8 @@ class _Asker:
                 "kv_cache_dtype": sample.part.kv_cache_dtype,
                 "faults": True,
             }
+        if sample.sampling and self.dialect.plays:
+            body["prompt_logprobs_drawn"] = question_drawn(sample)
         key = authorization(self.options.api_key_env)
         with requests.post(
             self.base_url + path, json=body, headers=key, timeout=self.options.timeout_s

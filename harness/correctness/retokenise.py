@@ -41,6 +41,8 @@ def sample(request: Request, record: RequestRecord, vocabulary: Vocabulary) -> S
         emitted_logprobs=logprobs if logprobs and len(logprobs) == len(ids) else None,
         emitted_top=_top(record, vocabulary) if len(record.top_logprobs or ()) == len(ids) else (),
         retokenised=not named,
+        sampling=request.sampling,
+        ended=None if request.ignore_eos else record.finish_reason == "stop",
     )
 
 

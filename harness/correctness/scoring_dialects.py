@@ -11,9 +11,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from harness import registry
 from harness.errors import AttestationError, InputError
-from harness.schema import Played
+from harness.schema import Drawn, Played
 
 Ids = Sequence[int]
 LOWEST_LOGPROB = -9999.0
@@ -33,6 +35,8 @@ class Forced(NamedTuple):
     """The reference's best token ids with their logprobs, and the token itself."""
     played: Played | None = None
     """Where it was asked for the engine's precision too."""
+    drawn: Drawn | None = None
+    """Where it was asked what the tokens were to be drawn from."""
 
 
 class Dialect(NamedTuple):
@@ -110,8 +114,13 @@ def _read_prompt_logprobs(response: dict[str, Any], prompt_ids: Ids, output_ids:
 
 
 def _read_played(response: dict[str, Any], prompt_ids: Ids, output_ids: Ids) -> Forced:
-    """The same with choices[0].played, {logprob, margin, faults}, where it was asked for and fitted."""
+    """The same with choices[0].played, {logprob, margin, faults}, where it was asked for and fitted.
+
+    And with choices[0].drawn, columns and faults, where that was asked for.
+    """
     plain = _read_prompt_logprobs(response, prompt_ids, output_ids)
+    if drawn := response["choices"][0].get("drawn"):
+        plain = plain._replace(drawn=msgspec.convert(drawn, Drawn))
     played = response["choices"][0].get("played") or {}
     if len(played.get("logprob", ())) != len(output_ids):
         return plain

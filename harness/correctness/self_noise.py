@@ -28,7 +28,7 @@ def restarts(scores: Sequence[Score]) -> list[list[Score]]:
     """Scores of the same prompt in several restarts, per request; those without a twin are left out."""
     groups: dict[tuple[str, tuple[int, ...]], list[Score]] = defaultdict(list)
     for score in scores:
-        if not score.error and score.token_ids:
+        if not score.error and score.token_ids and not score.sampled:
             groups[score.request_id, score.prompt_token_ids].append(score)
     return [group for group in groups.values() if len(group) > 1]
 

@@ -282,7 +282,11 @@ def samples_of(run: Path, folder: Path) -> list[Sample]:
     ]
     # Records lie in the order in which they ended, which differs between restarts.
     order = {request_id: number for number, request_id in enumerate(prompts)}
-    return playing(sorted(samples, key=lambda s: order[s.request_id]), part_of(folder.parent))
+    samples.sort(key=lambda s: order[s.request_id])
+    if trial.workload.sampling:
+        engine = store.read(folder.parent / "launch.json", Launch).engine
+        samples = replay.drawn(samples, registry.fact(engine, "SAMPLER", Sampler()))
+    return playing(samples, part_of(folder.parent))
 
 
 def playing(samples: list[Sample], part: Part | None) -> list[Sample]:

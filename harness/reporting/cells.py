@@ -201,6 +201,8 @@ def _figures(found: Agreement) -> Iterator[str]:
         yield f"{noise.mean:.2f} x rounding"
     elif found.mean_abs_dlogprob is not None:
         yield f"Δlogprob {found.mean_abs_dlogprob:.3f}"
+    if "surprise" in found.sampler:
+        yield f"sampler {found.sampler['surprise']:+.1f} sigma"
     if found.mean_margin is not None:
         yield f"margin {found.mean_margin:.3f}"
     if found.first_divergence is not None:

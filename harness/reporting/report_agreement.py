@@ -25,7 +25,9 @@ def statistics(run: Path, comparison: Comparison, plots: list[str]) -> Section:
         "Margin: how much more probable the reference finds its own choice than the emitted token. "
         "A statistic counts against its floor, what rounding alone does to these tokens or, where that was "
         "not played, the noise of healthy output; like FAULT: how much of a named fault shows; restarts: "
-        "the same statistic of the variant's own restarts against each other. p99_margin is not judged.",
+        "the same statistic of the variant's own restarts against each other. p99_margin is not judged. "
+        "Sampler: standard deviations off what a true one gives, tokens beyond what is allowed, and how many "
+        "nats a named fault explains the tokens better by (13.8 fail).",
         plots=plots,
         headers=STATISTICS,
         rows=[
@@ -49,6 +51,8 @@ def _cells(found: Agreement) -> Iterator[tuple[str, ...]]:
         )
     for name, share in found.likeness.items():
         yield (f"like {name}", f"{share.mean:.2f} ({share.low:.2f} to {share.high:.2f})", "0", "-", "-")
+    for name, figure in found.sampler.items():
+        yield (f"sampler: {name}", f"{figure:.4g}", "0", "-", "-")
     if found.p99_margin is not None:
         yield ("p99_margin", f"{found.p99_margin:.4g}", _figure(found.floor.get("p99_margin")), "-", "-")
 
