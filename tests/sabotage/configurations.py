@@ -12,6 +12,10 @@ from harness.schema import Noun
 REFERENCE = "vllm-cpu-fp32"
 
 
+DTYPES_SAID = {"float16": "float16", "bfloat16": "bfloat16", "f16": "float16", "bf16": "bfloat16"}
+"""Words of command lines that say a dtype."""
+
+
 class Part(Noun):
     """Some requests to one engine at one concurrency."""
 
@@ -49,12 +53,21 @@ class Configuration(Noun):
     """Of the plugin: where and when its fault strikes."""
 
     @property
+    def dtype(self) -> str:
+        """What a label would attest of weights and activations."""
+        said = [DTYPES_SAID[word] for word in self.args if word in DTYPES_SAID]
+        single = self.variant.endswith("-fp32") or self.variant == "llamacpp"
+        return said[-1] if said else "float32" if single else "bfloat16"
+
+    @property
     def part(self) -> replay.Part | None:
-        """The precision that a label would attest; None where the reference's own noise is all there is."""
-        if self.variant.endswith("-fp32") or self.variant == "llamacpp":
+        """What the reference plays, as verification.part_of has it.
+
+        None for float32, and where keys and values are kept in more than the activations' precision.
+        """
+        if self.dtype == "float32" or self.variant == "llamacpp":
             return None
-        dtype = "float16" if "float16" in self.args else "bfloat16"
-        return replay.Part(dtype=dtype, kv_cache_dtype="fp8_e4m3" if "kv-fp8" in self.name else "")
+        return replay.Part(dtype=self.dtype, kv_cache_dtype="fp8_e4m3" if "kv-fp8" in self.name else "")
 
 
 LONG = (Part(seed=100), Part(seed=101, workload="random_tokens", num=96))
@@ -151,21 +164,20 @@ POWER = (
 )
 """What a verdict that knows this model's rounding sees: faults that each keep most of the tokens right."""
 
-SOUND_NUM = 16
-"""Requests of a part: what a trial verifies by default."""
+SOUND_SHAPES = ((100, 80), (300, 50), (60, 64))
+"""Prompt and output: the shortest trials of `bench all` on a CPU are 12 answers of 50."""
 
 
 def _sound(name: str, first_seed: int, num: int, **fields: Any) -> Configuration:
-    """`num` parts of 3,200 tokens, each with prompts of its own: text and random ids, 1 to 32 in flight."""
-    lengths = ((100, 200), (400, 200), (40, 200))
+    """`num` parts, each with prompts of its own: text and random ids, 4 to 32 in flight."""
     parts = tuple(
         Part(
             seed=first_seed + i,
-            concurrency=CONCURRENCIES[i // 2 % 6],
-            num=SOUND_NUM,
+            concurrency=CONCURRENCIES[2 + i // 2 % 4],
+            num=12,
             workload=("text_tokens", "random_tokens")[i % 2],
-            input_len=lengths[i % 3][0],
-            output_len=lengths[i % 3][1],
+            input_len=SOUND_SHAPES[i % 3][0],
+            output_len=SOUND_SHAPES[i % 3][1],
         )
         for i in range(num)
     )
@@ -179,6 +191,8 @@ FP16, BF16, KV_FP8 = (
 )
 SOUND = (
     _sound("llamacpp-fp32", 1000, 24, variant="llamacpp"),
+    _sound("llamacpp-bf16", 1030, 10, variant="llamacpp", args=("--weights", "bf16")),
+    _sound("llamacpp-fp16", 1050, 10, variant="llamacpp", args=("--weights", "f16")),
     _sound("vllm-bf16", 1100, 24),
     _sound("vllm-fp16", 1200, 12, args=FP16),
     _sound("vllm-fp32", 1300, 12, variant="vllm-cpu-fp32"),

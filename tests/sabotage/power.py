@@ -29,9 +29,8 @@ EIGHT_BIT = "kv-fp8"
 
 def settings(configuration: str, *, declared: bool) -> JudgeSettings:
     """What the variant attests."""
-    part = {c.name: c.part for c in CONFIGURATIONS}[configuration]
-    dtype = part.dtype if part else "float32"
-    return JudgeSettings(dtype=dtype, eight_bit=declared and EIGHT_BIT in configuration)
+    chosen = {c.name: c for c in CONFIGURATIONS}[configuration]
+    return JudgeSettings(dtype=chosen.dtype, eight_bit=declared and EIGHT_BIT in configuration)
 
 
 def verdicts(scores: Sequence[Score], given: JudgeSettings, budget: tuple[int, int]) -> Counter[str]:
