@@ -3,7 +3,7 @@
 usage: python -m benchmarks.against_itself run FOLDER VARIANT SEEDS [WORD ...]
        python -m benchmarks.against_itself count FOLDER ...
 
-`run` is `just aa VARIANT WORD ... seed=S` for each seed of FIRST-LAST whose run FOLDER does not hold yet;
+`run` is `just aa VARIANT WORD ... seed=S` for each seed of FIRST-LAST that FOLDER does not hold whole;
 runs and a log of their own stay in FOLDER. `count` prints, by variant, campaigns, primary comparisons, those
 that were called faster or slower, rows and their words, and the bound that binomial chance puts on the rate
 of false verdicts (95 %, one-sided, Clopper-Pearson, campaigns with any false verdict as events).
@@ -24,6 +24,10 @@ from scipy.special import betaincinv
 from harness import compare, store
 from harness.numbers.verdicts import decided
 from harness.schema import Comparison
+
+
+RESTARTS = 3
+"""Of a side, as `just aa` has them unless told otherwise."""
 
 
 class Tally(NamedTuple):
@@ -63,6 +67,13 @@ def _words(found: Iterable[Comparison]) -> Counter[str]:
     )
 
 
+def complete(path: Path) -> bool:
+    """Whether a campaign has all its restarts; one that was interrupted goes on by its name."""
+    stored = path / "comparison.json"
+    found = store.read(stored, Comparison).contrasts if stored.exists() else ()
+    return bool(found) and all(c.ratio is not None and c.ratio.num >= RESTARTS for c in found if c.primary)
+
+
 def run(folder: str, variant: str, seeds: str, *words: str) -> None:
     """Campaigns that FOLDER lacks, one after the other; one that fails ends it."""
     results = Path(folder).resolve()
@@ -70,7 +81,7 @@ def run(folder: str, variant: str, seeds: str, *words: str) -> None:
     own = os.environ | {"HARNESS_RESULTS": str(results), "HARNESS_LOG": str(results / "EXPERIMENT_LOG.md")}
     for seed in range(first, last + 1):
         name = f"{variant}-aa-{seed}"
-        if (results / name / "comparison.json").exists():
+        if complete(results / name):
             continue
         argv = [sys.executable, "-m", "harness", "aa", variant, *words, f"seed={seed}", f"run_id={name}"]
         subprocess.run(argv, env=own, check=False)  # a FAIL has a status of its own, and is counted
@@ -81,7 +92,8 @@ def run(folder: str, variant: str, seeds: str, *words: str) -> None:
 def count(*folders: str) -> None:
     """The table of docs/STATISTICS.md."""
     groups: dict[str, list[Comparison]] = defaultdict(list)
-    for path in sorted(p.parent for folder in folders for p in Path(folder).glob("*/comparison.json")):
+    every_run = sorted(p.parent for folder in folders for p in Path(folder).glob("*/comparison.json"))
+    for path in filter(complete, every_run):
         recipe = store.read_recipe(path)
         groups[recipe.variants[0].removesuffix("-blind1")].append(compare.compare(path))
     print("| engine | campaigns | comparisons | called faster or slower | rows |")
