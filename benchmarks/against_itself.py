@@ -25,7 +25,6 @@ from harness import compare, store
 from harness.numbers.verdicts import decided
 from harness.schema import Comparison
 
-
 RESTARTS = 3
 """Of a side, as `just aa` has them unless told otherwise."""
 
