@@ -88,6 +88,35 @@ def said(name: str) -> Model:
     return Model(alias=name or "unknown")
 
 
+_MISNAMED = "unknown, called "
+
+
+def misnamed(name: str) -> Model:
+    """A server's model that bears the name of one of ours and does not count tokens as that one does."""
+    return Model(alias=_MISNAMED + name)
+
+
+def assumed(model: Model, given: str) -> str:
+    """What is taken for granted of a server's model that nobody named, in words; "" where nothing is.
+
+    `given`: the name that the user gave.
+    """
+    if given:
+        return ""
+    if model.alias.startswith(_MISNAMED):
+        name = model.alias.removeprefix(_MISNAMED)
+        return (
+            f"the server calls its model {name}, but does not count tokens as {name} does, so its weights "
+            f"are taken as unknown; model={name} would hold it to that model"
+        )
+    if model.path or model.tokenizer:
+        return (
+            f"the server calls its model as {model.alias} is called here and counts tokens as that one does: "
+            f"that it serves those weights is assumed; model={model.alias} says so"
+        )
+    return ""
+
+
 def name_of(model: Model) -> str:
     """What resolve() takes for this model: its alias, its id, else its folder from the repository's root."""
     known = models().get(model.alias)

@@ -11,6 +11,7 @@ import msgspec
 from harness import launchers, models, registry, store
 from harness import recipe as recipes
 from harness.client import endpoint
+from harness.correctness import tokenizer_identity
 from harness.errors import HarnessError, InputError, ModelError
 from harness.label import feasible, guards, scale, switches
 from harness.planned import PORT, Planned, PlannedTrial, deploy, launching, render
@@ -233,7 +234,7 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     names = endpoint.served(recipe.url, recipe.options.api_key_env) if asked else ()
     served = endpoint.Served(recipe.url, names, recipe.options.served_name)
     name = recipe.model or variant.model
-    model = models.resolve(name) if name else models.said(served.name())
+    model = models.resolve(name) if name else _called(served, recipe.options.api_key_env)
     deployment = deploy(variant, model, recipe, launcher)
     if said := served.name(model.alias, model.hf_id, model.path):
         deployment = msgspec.structs.replace(deployment, served_model_name=said)
@@ -251,6 +252,18 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     if planned.own_server:
         skip = skip or feasible.feasible(variant, machine, model, deployment.launcher)
     return msgspec.structs.replace(planned, skip=skip)
+
+
+def _called(served: endpoint.Served, api_key_env: str) -> Model:
+    """What a server's own name for its model stands for, where it counts tokens as that model does."""
+    name = served.name()
+    model = models.said(name)
+    folder = model.path or model.tokenizer
+    if not folder:
+        return model
+    stated = endpoint.counts(served.url, name, api_key_env)
+    alike = tokenizer_identity.counts_alike(stated, endpoint.TEXTS, folder)
+    return model if alike else models.misnamed(name)
 
 
 def _as_set(variant: Variant, recipe: Recipe) -> Variant:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import requests as http
 
-from harness import client, extras, registry, store, workload
+from harness import client, extras, models, registry, store, workload
 from harness.client import acceptance
 from harness.client.body import authorization
 from harness.correctness import verification
@@ -182,7 +182,7 @@ def timed_part(
         duration_s=stats.duration_s,
         client_cpu_s=stats.cpu_s,
         counters=grown(before, after),
-        notes=(*running.accepted.notes, *([compiled] if compiled else [])),
+        notes=(*running.accepted.notes, *filter(None, (compiled, _assumed(visit)))),
     )
     return judged(visit, running, outcome, (timed, stats))
 
@@ -191,6 +191,13 @@ def grown(before: dict[str, float], after: dict[str, float]) -> dict[str, float]
     """Growth of the counters that are kept. One that began to exist in between, as labels do, began at 0."""
     kept = [name for name in after if name in COUNTERS or name.startswith("accepted_at_")]
     return {name: after[name] - before.get(name, 0.0) for name in kept} if before else {}
+
+
+def _assumed(visit: Visit) -> str:
+    """What is taken for granted of a server that somebody else runs."""
+    planned = visit.planned
+    given = visit.recipe.model or planned.variant.model
+    return "" if planned.own_server else models.assumed(planned.model, given)
 
 
 def _fire(

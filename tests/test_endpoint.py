@@ -12,10 +12,12 @@ import pytest
 
 from harness import models, plan, store
 from harness.client import Target, acceptance, endpoint
-from harness.correctness import conformance
+from harness.correctness import conformance, tokenizer_identity
 from harness.errors import InputError
 from harness.host.machine import probe
+from harness.registry import ROOT
 from harness.schema import Launch
+from harness.tokens import Vocabulary
 from tests import completions_server, trtllm_server
 from tests.answering import Answering, listening
 from tests.launching import render
@@ -134,6 +136,36 @@ def test_output_that_nobody_can_count_is_not_guessed(desk: Desk) -> None:
     with foreign(Manners(usage=False)) as url:
         desk.run("load", f"url={url}", *WORDS)
     assert "states no usage for 6 requests" in desk.row("attach", "text-32-8@c2").invalid
+
+
+def test_a_server_that_calls_its_model_as_one_of_ours_is_asked_how_it_counts(desk: Desk) -> None:
+    """Names are free: one that counts tokens otherwise is not held to our model, and the row says so."""
+    with foreign(Manners(models=("tiny-moe",))) as url:
+        done = desk.run("load", f"url={url}", *WORDS)
+    assert done.returncode == 0, done.stderr
+    row = desk.row("attach", "text-32-8@c2")
+    assert (row.invalid, row.rankable) == ("", True)
+    told = " ".join(row.notes)
+    assert "does not count tokens as tiny-moe does, so its weights are taken as unknown" in told
+    assert "weights and tokenizer not known" in told
+    launch = store.read(desk.runs[0] / "attach" / "r1" / "launch.json", Launch)
+    assert (launch.served_model_name, launch.model) == ("tiny-moe", "unknown, called tiny-moe")
+
+
+def test_a_tokenizer_is_known_by_its_counts() -> None:
+    folder = str(ROOT / "models" / "tiny-moe")
+    ours = [Vocabulary(folder).count(text) for text in endpoint.TEXTS]
+    alike = tokenizer_identity.counts_alike
+    assert alike(ours, endpoint.TEXTS, folder)
+    assert alike([n + 1 for n in ours], endpoint.TEXTS, folder), "a token before every prompt"
+    assert not alike([ours[0] + 1, *ours[1:]], endpoint.TEXTS, folder)
+    assert not alike([n + 30 for n in ours], endpoint.TEXTS, folder), "a template, or another tokenizer"
+    assert not alike((), endpoint.TEXTS, folder)
+    assert len({*ours}) > 3
+    said = models.assumed(models.resolve("tiny-moe"), "")
+    assert "that it serves those weights is assumed" in said
+    assert models.assumed(models.resolve("tiny-moe"), "tiny-moe") == ""
+    assert models.assumed(models.said("acme/unheard-of-7b"), "") == ""
 
 
 def test_a_named_model_is_held_to_its_own_tokens(desk: Desk) -> None:
