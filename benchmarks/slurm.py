@@ -1,10 +1,11 @@
-"""A Slurm cluster of two nodes on this machine, to place client processes as a real one does.
+"""A Slurm cluster of two nodes on this machine, to place client processes and engines as a real one does.
 
     python -m benchmarks.slurm [words]    one trial of `load` by `srun --nodes=2`, at url= or at a server of
                                           known timing
 
 Needs Slurm's and MUNGE's daemons (Debian: apt-get install slurm-wlm munge). Both nodes are this host: they
-share its clock and its files; their processes, ports and job steps are Slurm's own.
+share its clock and its files; their processes, ports and job steps are Slurm's own. In `apart()` each has its
+own network, process numbers, /dev/shm, host name and mounts.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from benchmarks import namespaces
 from harness.client import known_server
 
 NODES = ("left", "right")
@@ -29,7 +32,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sinfo")
 _READY_S = 30.0
 _CONF = """
 ClusterName=loopback
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({address})
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -47,10 +50,52 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
 ReturnToService=2
-NodeName=left NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus}
-NodeName=right NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus}
+KillWait=5
+SlurmdTimeout=30
+NodeName=left NodeHostname={names[0]} NodeAddr={addresses[0]} Port={ports[1]} CPUs={cpus}
+NodeName=right NodeHostname={names[1]} NodeAddr={addresses[1]} Port={ports[2]} CPUs={cpus}
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
+FABRIC = "fabric"
+"""The link between the two nodes of apart() that nothing but an engine uses."""
+_FABRIC_ADDRESSES = ("10.78.0.1", "10.78.0.2")
+_ENTERED = """
+mount -t tmpfs -o size=2g tmpfs /dev/shm; mount --bind {folder}/hosts /etc/hosts; hostname {node}
+{more}
+exec {slurmd} -D -N {node} -f {conf}
+"""
+
+
+class Apart(NamedTuple):
+    """Nodes that share nothing but this machine's clock and files."""
+
+    env: dict[str, str]
+    """In which srun reaches them."""
+    spaces: dict[str, str]
+    """Node -> its network namespace."""
+
+    def pids(self, node: str) -> list[int]:
+        """This machine's numbers of everything that runs on a node, Slurm's own daemons apart."""
+        inside = subprocess.run(["ip", "netns", "pids", self.spaces[node]], capture_output=True, text=True)
+        return [int(pid) for pid in inside.stdout.split() if not _is_slurms(int(pid))]
+
+    def sent(self, node: str, device: str = FABRIC) -> int:
+        """Bytes sent over a network device of a node."""
+        path = f"/sys/class/net/{device}/statistics/tx_bytes"
+        words = ["ip", "netns", "exec", self.spaces[node], "cat", path]
+        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+    def ip(self, node: str, *words: str) -> None:
+        """`ip` within a node's network."""
+        subprocess.run(["ip", "-n", self.spaces[node], *words], check=True)
+
+
+def _is_slurms(pid: int) -> bool:
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return True
+    return name in ("slurmd", "slurmstepd", "unshare", "nsenter", "sh")
 
 
 def missing() -> list[str]:
@@ -59,14 +104,37 @@ def missing() -> list[str]:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[dict[str, str]]:
+def apart(unlike: Mapping[str, str] | None = None) -> Iterator[Apart]:
+    """Two nodes in namespaces of their own. `unlike`: node -> shell commands that make it differ. Needs root.
+
+    Each is a process-number namespace: with its slurmd everything on it ends.
+    """
+    with namespaces.namespaces(2) as names:
+        _ip("link", "add", FABRIC, "netns", names[0], "type", "veth", "peer", FABRIC, "netns", names[1])
+        for name, address in zip(names, _FABRIC_ADDRESSES, strict=True):
+            _ip("-n", name, "addr", "add", f"{address}/24", "dev", FABRIC)
+            _ip("-n", name, "link", "set", FABRIC, "up")
+        spaces = dict(zip(NODES, names, strict=True))
+        with cluster(spaces, unlike) as env:
+            yield Apart(env, spaces)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+@contextlib.contextmanager
+def cluster(
+    spaces: Mapping[str, str] | None = None, unlike: Mapping[str, str] | None = None
+) -> Iterator[dict[str, str]]:
     """The environment in which `srun` reaches two idle nodes; all daemons are gone afterwards.
 
     Raises RuntimeError with the daemons' words when they are not ready in time.
     """
     with tempfile.TemporaryDirectory(prefix="slurm-") as name, contextlib.ExitStack() as daemons:
         folder = Path(name)
-        conf = _configured(folder)
+        folder.chmod(0o755)
+        conf = _configured(folder, bool(spaces))
         env = {**os.environ, "SLURM_CONF": str(conf)}
         own = (f"--{key}={folder}/munge.{key.split('-')[0]}" for key in ("key-file", "socket", "pid-file"))
         more = (f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed")
@@ -74,12 +142,22 @@ def cluster() -> Iterator[dict[str, str]]:
         _until((folder / "munge.socket").exists, folder)
         daemons.enter_context(_daemon(folder, "slurmctld", "-D", "-f", str(conf)))
         for node in NODES:
-            daemons.enter_context(_daemon(folder, "slurmd", "-D", "-N", node, "-f", str(conf)))
+            command = [_path("slurmd") or "slurmd", "-D", "-N", node, "-f", str(conf)]
+            if spaces:
+                command = _entering(folder, conf, node, spaces[node], (unlike or {}).get(node, ""))
+            daemons.enter_context(_daemon(folder, *command, name=f"slurmd.{node}"))
         _until(lambda: _num_idle(env) == len(NODES), folder)
         yield env
 
 
-def _configured(folder: Path) -> Path:
+def _entering(folder: Path, conf: Path, node: str, space: str, more: str) -> list[str]:
+    """slurmd as first process of its namespaces; `ip netns exec` would hide cgroups."""
+    script = _ENTERED.format(folder=folder, node=node, more=more, slurmd=_path("slurmd"), conf=conf)
+    own = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return ["nsenter", f"--net=/run/netns/{space}", *own, "sh", "-c", script]
+
+
+def _configured(folder: Path, is_apart: bool) -> Path:
     (folder / "state").mkdir()
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(1024))
@@ -87,7 +165,13 @@ def _configured(folder: Path) -> Path:
     conf = folder / "slurm.conf"
     host = socket.gethostname().partition(".")[0]
     values = {"host": host, "user": getpass.getuser(), "folder": folder, "cpus": os.cpu_count()}
-    conf.write_text(_CONF.format(ports=_free_ports(3), **values))
+    address, addresses, names = "127.0.0.1", ("127.0.0.1",) * 2, (host,) * 2
+    if is_apart:
+        address, addresses, names = namespaces.GATEWAY, ("10.77.0.2", "10.77.0.3"), NODES
+    at = "".join(f"{a} {n}\n" for a, n in zip((address, *addresses), (host, *names), strict=True))
+    (folder / "hosts").write_text(f"127.0.0.1 localhost\n{at}")
+    where = {"address": address, "addresses": addresses, "names": names}
+    conf.write_text(_CONF.format(ports=_free_ports(3), **values, **where))
     return conf
 
 
@@ -100,13 +184,13 @@ def _free_ports(num: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _daemon(folder: Path, program: str, *words: str) -> Iterator[None]:
-    with (folder / f"{program}.out").open("ab") as out:
+def _daemon(folder: Path, program: str, *words: str, name: str = "") -> Iterator[None]:
+    with (folder / f"{name or program}.out").open("ab") as out:
         process = subprocess.Popen([_path(program) or program, *words], stdout=out, stderr=out)
     try:
         yield
     finally:
-        process.terminate()
+        (process.kill if name else process.terminate)()  # unshare heeds nothing less, and takes all with it
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

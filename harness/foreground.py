@@ -16,7 +16,7 @@ from harness import recipe as recipes
 from harness.errors import HarnessError, InputError, LaunchError
 from harness.host import engines_ready
 from harness.host.machine import probe
-from harness.label import attestation
+from harness.label import every_rank
 from harness.planned import TRACES, Planned, launching
 from harness.recipe import Words
 from harness.run import interruptible
@@ -49,8 +49,8 @@ def serve(name: str, given: Sequence[str]) -> None:
         log_path.touch()
         threading.Thread(target=follow, args=(log_path,), daemon=True).start()
         with server.serving(planned.launch, log_path, "serve") as running:
-            effective = registry.engine(planned.variant.engine).effective(running.evidence())
-            attested = attestation.attest(effective, planned.variant)
+            parse = registry.engine(planned.variant.engine).effective
+            attested = every_rank.attest_all(parse, running.evidence(), planned.variant)
             proven = "label proven" if attested.valid else f"label NOT proven: {attested.reason}"
             console.print(
                 f"{name} answers at {running.launch.base_url}/v1 after {running.ready_s:.0f} s; {proven}"

@@ -13,7 +13,7 @@ from harness import extras, server, store
 from harness.correctness import verification
 from harness.errors import HarnessError, StoreError
 from harness.host import calibration
-from harness.label import attestation
+from harness.label import every_rank
 from harness.planned import TRACES, Planned, launching
 from harness.schema import Attestation, Spent, Trial, TrialResult
 from harness.sealing import engine_files
@@ -61,7 +61,7 @@ def _launch(visit: Visit, pending: list[Trial]) -> list[Trial]:
         with server.serving(chosen.launch, log_path, visit.run.name, visit.progress.stage) as running:
             evidence = running.evidence()
             store.write(folder / "evidence.json", server.storable(evidence))
-            keep_attestation(folder, attestation.attest(visit.effective(evidence), visit.planned.variant))
+            keep_attestation(folder, every_rank.attest_all(visit.effective, evidence, visit.planned.variant))
             visit.progress.stage(f"{visit.planned.variant.name}: pre-flight")
             verification.preflight(folder, running, chosen)
             with contextlib.ExitStack() as around:

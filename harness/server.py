@@ -19,6 +19,7 @@ from harness.client.body import authorization
 from harness.errors import LaunchError
 from harness.label import signatures
 from harness.launchers import Server
+from harness.ranks.lines import by_rank
 from harness.registry import ROOT
 from harness.schema import Evidence, Launch
 from harness.secrets import is_secret, redacted_argv
@@ -263,15 +264,6 @@ def failure(launch: Launch, log_path: Path, what: str) -> tuple[str, str]:
 def _failed(launch: Launch, log_path: Path, what: str) -> LaunchError:
     sentence, details = failure(launch, log_path, what)
     return LaunchError(sentence, details=details)
-
-
-def by_rank(lines: list[str], num: int) -> list[tuple[str, ...]]:
-    """Each rank's lines of a log whose lines begin with "RANK: "; all of it, where there is one rank."""
-    if num == 1:
-        return [tuple(lines)]
-    return [
-        tuple(line.removeprefix(f"{n}: ") for line in lines if line.startswith(f"{n}: ")) for n in range(num)
-    ]
 
 
 def log_lines(path: Path, last: int = 0) -> list[str]:

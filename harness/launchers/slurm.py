@@ -87,8 +87,8 @@ def python(launch: Launch, script: Path, *words: str) -> str:
 class SlurmServer:
     """An engine whose ranks run under one srun."""
 
-    def __init__(self, step: Step, url: str) -> None:
-        self._step = step
+    def __init__(self, step: Step, url: str, interface: str) -> None:
+        self._step, self._interface = step, interface
         self.url = url
 
     def poll(self) -> int | None:
@@ -110,9 +110,10 @@ class SlurmServer:
         except LaunchError:
             return (), {}
         for rank, each in enumerate(shown):
-            sent = ", ".join(f"{num} bytes on {name}" for name, num in sorted(each.sent.items()) if num)
-            told = f"sent {sent or 'nothing'}; {'joined' if each.joined else 'NOT joined'}"
-            self._step.say(f"{self._step.name(rank)} {told}", rank)
+            device = self._interface or max(each.sent, key=lambda name: each.sent[name], default="nothing")
+            joined = "joined" if each.joined else "not joined"
+            sent = f"sent {each.sent.get(device, 0)} bytes over {device}"
+            self._step.say(f"{self._step.name(rank)}: {joined}, {sent}", rank)
         return shown[0].cmdline, shown[0].environ
 
 
@@ -132,4 +133,4 @@ def start(launch: Launch, log_path: Path, run_id: str) -> SlurmServer:
     except BaseException:
         step.stop(launch.stop_grace_s)
         raise
-    return SlurmServer(step, f"http://{address(step.nodes[0])}:{launch.port}")
+    return SlurmServer(step, f"http://{address(step.nodes[0])}:{launch.port}", launch.interface)

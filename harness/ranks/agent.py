@@ -7,6 +7,7 @@ engine's output goes to standard output; what this program tells goes to standar
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
@@ -24,6 +25,7 @@ from harness.label.dialect import meeting_port
 from harness.launchers import Server
 from harness.launchers.process import MARK as OURS
 from harness.ranks import look
+from harness.ranks.lines import cut
 from harness.ranks.plans import meeting_on
 from harness.schema import Launch, Noun
 from harness.secrets import is_secret
@@ -57,7 +59,21 @@ class Shown(Noun):
 
 def tell(kind: str, what: object = "") -> None:
     """One write, so that lines of threads stay whole."""
-    os.write(2, f"{MARK}{look.encoded(kind, what)}\n".encode())
+    line = f"{MARK}{json.dumps([kind, msgspec.to_builtins(what)])}".encode()
+    os.write(2, b"\n".join([*cut(line), b""]))
+
+
+def output() -> Path:
+    """Where a rank writes: its lines go on to standard output, long ones in pieces."""
+    reader, writer = os.pipe()
+
+    def copy() -> None:
+        with os.fdopen(reader, "rb") as lines:
+            for line in lines:
+                os.write(1, b"\n".join([*cut(line.rstrip(b"\r\n")), b""]))
+
+    threading.Thread(target=copy, daemon=True).start()
+    return Path(f"/dev/fd/{writer}")
 
 
 class Agent:
@@ -85,7 +101,7 @@ class Agent:
             self._head, self._sent_before = address, look.sent()
             own = meeting_on(self.launch.of_rank(self.number, address))
             launcher = launchers.named(self.job.inner)
-            self.server = launcher.start(own, Path("/dev/stdout"), f"{self.job.run_id}-{self.number}")
+            self.server = launcher.start(own, output(), f"{self.job.run_id}-{self.number}")
             tell("started", os.environ.get("SLURMD_NODENAME", ""))
         elif word == "show" and self.server is not None:
             tell("shown", self._shown(self.server))

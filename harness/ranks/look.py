@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import resource
 import socket
@@ -11,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import psutil
 
 from harness import launchers, models, registry
@@ -184,8 +182,3 @@ def _reached(address: str, port: int) -> socket.socket:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
-
-
-def encoded(kind: str, what: object) -> str:
-    """A line of the control channel."""
-    return json.dumps([kind, msgspec.to_builtins(what)])

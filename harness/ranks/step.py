@@ -23,6 +23,7 @@ import msgspec
 from harness.errors import LaunchError
 from harness.ranks import nodes
 from harness.ranks.agent import JOB, MARK, Job
+from harness.ranks.lines import GOES_ON
 from harness.ranks.look import MEET_S, Look, Met
 from harness.registry import ROOT
 from harness.schema import Launch, Noun
@@ -36,7 +37,7 @@ _FORCED_S = 2.0
 _QUEUE_S = 3600.0
 _STATES_EVERY_S = 3.0
 _GONE = re.compile(r"DRAIN|DOWN|FAIL|NOT_RESPONDING")
-_LABEL = re.compile(rf"(?:(\d+): )?{MARK}(.*)")
+_LABEL = re.compile(rf"(?:(\d+): )?((?:{MARK}|{GOES_ON}).*)")
 
 
 def srun(job: Job) -> tuple[str, ...]:
@@ -58,6 +59,7 @@ class Step:
         self._told: dict[tuple[int, str], Any] = {}
         self._heard: dict[int, float] = {}
         self._gone: set[int] = set()
+        self._begun: dict[int, str] = {}
         self._lock = threading.Condition()
         self.nodes: tuple[str, ...] = ()
         """Names that Slurm has for them, in the order of ranks; () = not known yet."""
@@ -133,11 +135,17 @@ class Step:
     def _listen(self) -> None:
         for raw in self.process.stderr or ():
             line = raw.decode("utf-8", "replace").rstrip()
-            if match := _LABEL.fullmatch(line):
-                self._hear(int(match[1] or 0), *json.loads(match[2]))
-            else:
+            match = _LABEL.fullmatch(line)
+            if match is None:
                 with contextlib.suppress(OSError, ValueError):
                     self._output.write(raw)
+                continue
+            rank, text = int(match[1] or 0), match[2]
+            whole = self._begun.pop(rank, "") + text.removeprefix(GOES_ON).removeprefix(MARK)
+            try:
+                self._hear(rank, *json.loads(whole))
+            except ValueError:  # it goes on in the next line
+                self._begun[rank] = whole
         code = self.process.wait()
         if len(self._gone) < self._num:
             self.fail(f"srun ended with exit code {code} before every rank was stopped")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from harness.schema import Deployment, Effective, Evidence, Launch, Variant
+from harness.label.dialect import meeting_port
+from harness.schema import HEAD, Deployment, Effective, Evidence, Launch, Rank, Variant
 
 SCORING = "prompt_logprobs"
 KEEPS_NOTHING = True
@@ -33,16 +36,24 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
             **deployment.extra_env,
             "PYTHONPATH": deployment.root,
             "MOCK_HOST": deployment.host,
+            "MOCK_MEETING": f"{HEAD}:{meeting_port(deployment.port)}",
+            "MOCK_NODES": str(variant.nodes),
+            "MOCK_RANKS": str(variant.parallel.tensor),
         },
         ready_timeout_s=float(variant.env.get("MOCK_READY_S", "20")),
         stop_grace_s=5.0,
+        others=tuple(
+            Rank(env={"MOCK_MEETING": f"{HEAD}:{meeting_port(deployment.port)}", "MOCK_NODE": str(node)})
+            for node in range(1, variant.nodes)
+        ),
     )
 
 
 def effective(evidence: Evidence) -> Effective:
     """It says what it is in its log."""
     dtype = next((line.split("=")[1] for line in evidence.log if line.startswith("dtype=")), None)
-    return Effective(engine_version="1.0", dtype=dtype, proof={"dtype": "log"})
+    ranks = next((int(line.split("=")[1]) for line in evidence.log if line.startswith("ranks=")), None)
+    return Effective(engine_version="1.0", dtype=dtype, tensor_parallel_size=ranks, proof={"dtype": "log"})
 
 
 def following(ids: list[int]) -> int:
@@ -155,7 +166,11 @@ async def healthy(request: web.Request) -> web.Response:
 
 def main() -> None:
     """Serve on the port given."""
-    print("dtype=float32", flush=True)
+    print(f"dtype=float32\nranks={os.environ['MOCK_RANKS']}", flush=True)
+    host, _, port = os.environ["MOCK_MEETING"].rpartition(":")
+    if "MOCK_NODE" in os.environ:
+        work(host, int(port))
+    met(host, int(port), int(os.environ["MOCK_NODES"]) - 1)
     if cause := os.environ.get("MOCK_EXIT"):
         print(f"Traceback (most recent call last):\n{cause}\nEngine core initialization failed", flush=True)
         sys.exit(1)
@@ -165,6 +180,36 @@ def main() -> None:
     if key := os.environ.get("MOCK_API_KEY"):
         print(f"started with {sys.argv[1:]} and the key {key}", flush=True)
     serve(application(Mock()))
+
+
+def met(host: str, port: int, num: int) -> None:
+    """Wait for all workers; what they send is read and thrown away."""
+    if num:
+        with socket.create_server((host, port)) as server:
+            for _ in range(num):
+                threading.Thread(target=drain, args=(server.accept()[0],), daemon=True).start()
+
+
+def drain(worker: socket.socket) -> None:
+    """Until it hangs up."""
+    while worker.recv(1 << 16):
+        pass
+
+
+def work(host: str, port: int) -> None:
+    """A worker's whole life: 50 kB to the head, ten times a second, until it hangs up."""
+    if os.environ.get("MOCK_NEVER_JOINS"):
+        time.sleep(600)
+    while True:
+        try:
+            head = socket.create_connection((host, port))
+            break
+        except OSError:
+            time.sleep(0.05)
+    with head:
+        while True:
+            head.sendall(bytes(50_000))
+            time.sleep(0.1)
 
 
 def application(mock: Mock) -> web.Application:
