@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from harness.label.attestation import attest
-from harness.schema import Attestation, Claim, Effective, Evidence, Variant
+from harness.schema import Attestation, Claim, Effective, Evidence, Scalar, Variant
 
 _JOINED = re.compile(r"\[harness\] rank \d+ on (\S+): (joined|not joined), sent (\d+) bytes over (\S+)")
 _SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
@@ -39,7 +39,7 @@ def _met(rank: int, log: tuple[str, ...]) -> Iterator[Claim]:
 
 
 def _agrees(rank: int, own: Effective, first: Effective, variant: Variant) -> Iterator[Claim]:
-    """What the rank shows is what the first one shows; that it shows a size, and the label's all2all, is asked."""
+    """What it shows is what the first shows; a size must be shown, and the all2all that the label names."""
     shown = [
         f for f in (*_SIZES, "expert_parallel_size", "engine_version", *variant.expect) if _shows(own, f)
     ]
@@ -55,8 +55,6 @@ def _shows(own: Effective, field: str) -> bool:
     return getattr(own, field) is not None
 
 
-def _claim(
-    field: str, expected: str | int | bool | None, actual: str | int | bool | None, proof: str
-) -> Claim:
+def _claim(field: str, expected: Scalar, actual: Scalar, proof: str) -> Claim:
     held = actual is not None and actual == expected
     return Claim(field=field, expected=expected, actual=actual, held=held, proof=proof)
