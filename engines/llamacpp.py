@@ -24,13 +24,14 @@ SAMPLER = Sampler(
     fields={"repetition_penalty": "repeat_penalty"},
     every_token=0,
     extras={
-        "repeat_last_n": -1,
+        "repeat_last_n": 1 << 17,
         "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
     },
     presence_of="all",
     bans_eos=True,
 )
-"""By itself it takes top_k 40, top_p 0.95, min_p 0.05 and the temperature last, and looks back 64 tokens."""
+"""By itself it takes top_k 40, top_p 0.95, min_p 0.05 and the temperature last, and looks back 64 tokens; the
+documented -1, all of them, is refused by this version."""
 
 PACKAGE = "xllamacpp"
 KEEPS_NOTHING = True

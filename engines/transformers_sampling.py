@@ -153,6 +153,8 @@ class Rows(NamedTuple):
     ends: Sequence[int]
 
 
+DECOY = 1 << 30
+"""Added to a seed that is not the engine's."""
 LOWEST = -9999.0
 """Stands for log 0: JSON has no infinities."""
 ETA = 0.01
@@ -231,8 +233,9 @@ def measured(rows: Rows, drawn: Drawn, first: int) -> tuple[dict[str, list[float
         others = drawn.beside[first : first + len(here)]
         columns["met"] = torch.stack([probability[n, list(ids)].sum() for n, ids in enumerate(others)])
     if drawn.noise and drawn.seed is not None:
-        noisy = p + NOISES[drawn.noise](drawn.seed, first, p)
-        columns["noise_margin"] = (noisy.amax(-1) - noisy.gather(1, here)[:, 0]).clamp(max=-LOWEST)
+        for name, seed in (("noise_margin", drawn.seed), ("decoy_margin", drawn.seed + DECOY)):
+            noisy = p + NOISES[drawn.noise](seed, first, p)
+            columns[name] = (noisy.amax(-1) - noisy.gather(1, here)[:, 0]).clamp(max=-LOWEST)
     if rows.twin is not None:
         q = processed(rows.twin, asked, rows.earlier, rows.ends)
         columns["stray"] = (q.exp() * dropped).sum(-1)

@@ -835,6 +835,8 @@ class Drawn(Noun):
     """1 where the token is one of those."""
     noise_margin: tuple[float, ...] = ()
     """What the token misses the largest log p + noise by, where the engine's seeded noise can be repeated."""
+    decoy_margin: tuple[float, ...] = ()
+    """The same with another seed than the engine's."""
     stray: tuple[float, ...] = ()
     """Probability of what is beyond, of the same in the engine's precision: what rounding explains."""
     drift: tuple[float, ...] = ()

@@ -64,7 +64,7 @@ def test_every_engine_is_sent_every_field_so_that_no_default_slips_in() -> None:
         assert (fields["top_k"], fields[repetition]) == (every_token, 1.0)
         asked = body(engine, ASKED)
         assert (asked["top_k"], asked["top_p"], asked[repetition], asked["seed"]) == (20, 0.9, 1.1, 5)
-    assert body("llamacpp", ASKED)["repeat_last_n"] == -1
+    assert body("llamacpp", ASKED)["repeat_last_n"] == 131072
 
 
 def test_a_greedy_request_is_what_it_was() -> None:

@@ -43,7 +43,7 @@ UNEVEN = 0.003
 """Distance of distribution functions that rounding may make."""
 GROSS_NOISE, GROSS_SHARE, OTHER_NOISE = 0.25, 2e-3, 0.5
 """Nats by which rounding does not change which token is largest with the engine's noise; the share of tokens
-that may; the share from which on it is not this noise."""
+that may; from this part of what another seed's noise shows on, the engine's noise is another one."""
 
 
 class Tested(NamedTuple):
@@ -250,7 +250,9 @@ def _noise(parts: Sequence[Drawn]) -> Iterator[_Finding]:
     if not len(margin):
         return
     gross = float((margin > GROSS_NOISE).mean())
-    level = _rare(_more(gross * len(margin), GROSS_SHARE * len(margin))) if gross < OTHER_NOISE else 0
+    if gross > OTHER_NOISE * float((_column(parts, "decoy_margin") > GROSS_NOISE).mean()):
+        return
+    level = _rare(_more(gross * len(margin), GROSS_SHARE * len(margin)))
     words = f"with the engine's own noise {gross:.2%} of the tokens are none that it gives"
     yield _Finding("not by its noise", gross, words, level)
 

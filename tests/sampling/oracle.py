@@ -1,10 +1,10 @@
 """What samplers with a fault say, drawn from the oracle's distributions, and what the reference says of it.
 
-    python -m tests.sampling.oracle FOLDER [NAME] [--requests N] [--tokens N]
+    python -m tests.sampling.oracle FOLDER [NAME ...] [--requests N] [--tokens N]
 
 Runs where torch, transformers and the harness's requirements are: .engines/transformers/bin/python with both
 `.` and the site-packages of .venv in PYTHONPATH. FOLDER/<asked>/<fault>.scores.jsonl, as a trial's
-scores.jsonl; what is there is kept. NAME: only faults whose name begins so. `healthy bfloat16` is drawn from
+scores.jsonl; what is there is kept. NAME: only those of SHOWN. `healthy bfloat16` is drawn from
 the model in that precision and read with it, the others from fp32. tests/sampling/power.py makes the table of
 docs/SAMPLING.md of it.
 """
@@ -28,15 +28,39 @@ from engines.transformers_views import Asked, View, Viewer
 from harness import models, registry
 from harness.correctness import replay
 from harness.schema import Drawn as Told
-from harness.schema import Sampler, Sampling, Scalar, Score, WorkloadSpec
+from harness.schema import Played, Sampler, Sampling, Scalar, Score, WorkloadSpec
 from harness.tokens import Vocabulary
 from tests.sabotage.campaign import keep
+from tests.sampling.asked import ASKED
 
-ASKED = {
-    "t1": Sampling(),
-    "t0.7-p0.9-k50": Sampling(temperature=0.7, top_p=0.9, top_k=50),
-    "t0.8-rp1.1-pp0.5": Sampling(temperature=0.8, repetition_penalty=1.1, presence_penalty=0.5),
+_ALWAYS = ("healthy", "healthy bfloat16", "temperature x 0.9")
+SHOWN = {
+    "t1": (
+        *_ALWAYS,
+        "top_k 20 slipped in",
+        "never ends",
+        "same seed for all, gumbel",
+        "same seed for all, inverse",
+        "generator bent, u^1.1",
+        "generator of 4 bits",
+        "noise of a table of 512",
+    ),
+    "t0.7-p0.9-k50": (
+        *_ALWAYS,
+        "temperature x 1.1",
+        "top_p ignored",
+        "temperature last",
+        "same seed for all, gumbel",
+        "generator bent, u^1.1",
+    ),
+    "t0.8-rp1.1-pp0.5": (
+        *_ALWAYS,
+        "repetition penalty twice",
+        "penalties ignored",
+        "penalties of other tokens",
+    ),
 }
+"""Of each way of sampling, what the power table shows."""
 GROUP = 16
 """Requests whose tokens are compared with each other's: a trial's verified sample."""
 AT_ONCE = 16
@@ -181,7 +205,16 @@ def _score(sample: replay.Sample, view: View) -> Score:
         logprob=tuple(t.logprob for t in view.tops),
         rank=tuple(t.rank for t in view.tops),
         margin=tuple(0.0 for _ in view.tops),
+        emitted_logprob=sample.emitted_logprobs,
         drawn=msgspec.structs.replace(told, meets=meets, ended=sample.ended),
+        played=Played(
+            precision=str(sample.part),
+            logprob=tuple(view.twin_logprob),
+            margin=tuple(view.twin_margin),
+        )
+        if sample.part
+        else None,
+        retokenised=sample.retokenised,
         sampled=True,
     )
 
@@ -215,7 +248,7 @@ def main() -> None:
     """Every scenario that FOLDER does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("name", nargs="?", default="")
+    parser.add_argument("name", nargs="*")
     parser.add_argument("--requests", type=int, default=96)
     parser.add_argument("--tokens", type=int, default=200)
     given = parser.parse_args()
@@ -225,7 +258,7 @@ def main() -> None:
     for label, sampling in ASKED.items():
         for number, (name, one) in enumerate(scenarios(choice_of(sampling)).items()):
             path = given.folder / label / f"{name}.scores.jsonl"
-            if path.exists() or not name.startswith(given.name):
+            if path.exists() or name not in (given.name or SHOWN[label]):
                 continue
             began = time.monotonic()
             model = parts.twin(one.precision).model if one.precision else oracle.model
