@@ -85,6 +85,7 @@ def compare(run: Path, baseline: str = "") -> Comparison:
             *([_OF_OLD] if any(spec.of_old for spec in recipe.workloads) else []),
             *calibration.drift(calibrations(run)),
             *_host_bound(rows, groups),
+            *samples.sampling_costs(groups, recipe),
             *task_accuracy.told(run, recipe.baseline or recipe.variants[0]),
         ),
     )

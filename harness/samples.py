@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
+from msgspec.structs import replace
 
-from harness.numbers import metrics, tails
+from harness.numbers import intervals, metrics, tails
 from harness.numbers.columns import Floats
 from harness.numbers.figures import Figure, Seen, figures, ranking
 from harness.numbers.measured import Measured
 from harness.numbers.verdicts import Sample
-from harness.schema import Load, Ranked, Recipe, Row, Tail, Within
+from harness.schema import Load, Ranked, Recipe, Row, Tail, Within, scenario
 
 Groups = Mapping[tuple[str, str], Sequence[Measured]]
 """(variant, scenario) -> its trials."""
@@ -107,6 +108,30 @@ def samples(groups: Groups, rows: Sequence[Row], recipe: Recipe, rates: Rates) -
                     values[trial.result.trial.restart] = value
             found.append(Sample(row.scenario, row.variant, _titled(figure, row), values))
     return found
+
+
+def sampling_costs(groups: Groups, recipe: Recipe) -> Iterator[str]:
+    """What sampling leaves of greedy speed: a variant's pairs of scenarios that differ in nothing else."""
+    for variant in recipe.variants:
+        for workload, load in recipe.offered:
+            greedy = replace(workload, sampling=None)
+            if workload.sampling is None or (greedy, load) not in recipe.offered:
+                continue
+            pair = [_by_restart(groups, variant, scenario(one, load)) for one in (workload, greedy)]
+            both = sorted(pair[0].keys() & pair[1].keys())
+            ratio = intervals.ratio(*([found[r] for r in both] for found in pair)) if both else None
+            if ratio:
+                sure = f" ({ratio.low:.3f} to {ratio.high:.3f})" if ratio.num > 1 else ", one restart"
+                yield (
+                    f"{variant}, sampled ({workload.sampling.label}) over greedy output tok/s at "
+                    f"{scenario(greedy, load)}: {ratio.mean:.3f}{sure}"
+                )
+
+
+def _by_restart(groups: Groups, variant: str, name: str) -> dict[int, float]:
+    """Restart -> output tokens/s of the whole window."""
+    valid = [t for t in groups.get((variant, name), ()) if _done(t) and not t.result.invalid]
+    return {t.result.trial.restart: rate(t, steady=False) for t in valid}
 
 
 def _seen(trial: Measured, row: Row, steady: bool, rates: Rates) -> Seen:

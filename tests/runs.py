@@ -43,11 +43,11 @@ def write_run(run: Path) -> Path:
     store.write(run / "environment.json", ENVIRONMENT)
     for number, (variant, tpot) in enumerate((("slow", 0.02), ("fast", 0.01))):
         for restart in (1, 2):
-            _write_visit(run, variant, restart)
+            write_visit(run, variant, restart)
             for load in LOADS:
                 trial = Trial(variant=variant, workload=WORKLOAD, load=load, restart=restart)
-                _write_trial(run, trial, tpot * (1 + 0.01 * restart), seed=number * 10 + restart)
-    _write_visit(run, "broken", 1)
+                write_trial(run, trial, tpot * (1 + 0.01 * restart), seed=number * 10 + restart)
+    write_visit(run, "broken", 1)
     died = Trial(variant="broken", workload=WORKLOAD, load=LOADS[0])
     store.write(
         store.trial_folder(run, died) / "trial.json",
@@ -58,7 +58,8 @@ def write_run(run: Path) -> Path:
     return run
 
 
-def _write_visit(run: Path, variant: str, restart: int) -> None:
+def write_visit(run: Path, variant: str, restart: int) -> None:
+    """One server life."""
     folder = store.visit_folder(run, variant, restart)
     launch = Launch(
         variant=variant, engine="vllm", launcher="attach", num_gpus=1, served_model_name="tiny-moe"
@@ -67,7 +68,8 @@ def _write_visit(run: Path, variant: str, restart: int) -> None:
     store.write(folder / "attestation.json", Attestation())
 
 
-def _write_trial(run: Path, trial: Trial, tpot: float, seed: int) -> None:
+def write_trial(run: Path, trial: Trial, tpot: float, seed: int) -> None:
+    """A trial that is done, all of it; seconds per token."""
     folder = store.trial_folder(run, trial)
     rng = np.random.default_rng(seed)
     store.write(folder / "trial.json", TrialResult(trial=trial, status="done"))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from harness import client, recipe, registry, workload
+from harness import client, compare, recipe, registry, store, workload
 from harness.errors import InputError
 from harness.recipe import Words
-from harness.schema import Load, Recipe, Request, Sampler, Sampling, WorkloadSpec
+from harness.schema import Load, Recipe, Request, Sampler, Sampling, Trial, WorkloadSpec
+from tests import runs
+from tests.examples import ENVIRONMENT
 
 ASKED = Sampling(temperature=0.7, top_p=0.9, top_k=20, repetition_penalty=1.1, seed=5)
 
@@ -89,3 +93,19 @@ def test_sampling_is_part_of_the_hashed_work_and_requests_have_seeds_of_their_ow
     ending = msgspec.structs.replace(spec, ignore_eos=False)
     requests, proof = workload.build(ending, Load(max_concurrency=1), Letters())  # type: ignore[arg-type]
     assert proof.sha256 not in hashes and not any(r.ignore_eos for r in requests)
+
+
+def test_greedy_and_sampled_speed_of_a_variant_stand_as_a_pair_in_the_remarks(tmp_path: Path) -> None:
+    sampled = msgspec.structs.replace(runs.WORKLOAD, sampling=Sampling())
+    recipe = Recipe(
+        question="", variants=("fast",), workloads=(runs.WORKLOAD, sampled), loads=runs.LOADS[:1], repeats=2
+    )
+    store.write_recipe(tmp_path, recipe)
+    store.write(tmp_path / "environment.json", ENVIRONMENT)
+    for restart in (1, 2):
+        runs.write_visit(tmp_path, "fast", restart)
+        for workload_, tpot in ((runs.WORKLOAD, 0.01), (sampled, 0.02)):
+            trial = Trial(variant="fast", workload=workload_, load=runs.LOADS[0], restart=restart)
+            runs.write_trial(tmp_path, trial, tpot, seed=restart)
+    (told,) = [note for note in compare.compare(tmp_path).notes if "over greedy" in note]
+    assert told.startswith("fast, sampled (t1) over greedy output tok/s at 100-20@c1: 0.5")
