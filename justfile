@@ -35,6 +35,11 @@ tune *words: setup
     @sh scripts/setup.sh tune
     @{{ python }} -m harness tune "$@"
 
+# Which release changed it: bisect <variant> good=VERSION bad=VERSION [metric=] [workload] [key=value]
+[no-exit-message]
+bisect *words: setup
+    @{{ python }} -m harness bisect "$@"
+
 # Print what would be launched, touch nothing: plan <variant|all> [key=value ...] [--json|--check]
 [no-exit-message]
 plan *words: setup

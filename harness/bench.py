@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,14 +15,14 @@ from harness.client import selfcheck
 from harness.correctness import verification
 from harness.errors import InputError, MachineError, StoreError
 from harness.host import engines_ready, environment
-from harness.label import dialect_check
+from harness.label import dialect_check, release
 from harness.numbers import load_search, metrics, stopping
 from harness.planned import Planned
 from harness.progress import Progress
 from harness.reporting import publish
 from harness.run import carry_out, interruptible, visits
 from harness.schema import Comparison, Machine, Recipe
-from harness.trial import Visit, built
+from harness.trial import Course, Visit, built
 
 Order = Callable[[tuple[Planned, ...]], Iterable[tuple[Planned, int]]]
 """Which restarts of which variants are measured, one after the other."""
@@ -37,6 +38,7 @@ def bench(
     """
     planned = plan.plan(recipe, machine)
     plan.refuse(planned)
+    engines_ready.refuse_unknown(planned)
     oracle = plan.reference(recipe, machine)
     begin(run, recipe, planned)
     progress.begin(run.name, max(recipe.repeats, 1) * sum(len(p.trials) for p in planned))
@@ -47,19 +49,20 @@ def bench(
     interrupted: BaseException | None = None
     try:
         with interruptible():
-            planned, oracle = engines_ready.ensure_all(planned, oracle, progress.stage)
+            courses = extras.offered("course", recipe.options)
+            ready = functools.partial(made_ready, recipe, machine, run, progress)
+            made, oracle = engines_ready.ensure_all(() if courses else planned, oracle, progress.stage)
+            planned = planned if courses else ready(made)
+            plan.refuse(planned)
             for prepare in extras.offered("prepare", recipe.options, recipe.loads):
                 prepare(recipe, progress)
-            planned = check_flags(recipe, planned, machine, progress)
-            plan.refuse(planned)
             check_client(recipe, run, progress)
-            begun = time.monotonic()
-            usual = visits(planned, rounds(recipe, run, progress, begun))
             with contextlib.ExitStack() as around:
                 for extra in extras.offered("campaign", recipe.options, recipe.loads):
                     around.enter_context(extra(recipe, run, planned))
-                for chosen, restart in order(planned) if order else usual:
-                    carry_out(Visit(recipe, run, chosen, restart, progress, oracle))
+                course = Course(recipe, run, planned, progress, oracle, ready)
+                for visit in courses[0](course) if courses else everyone(course, order):
+                    carry_out(visit)
                 verification.replay_run(run, oracle, progress)
             progress.stage("packing the records")
             store.pack(run)
@@ -101,16 +104,34 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     store.write(run / "environment.json", environment.probe(used.values(), images))
 
 
+def made_ready(
+    recipe: Recipe, machine: Machine, run: Path, progress: Progress, planned: tuple[Planned, ...]
+) -> tuple[Planned, ...]:
+    """The variants with their environments made and their arguments checked; what cannot run is skipped."""
+    able, _ = engines_ready.ensure_all(planned, None, progress.stage)
+    for chosen in able:
+        engines_ready.keep(chosen, run)
+    return check_flags(recipe, able, machine, progress)
+
+
+def everyone(course: Course, order: Order | None) -> Iterator[Visit]:
+    """Each variant in each restart, as often as the recipe says, unless an order is given."""
+    restarts = rounds(course.recipe, course.run, course.progress, time.monotonic())
+    for chosen, restart in order(course.planned) if order else visits(course.planned, restarts):
+        yield course.visit(chosen, restart)
+
+
 def check_flags(
     recipe: Recipe, planned: tuple[Planned, ...], machine: Machine, progress: Progress
 ) -> tuple[Planned, ...]:
-    """Engine arguments given by hand go through the engines' own parsers before any accelerator is taken.
+    """Arguments given by hand, and those of another version, go through that version's own parser.
 
-    A variant whose parser refuses them is skipped, with the flag and the version named. Variants as they are
-    were checked when they were written.
+    A variant whose parser refuses them is skipped, with the flag and the version named, before any
+    accelerator is taken. Variants as they are were checked when they were written.
     """
-    checked = [p for p in planned if not p.skip and p.own_server]
-    if not recipe.args or not checked:
+    able = [p for p in planned if not p.skip and p.own_server]
+    checked = [p for p in able if recipe.args or release.parse(p.variant.name)]
+    if not checked:
         return planned
     progress.stage("checking the arguments with the engines' own parsers")
     try:
@@ -118,7 +139,8 @@ def check_flags(
     except MachineError as error:
         progress.note(f"arguments were not checked before the launch: {error.message}")
         return planned
-    errors = {r.variant: f"{r.error}; correct args=" for r in results if not r.ok}
+    advice = "correct args=" if recipe.args else "this version takes other arguments"
+    errors = {r.variant: f"{r.error}; {advice}" for r in results if not r.ok}
     return tuple(replace(p, skip=p.skip or errors.get(p.variant.name, "")) for p in planned)
 
 

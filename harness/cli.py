@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from harness import cli_tools
 from harness.errors import HarnessError, InputError
 from harness.reporting.cells import DEFINITIONS
 from harness.terminal import Words, say, show
+
+if TYPE_CHECKING:
+    from harness.schema import Comparison
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 MEANINGS = "\n\n".join(f"{term}: {meaning}" for term, meaning in DEFINITIONS)
@@ -73,7 +76,29 @@ def bench(words: Words = None) -> None:
     _bench(words or [])
 
 
+@app.command(epilog=MEANINGS)
+def bisect(words: Words = None) -> None:
+    """Which release changed it: bisect <variant> good=VERSION bad=VERSION [metric=] [workload] [key=value]
+
+    Exit status 4 when no release can be named.
+    """
+    from harness import store
+    from harness.bisect import evidence, verbs
+
+    folder, comparison = _benched(verbs.as_bench(words or []))
+    found = evidence.outcome(folder, store.read_recipe(folder), comparison.rows)
+    sys.exit(0 if found.status == "guilty" else 4)
+
+
 def _bench(words: list[str]) -> None:
+    _, comparison = _benched(words)
+    if any(row.wrong for row in comparison.rows):
+        sys.exit(3)
+    if not any(row.status == "done" for row in comparison.rows):
+        sys.exit(1)
+
+
+def _benched(words: list[str]) -> tuple[Path, Comparison]:
     from harness import bench as benching
     from harness import claim, store
     from harness.host.machine import probe
@@ -97,10 +122,7 @@ def _bench(words: list[str]) -> None:
     if against:
         _against(folder, against)
     say(f"Kept in {folder}")
-    if any(row.wrong for row in comparison.rows):
-        sys.exit(3)
-    if not any(row.status == "done" for row in comparison.rows):
-        sys.exit(1)
+    return folder, comparison
 
 
 def _check_against(name: str) -> None:

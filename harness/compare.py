@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from harness import registry, samples, store
+from harness import extras, registry, samples, store
 from harness.correctness import affected, agreement, peers, task_accuracy
 from harness.correctness.floors import JudgeSettings
 from harness.correctness.promises import broken, cached
@@ -81,6 +81,7 @@ def compare(run: Path, baseline: str = "") -> Comparison:
         ran=provenance.ran(run),
         labels=provenance.labels(run),
         notes=(
+            *(line for hook in extras.offered("remarks", recipe.options) for line in hook(run, recipe, rows)),
             *notes,
             *([_OF_OLD] if any(spec.of_old for spec in recipe.workloads) else []),
             *calibration.drift(calibrations(run)),

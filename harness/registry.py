@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from harness.errors import InputError
-from harness.label import extension, point, scale, switches
+from harness.label import extension, point, release, scale, switches
 from harness.label.switches import Switch
 from harness.schema import Noun, Variant
 
@@ -125,12 +125,14 @@ def switches_of(engine: str) -> dict[str, Switch]:
 def variant(name: str) -> Variant:
     """One variant; NAME-x2 on two GPUs, -n2 on two nodes, NAME+prefix with a switch on, NAME~slots=8 a point.
 
-    Raises InputError that lists what exists.
+    NAME@VERSION is NAME on another version of its engine. Raises InputError that lists what exists.
     """
     if point.is_point(name):
         return _at_point(name)
     if switches.SIGN in name:
         return _switched(name)
+    if (parsed := release.parse(name)) and not scale.untwinned(name):
+        return release.of(variant(parsed[0]), parsed[1])
     return known_variant(name) or lookup(name, {**variants(), **found_variants()}, "variant")
 
 
@@ -166,6 +168,12 @@ def known_variant(name: str) -> Variant | None:
     if wide := scale.nodes_of(name):
         narrow = known_variant(wide[0])
         return scale.spread(narrow, wide[1]) if narrow else None
+    if versioned := release.parse(name):
+        usual = known_variant(versioned[0])
+        try:
+            return release.of(usual, versioned[1]) if usual else None
+        except InputError:
+            return None
     parsed = scale.parse(name)
     if parsed and parsed[0] in variants():
         return scale.scaled(variants()[parsed[0]], parsed[1])

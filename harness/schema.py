@@ -574,6 +574,11 @@ class Options(Noun, omit_defaults=True):
     """Measure a model whose configuration the command line changes, labelled so."""
     api_key_env: str = ""
     """Name of the caller's variable that holds the endpoint's API key."""
+    bisect: str = ""
+    """What a bisection looks at: output_throughput, ttft, tpot, verdict, output, label or start.
+
+    The variants are the candidates, good first, bad last; repeats= is the most rounds a decision may take.
+    """
     budget_s: float = 0.0
     """repeats=auto starts no round that would end later than this; 0 = no limit."""
     second_opinion: str = msgspec.field(default="", name="client")

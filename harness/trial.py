@@ -101,6 +101,23 @@ class Visit:
         return left
 
 
+@dataclass(frozen=True)
+class Course:
+    """All variants of a run, before it is known which of them is visited when."""
+
+    recipe: Recipe
+    run: Path
+    planned: tuple[Planned, ...]
+    progress: Progress
+    oracle: Planned | None
+    ready: Callable[[tuple[Planned, ...]], tuple[Planned, ...]]
+    """Makes their environments and asks their parsers; those that cannot run come back skipped."""
+
+    def visit(self, planned: Planned, restart: int) -> Visit:
+        """One of them."""
+        return Visit(self.recipe, self.run, planned, restart, self.progress, self.oracle)
+
+
 def measure(visit: Visit, trial: Trial, running: Running) -> None:
     """Warm up, fire, keep everything. Ctrl-C marks the trial interrupted and is raised again."""
     folder = store.trial_folder(visit.run, trial)

@@ -20,7 +20,7 @@ FOREIGN = (
     *(f"harness/{name}.py" for name in ("ep/bench_output", "ep/trace", "moe/convert", "moe/responses")),
 )
 """Files about other people's tools and formats say whose they are."""
-OPTIONAL = ("harness.extras.", "harness.moe.", "harness.ep.", "harness.history.", "harness.tune.")
+OPTIONAL = tuple(f"harness.{room}." for room in ("extras", "moe", "ep", "history", "tune", "bisect"))
 EFFECTS = (
     "subprocess",
     "requests",
@@ -32,7 +32,7 @@ EFFECTS = (
     "http.server",
 )
 JUDGING = "agreement divergence floors promises scoring_dialects self_noise task_accuracy textcheck"
-PARSING = "attestation dialect fairness feasible findings guards point scale signatures"
+PARSING = "attestation dialect fairness feasible findings guards point release scale signatures"
 TELLING = (
     "answer cells curves goodput opinions plots report report_agreement report_html report_pareto stops "
     "what_ran"
@@ -44,6 +44,7 @@ PURE = (
     *(f"harness.label.{name}" for name in PARSING.split()),
     *(f"harness.reporting.{name}" for name in TELLING.split()),
     *(f"harness.history.{name}" for name in ("series", "changes", "told")),
+    *(f"harness.bisect.{name}" for name in ("drift", "judging", "search")),
 )
 """Rooms that compute: what they import, and what that imports, reaches no effect."""
 FILE_LINES, FUNCTION_LINES = 400, 50

@@ -12,6 +12,7 @@ def test_versions_sort_as_released() -> None:
     ordered = [
         "a-branch",
         "0.5.15",
+        "0.5.15.post1",
         "0.5.15.1",
         "0.5.20",
         "0.24.0",

@@ -18,19 +18,22 @@ HOOKS = {
     "check": "(recipe: Recipe) -> None",
     "prepare": "(recipe: Recipe, progress: Progress) -> None",
     "campaign": "(recipe: Recipe, run: Path, planned: tuple[Planned, ...]) -> Iterator[None]",
+    "course": "(course: Course) -> Iterator[Visit]",
     "launching": "(planned: Planned, folder: Path) -> Planned",
     "around": "(visit: Visit, running: Running) -> Iterator[None]",
     "measure": "(visit: Visit, trial: Trial, running: Running) -> None",
     "after_trial": "(visit: Visit, trial: Trial, running: Running) -> None",
     "after_visit": "(visit: Visit, running: Running) -> None",
     "afterwards": "(visit: Visit) -> None",
+    "remarks": "(run: Path, recipe: Recipe, rows: Sequence[Row]) -> tuple[str, ...]",
     "section": "(run: Path, order: Sequence[str]) -> Section",
 }
 """In the order of a run. check: raises InputError before anything starts; prepare: while no engine runs;
-campaign: a context manager that all launches run in; launching: the launch as the feature needs it, a warning
-where it cannot have that; around: a context manager that the trials of one engine life run in; measure: a
-trial with that search; after_visit: the engine still runs; afterwards: it has stopped; section: of
-report.html, variants in this order."""
+campaign: a context manager that all launches run in; course: the visits of the run, in place of every
+variant in every restart; launching: the launch as the feature needs it, a warning where it cannot have
+that; around: a context manager that the trials of one engine life run in; measure: a trial with that
+search; after_visit: the engine still runs; afterwards: it has stopped; remarks: of a comparison, from
+what is stored; section: of report.html, variants in this order."""
 _HERE = Path(__file__).parent
 
 

@@ -3,6 +3,9 @@
 A requirements file is a complete freeze, so pip resolves nothing. Its comments may hold two directives:
 `# shim: DIR` copies the content of DIR into site-packages after pip has finished; `# pip: resolve` lets pip
 find the dependencies (the file then pins only what defines the engine).
+
+<env>@<version> is described by a file beside it (harness/host/engine_versions.py) and installed by uv:
+versions share their files by hard links, so that ten of them weigh little more than what differs.
 """
 
 from __future__ import annotations
@@ -19,12 +22,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness import registry
 from harness.errors import InputError, MachineError
+from harness.host import package_index
+from harness.label import release
 
 OnLine = Callable[[str], None]
 Command = list[str]
 
 STAMP = "complete.sha256"
+UV = "uv"
+"""The environment of the program that resolves and installs other versions."""
 LOG_TAIL_LINES = 15
 
 # Words in the installer's output -> why it failed, what to do next. The first that matches is reported.
@@ -121,16 +129,38 @@ def _remove(env: Path) -> None:
 
 
 def _install_commands(env: Path, root: Path) -> list[Command]:
-    requirements = _requirements(env.name, root)
-    pip = [str(_python(env)), str(_pip()), "install"]
-    resolve = "# pip: resolve" in requirements.read_text(encoding="utf-8").splitlines()
-    flags = [*([] if resolve else ["--no-deps"]), "--no-compile", "--only-binary=:all:"]
-    quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    described = requirements(env.name, root)
+    installer = _linking(env, root) if release.AT in env.name else _copying(env, described)
     return [
         [sys.executable, "-m", "venv", "--without-pip", str(env)],
-        [*pip, *flags, *quiet, "-r", str(requirements)],
-        *(["cp", "-R", f"{shim}/.", str(_site_packages(env))] for shim in shims(requirements, root)),
+        [*installer, "-r", str(described)],
+        *(["cp", "-R", f"{shim}/.", str(_site_packages(env))] for shim in shims(described, root)),
     ]
+
+
+def _copying(env: Path, described: Path) -> Command:
+    """pip, every file a copy of the environment's own."""
+    pip = [str(_python(env)), str(_pip()), "install"]
+    resolve = "# pip: resolve" in described.read_text(encoding="utf-8").splitlines()
+    flags = [*([] if resolve else ["--no-deps"]), "--no-compile", "--only-binary=:all:"]
+    return [*pip, *flags, "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+
+
+def _linking(env: Path, root: Path) -> Command:
+    """uv, every file a link to the one that was downloaded."""
+    command = [str(uv()), "pip", "install", "--python", str(_python(env)), "--no-deps", "--no-config"]
+    shared = ["--only-binary=:all:", "--link-mode=hardlink", "--cache-dir", str(downloads(root))]
+    return [*command, *shared, "--no-progress", *package_index.uv_flags()]
+
+
+def uv() -> Path:
+    """The program; ensure(UV) makes it."""
+    return _env_dir(UV, registry.ROOT) / "bin" / "uv"
+
+
+def downloads(root: Path) -> Path:
+    """What uv has downloaded: on the disk of the environments, whose files are links to it."""
+    return folder(root) / "downloads"
 
 
 def _pip() -> Path:
@@ -186,23 +216,23 @@ def _failure(env: Path, root: Path, output: str) -> MachineError:
 
 
 def _fingerprint(env_name: str, root: Path) -> str:
-    requirements = _requirements(env_name, root)
-    if not requirements.is_file():
-        known = sorted(path.name.split(".")[0] for path in requirements.parent.glob("*.requirements.txt"))
+    described = requirements(env_name, root)
+    if not described.is_file():
+        known = sorted(path.name.split(".")[0] for path in described.parent.glob("*.requirements.txt"))
         raise InputError(
-            f"There is no engine environment {env_name!r}: {requirements} does not exist; "
+            f"There is no engine environment {env_name!r}: {described} does not exist; "
             f"use one of {', '.join(known) or '(none found)'}, or write that file."
         )
-    digest = hashlib.sha256(requirements.read_bytes())
-    for shim in shims(requirements, root):
+    digest = hashlib.sha256(described.read_bytes())
+    for shim in shims(described, root):
         for file in sorted(path for path in shim.rglob("*") if path.is_file() and path.suffix != ".pyc"):
             digest.update(f"\0{file.relative_to(shim)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
-def shims(requirements: Path, root: Path) -> list[Path]:
-    """Folders that the file's `# shim: DIR` directives name."""
-    lines = requirements.read_text(encoding="utf-8").splitlines()
+def shims(described: Path, root: Path) -> list[Path]:
+    """Folders that the `# shim: DIR` directives of a requirements file name."""
+    lines = described.read_text(encoding="utf-8").splitlines()
     return [root / line.removeprefix("# shim:").strip() for line in lines if line.startswith("# shim:")]
 
 
@@ -211,12 +241,22 @@ def _is_current(env: Path, fingerprint: str) -> bool:
     return _python(env).exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == fingerprint
 
 
-def _requirements(env_name: str, root: Path) -> Path:
-    return root / "engines" / f"{env_name}.requirements.txt"
+def requirements(env_name: str, root: Path) -> Path:
+    """The file that describes an environment: beside its engine; another version's, beside it."""
+    if release.AT in env_name:
+        return folder(root) / f"{env_name}.requirements.txt"
+    places = (root / "engines", *registry.engine_folders()[1:])
+    files = [place / f"{env_name}.requirements.txt" for place in places]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+def folder(root: Path) -> Path:
+    """Where environments lie."""
+    return root.absolute() / ".engines"
 
 
 def _env_dir(env_name: str, root: Path) -> Path:
-    return root.absolute() / ".engines" / env_name
+    return folder(root) / env_name
 
 
 def _log(env: Path) -> Path:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 
-from harness import registry
+from harness import registry, store
 from harness.errors import HarnessError
-from harness.host import engine_env
+from harness.host import engine_env, engine_versions
+from harness.label import release
 from harness.planned import Planned
 
 
@@ -25,7 +27,21 @@ def ensure(planned: Planned, on_line: Callable[[str], None]) -> None:
     Raises MachineError with the package manager's last lines.
     """
     if name := used(planned):
-        engine_env.ensure(name, registry.ROOT, lambda line: on_line(f"installing {name}: {line}"))
+        engine_versions.ensure(name, registry.ROOT, lambda line: on_line(f"installing {name}: {line}"))
+
+
+def refuse_unknown(planned: Iterable[Planned]) -> None:
+    """Raises InputError for a version of an engine that does not exist, MachineError where nobody can say."""
+    for name in sorted({used(p) for p in planned if not p.skip}):
+        engine_versions.refuse_unknown(name, registry.ROOT)
+
+
+def keep(planned: Planned, run: Path) -> None:
+    """environments/<name>.txt of a run: what another version was resolved to. Today's are in the commit."""
+    name = used(planned)
+    described = engine_env.requirements(name, registry.ROOT)
+    if release.AT in name and described.exists():
+        store.write_text(run / "environments" / f"{name}.txt", described.read_text(encoding="utf-8"))
 
 
 def ensure_all(

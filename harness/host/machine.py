@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 from harness import registry
 from harness.containers import docker_engine
@@ -25,10 +27,16 @@ def probe() -> Machine:
         docker=docker,
         images=docker_engine.image_names() if docker else (),
         importable=_importable(),
-        environments=tuple(sorted(p.name.split(".")[0] for p in ROOT.glob("engines/*.requirements.txt"))),
+        environments=tuple(
+            sorted(name for folder in registry.engine_folders() for name in _described(folder))
+        ),
         num_cpus=len(os.sched_getaffinity(0)),
         free_disk_gb=round(shutil.disk_usage(ROOT).free / 1e9, 1),
     )
+
+
+def _described(folder: Path) -> Iterator[str]:
+    return (path.name.split(".")[0] for path in folder.glob("*.requirements.txt"))
 
 
 def _importable() -> tuple[str, ...]:

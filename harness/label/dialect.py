@@ -29,19 +29,22 @@ class Parser(NamedTuple):
 _MEETING = 7777
 _RELEASE = re.compile(r"\d+(?:\.\d+)*")
 _CANDIDATE = re.compile(r"rc(\d+)")
+_POST = re.compile(r"\.post(\d+)")
+_FINAL = 10**6
 
 
 def version_key(version: str) -> tuple[tuple[int, ...], int]:
     """Sortable form of 0.32.0, 0.5.15.post1 or 1.3.0rc14; a name without digits in front sorts first.
 
-    A release candidate sorts before its release. Builds of a fork are named after their branch: they get the
-    oldest spellings, since nothing newer may be assumed of them.
+    A release candidate sorts before its release, a post-release behind it. Builds of a fork are named after
+    their branch: they get the oldest spellings, since nothing newer may be assumed of them.
     """
     release = _RELEASE.match(version)
     if release is None:
         return (), 0
-    candidate = _CANDIDATE.search(version)
-    return tuple(int(part) for part in release.group().split(".")), int(candidate[1]) if candidate else 10**6
+    candidate, post = _CANDIDATE.search(version), _POST.search(version)
+    stage = int(candidate[1]) if candidate else _FINAL + (1 + int(post[1]) if post else 0)
+    return tuple(int(part) for part in release.group().split(".")), stage
 
 
 def is_branch(version: str) -> bool:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from harness import registry
 from harness.blotting import blotting
 from harness.errors import LaunchError, MachineError
+from harness.label import release
 from harness.registry import ROOT
 from harness.schema import Deployment, Launch, Machine, Variant
 from harness.secrets import redacted_argv, redacted_env, secrets_of
@@ -34,9 +35,10 @@ _SCRIPT_S = 60.0
 def missing(variant: Variant, machine: Machine) -> str:
     """An environment that is described, or the engine itself among the packages of python3."""
     if variant.environment:
-        if variant.environment in machine.environments:
+        described = release.base(variant.environment)
+        if described in machine.environments:
             return ""
-        return f"its environment is not described: engines/{variant.environment}.requirements.txt is missing"
+        return f"its environment is not described: engines/{described}.requirements.txt is missing"
     package = registry.package(variant.engine)
     if variant.accelerator == "cpu" or package in machine.importable:
         return ""
