@@ -60,6 +60,11 @@ compare *words: setup
 report *words: setup
     @{{ python }} -m harness report "$@"
 
+# Everything that a run rests on in one signed file, with what checks it: bundle [RUN] [key=FILE|none]
+[no-exit-message]
+bundle *words: setup
+    @{{ python }} -m harness bundle "$@"
+
 # The experiment log: log [show ID | note ID TEXT | sign ID WHY | check | TEXT | variant= ...]
 [no-exit-message]
 log *words: setup

@@ -158,6 +158,17 @@ def tune(words: Words = None) -> None:
         say(f"Kept as a variant: {path}")
 
 
+@app.command()
+def bundle(words: Words = None) -> None:
+    """Everything that a run rests on in one signed file, with what checks it: bundle [RUN] [key=FILE|none]"""
+    from harness.sealing import pack
+
+    said = pack.run(words or [])
+    for line in said:
+        say(line)
+    sys.exit(any(line.startswith("WRONG: ") for line in said))
+
+
 @app.command(epilog=MEANINGS)
 def compare(runs: Words = None) -> None:
     """Recompute from stored records: compare [RUN ...]; other tools' files: compare FOLDER [baseline=X]"""

@@ -241,6 +241,13 @@ def seals(path: Path) -> list[Sealed]:
     return found
 
 
+def about(path: Path, run_id: str) -> Iterator[str]:
+    """The Markdown of every seal, entry and note of a run, in file order."""
+    for heading, body in _blocks(_text(path)):
+        if run_id in (heading["run"], heading["sealed"], heading["about"]):
+            yield f"{heading.group(0)}\n{body}"
+
+
 def newest_first(path: Path) -> list[Entry]:
     """All entries, newest first."""
     return sorted(entries(path), key=lambda e: e.date, reverse=True)

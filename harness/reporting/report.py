@@ -112,7 +112,7 @@ def markdown_table(comparison: Comparison) -> str:
         _line("--:" if column.numeric else ":--" for column in COLUMNS),
     ]
     for _, group in standings(comparison.rows):
-        lines += [_line(_markdown_cell(column, standing) for column in COLUMNS) for standing in group]
+        lines += [_line(markdown_cell(column, standing) for column in COLUMNS) for standing in group]
     return "\n".join(lines)
 
 
@@ -165,7 +165,8 @@ def _gathered(rows: Sequence[Row]) -> list[str]:
     return [", ".join(dict.fromkeys(found)) + rest for rest, found in names.items()]
 
 
-def _markdown_cell(column: Column, standing: Standing) -> str:
+def markdown_cell(column: Column, standing: Standing) -> str:
+    """One cell of the table, escaped; struck out where the output is wrong."""
     safe = md(column.cell(standing).line)
     return f"~~{safe}~~" if standing.row.wrong and column.measured else safe
 
