@@ -40,6 +40,12 @@ tune *words: setup
 bisect *words: setup
     @{{ python }} -m harness bisect "$@"
 
+# Recipes that engines' own projects publish, as variants: vendor FOLDER [model= hardware= base=NAME]
+[no-exit-message]
+vendor *words: setup
+    @sh scripts/setup.sh tune
+    @{{ python }} -m harness vendor "$@"
+
 # Print what would be launched, touch nothing: plan <variant|all> [key=value ...] [--json|--check]
 [no-exit-message]
 plan *words: setup

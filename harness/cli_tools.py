@@ -102,6 +102,15 @@ def trace(words: Words = None) -> None:
 
 
 @app.command()
+def vendor(words: Words = None) -> None:
+    """Recipes that engines' own projects publish, as variants: vendor FOLDER [model= hardware= base=NAME]"""
+    from harness.tune.vendor import verb
+
+    for line in verb.vendor(words or []):
+        say(line)
+
+
+@app.command()
 def version() -> None:
     """The harness's commit"""
     from harness.host.environment import git

@@ -17,6 +17,7 @@ FOREIGN = (
     "harness/reporting/importers/",
     "harness/reporting/exporters.py",
     "harness/extras/foreign_client.py",
+    "harness/tune/vendor/",
     *(f"harness/{name}.py" for name in ("ep/bench_output", "ep/trace", "moe/convert", "moe/responses")),
 )
 """Files about other people's tools and formats say whose they are."""
