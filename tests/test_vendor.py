@@ -189,7 +189,7 @@ def test_what_a_checkout_does_not_offer_is_refused_with_what_it_does(
 def test_a_survey_names_every_file_that_cannot_be_read_and_why(recipes: Path) -> None:
     (recipes / "models/Owner/Broken.yaml").write_text("model: [", encoding="utf-8")
     (recipes / "models/Owner/Wide.yaml").write_text(ONLY_WIDE, encoding="utf-8")
-    other = "model: {base_args: {a: 1}}\nvariants: 3\n"
+    other = "meta: {hardware: {card1: verified}}\nmodel: {base_args: {a: 1}}\nvariants: 3\n"
     (recipes / "models/Owner/Other.yaml").write_text(other, encoding="utf-8")
     opened = checkout.opened(recipes)
     read, unread = checkout.survey(opened)
