@@ -223,6 +223,7 @@ def measured(rows: Rows, drawn: Drawn, first: int) -> tuple[dict[str, list[float
         "entropy": entropy,
         "variance": (probability * surprise**2).sum(-1) - entropy**2,
         "beyond": dropped.gather(1, here)[:, 0].double(),
+        "cubes": (probability**3).sum(-1),
         "low": low,
         "high": low + share,
         "low_by_id": upto - share,

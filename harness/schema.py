@@ -826,6 +826,8 @@ class Drawn(Noun):
     """Of -log p."""
     beyond: tuple[float, ...]
     """1 where p allows it not even with room for rounding at its edges."""
+    cubes: tuple[float, ...]
+    """Sum of p^3: the middle of a drawn token's cell has variance (1 - that) / 12."""
     low: tuple[float, ...]
     high: tuple[float, ...]
     """The token's cell of [0, 1): probability of the likelier ones, and of those and itself."""

@@ -32,6 +32,11 @@ def shared(p: Floats, random: np.random.Generator, step: int) -> int:
         return int((np.log(p) + noise).argmax())
 
 
+def mirrored(p: Floats, random: np.random.Generator, step: int) -> int:
+    uniform = np.random.default_rng(step).random()
+    return int(min(np.searchsorted(p.cumsum(), uniform), SIZE - 1))
+
+
 def bent(p: Floats, random: np.random.Generator, step: int) -> int:
     return int(min(np.searchsorted(p.cumsum(), random.random() ** 1.2), SIZE - 1))
 
@@ -43,7 +48,7 @@ def late(p: Floats, random: np.random.Generator, step: int) -> int:
 def score(number: int, draw: Draw, beside: list[set[int]], *, may_end: bool = False) -> Score:
     """An output of TOKENS draws from peaked distributions, with what an oracle says of it."""
     random = np.random.default_rng(number)
-    columns: dict[str, list[float]] = {name: [] for name in Drawn.__struct_fields__[:11]}
+    columns: dict[str, list[float]] = {name: [] for name in Drawn.__struct_fields__[:12]}
     ids: list[int] = []
     for step in range(TOKENS):
         p = random.dirichlet(np.full(SIZE, 0.1))
@@ -59,6 +64,7 @@ def score(number: int, draw: Draw, beside: list[set[int]], *, may_end: bool = Fa
             "entropy": entropy,
             "variance": float((p * surprise**2).sum()) - entropy**2,
             "beyond": float(p[token] < 1e-12),
+            "cubes": float((p**3).sum()),
             "low": higher,
             "high": higher + p[token],
             "low_by_id": by_id[token] - p[token],
@@ -104,6 +110,7 @@ def test_a_true_sampler_passes_whatever_its_margins(first: int) -> None:
     [
         (flatter, "surprise: tokens are likelier than drawn ones"),
         (shared, "they share their randomness"),
+        (mirrored, "places, by id, of requests at the same position go together"),
         (bent, "uniformity, by id"),
         (late, "surprise at 128-255"),
     ],
@@ -119,6 +126,13 @@ def test_an_output_that_never_ends_is_found_by_its_end_tokens_probabilities() ->
 
     found = judged(endless, may_end=True)
     assert found.verdict == "FAIL" and "0 of 16 outputs ended by themselves" in found.reason
+
+
+def test_restarts_that_repeat_their_seed_are_no_further_evidence() -> None:
+    beside: list[set[int]] = [set() for _ in range(TOKENS)]
+    scores = [score(n, plain, beside) for n in range(REQUESTS)]
+    again = [_with(s, token_ids=(*s.token_ids[:-1], 63)) for s in scores]
+    assert agreement.judge([*scores, *again], ()).sampler == agreement.judge(scores, ()).sampler
 
 
 def test_tokens_that_nothing_leaves_are_counted_and_a_reference_without_distributions_says_so() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -37,8 +38,12 @@ DRIFT = 0.001
 DRIFT_ERRORS = 3.0
 STRAYS, SMALLEST_STRAYS = 4.0, 2e-4
 """Tokens beyond what p allows: so many times what rounding explains are explained, and so large a share."""
+BEGINNING, REPEATED = 16, 0.25
+"""Tokens that tell restarts apart, and the share of requests in which they may begin alike by luck."""
 IMPOSSIBLE = -1000.0
 """Nats: what p does not allow is said to be -9999."""
+ORDERS = (("likeliest first", "low", "high"), ("by id", "low_by_id", "high_by_id"))
+"""Orders of the vocabulary that a token has a cell in."""
 UNEVEN = 0.003
 """Distance of distribution functions that rounding may make."""
 GROSS_NOISE, GROSS_SHARE, OTHER_NOISE = 0.25, 2e-3, 0.5
@@ -69,7 +74,7 @@ class _Finding(NamedTuple):
 
 def tested(scores: Sequence[Score]) -> Tested:
     """All tests of the outputs whose distributions the reference gave."""
-    known = [s for s in scores if s.drawn and not s.error and not s.retokenised]
+    known = _independent([s for s in scores if s.drawn and not s.error and not s.retokenised])
     parts = [s.drawn for s in known if s.drawn]
     if not parts:
         told = "the reference could not say what the tokens were drawn from: the sampler was not judged"
@@ -80,6 +85,7 @@ def tested(scores: Sequence[Score]) -> Tested:
         *_beyond(parts),
         *_uniform(known),
         *_meetings(parts),
+        *_alike(known),
         *_endings(parts),
         *_noise(parts),
         *_faults(parts),
@@ -90,6 +96,16 @@ def tested(scores: Sequence[Score]) -> Tested:
         {f.name: f.figure for f in found},
         _power(parts),
     )
+
+
+def _independent(scores: list[Score]) -> list[Score]:
+    """All, or each request's first where restarts begin alike: engines that start from one seed repeat it."""
+    lives: dict[object, list[Score]] = defaultdict(list)
+    for score in scores:
+        lives[score.request_id, score.prompt_token_ids].append(score)
+    several = [outputs for outputs in lives.values() if len(outputs) > 1]
+    alike = sum(len({s.token_ids[:BEGINNING] for s in outputs}) < len(outputs) for outputs in several)
+    return [outputs[0] for outputs in lives.values()] if alike > REPEATED * len(several) else scores
 
 
 def _column(parts: Sequence[Drawn], name: str) -> Array:
@@ -190,31 +206,39 @@ def _rare(probability: float) -> int:
 
 def _uniform(scores: Sequence[Score]) -> Iterator[_Finding]:
     """A token's place in its cell is drawn, seeded by the request: over all tokens uniform on [0, 1)."""
-    for name, low, high in (("likeliest first", "low", "high"), ("by id", "low_by_id", "high_by_id")):
-        places = np.concatenate([_places(score, low, high) for score in scores])
+    for name, low, high in ORDERS:
+        places = np.concatenate([_placed(score, low, high) for score in scores])
+        places = places[~np.isnan(places)]
         if len(places) < 100:
             continue
         places.sort()
         steps = np.arange(len(places) + 1) / len(places)
         distance = float(max((steps[1:] - places).max(), (places - steps[:-1]).max()))
         chance = float(kolmogorov(math.sqrt(len(places)) * max(distance - UNEVEN, 0.0)))
-        shift = float(places.mean()) - 0.5
-        z = math.copysign(max(abs(shift) - UNEVEN / 2, 0.0), shift) * math.sqrt(12 * len(places))
+        z = _off_centre([s.drawn for s in scores if s.drawn], low, high)
         words = (
             f"uniformity, {name}: tokens lie {distance:.3f} off (Kolmogorov-Smirnov p = {chance:.2g}), their "
-            f"mean {z:+.1f} standard deviations"
+            f"middles {z:+.1f} standard deviations"
         )
         level = max(_rare(chance), _level(abs(z), FAIL, DOUBT))
         yield _Finding(f"uniform {name}", z, words, level)
 
 
-def _places(score: Score, low: str, high: str) -> Array:
+def _off_centre(parts: Sequence[Drawn], low: str, high: str) -> float:
+    """Standard deviations by which the middles of the tokens' cells miss 1/2: exact, nothing is drawn."""
+    allowed = _allowed(_column(parts, "logprob"))
+    off = ((_column(parts, low) + _column(parts, high)) / 2 - 0.5)[allowed]
+    variance = float(((1 - _column(parts, "cubes")[allowed]) / 12).sum())
+    return _standardised(off, np.full(len(off), variance / max(len(off), 1)), UNEVEN / 2)
+
+
+def _placed(score: Score, low: str, high: str) -> Array:
+    """A place drawn in each token's cell; NaN where p does not allow the token."""
     assert score.drawn is not None
-    allowed = _allowed(np.asarray(score.drawn.logprob))
-    first, last = (np.asarray(getattr(score.drawn, side))[allowed] for side in (low, high))
+    first, last = (np.asarray(getattr(score.drawn, side)) for side in (low, high))
     seed = zlib.crc32(f"{score.request_id} {score.token_ids}".encode())
     places: Array = first + (last - first) * np.random.default_rng(seed).random(len(first))
-    return places
+    return np.where(_allowed(np.asarray(score.drawn.logprob)), places, np.nan)
 
 
 def _meetings(parts: Sequence[Drawn]) -> Iterator[_Finding]:
@@ -228,6 +252,27 @@ def _meetings(parts: Sequence[Drawn]) -> Iterator[_Finding]:
             f"expected ({z:+.1f} standard deviations): they share their randomness"
         )
         yield _Finding("same as others", z, words, _level(abs(z), FAIL, DOUBT))
+
+
+def _alike(scores: Sequence[Score]) -> Iterator[_Finding]:
+    """Places of requests at one position are independent: of pairs, products have mean 0, variance 1/144."""
+    for name, low, high in ORDERS:
+        drawn = [_placed(score, low, high) for score in scores]
+        length = max(len(row) for row in drawn)
+        rows = np.full((len(drawn), length), np.nan)
+        for row, places in zip(rows, drawn, strict=True):
+            row[: len(places)] = places - 0.5
+        known = (~np.isnan(rows)).sum(0)
+        pairs = float((known * (known - 1) / 2).sum())
+        if pairs < 1000:
+            continue
+        products = (np.nansum(rows, 0) ** 2 - np.nansum(rows**2, 0)).sum() / 2
+        z = float(products) * 12 / math.sqrt(pairs)
+        words = (
+            f"places, {name}, of requests at the same position go together, {z:+.1f} standard deviations: "
+            "they share their randomness"
+        )
+        yield _Finding(f"alike {name}", z, words, _level(abs(z), FAIL, DOUBT))
 
 
 def _endings(parts: Sequence[Drawn]) -> Iterator[_Finding]:

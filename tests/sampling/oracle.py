@@ -42,8 +42,9 @@ SHOWN = {
         "same seed for all, gumbel",
         "same seed for all, inverse",
         "generator bent, u^1.1",
+        "generator bent, u^1.2",
         "generator of 4 bits",
-        "noise of a table of 512",
+        "noise of a table of 256",
     ),
     "t0.7-p0.9-k50": (
         *_ALWAYS,
@@ -52,6 +53,7 @@ SHOWN = {
         "temperature last",
         "same seed for all, gumbel",
         "generator bent, u^1.1",
+        "generator bent, u^1.2",
     ),
     "t0.8-rp1.1-pp0.5": (
         *_ALWAYS,
@@ -106,8 +108,9 @@ DRAWS: dict[str, Callable[[int], Draw]] = {
     "same seed for all, gumbel": lambda seed: gumbel(seed, same=True),
     "same seed for all, inverse": lambda seed: inverse(seed, lambda u: u[:1].expand_as(u)),
     "generator bent, u^1.1": lambda seed: inverse(seed, lambda u: u**1.1),
+    "generator bent, u^1.2": lambda seed: inverse(seed, lambda u: u**1.2),
     "generator of 4 bits": lambda seed: inverse(seed, lambda u: (u * 16).floor() / 16),
-    "noise of a table of 512": lambda seed: gumbel(seed, same=False, table=512),
+    "noise of a table of 256": lambda seed: gumbel(seed, same=False, table=256),
 }
 
 

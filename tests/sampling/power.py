@@ -21,7 +21,7 @@ from harness.correctness.floors import JudgeSettings
 from harness.schema import Score
 from tests.sabotage.rates import cell
 
-BUDGETS = (600, 1_200, 2_500, 5_000)
+BUDGETS = (1_000, 2_000, 3_200, 5_000)
 """Tokens of a sample, whole requests."""
 DRAWS = 40
 
