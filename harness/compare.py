@@ -15,7 +15,7 @@ from harness.correctness.floors import JudgeSettings
 from harness.correctness.promises import broken, cached
 from harness.errors import StoreError
 from harness.host import calibration
-from harness.label import fairness, provenance
+from harness.label import fairness, provenance, slots
 from harness.numbers import energy, hosts, intervals, load_search, reuse, silences, strict, validity, verdicts
 from harness.numbers.load_search import SearchResult
 from harness.numbers.measured import Measured, calibrations, load, sampled
@@ -86,10 +86,16 @@ def compare(run: Path, baseline: str = "") -> Comparison:
             *([_OF_OLD] if any(spec.of_old for spec in recipe.workloads) else []),
             *calibration.drift(calibrations(run)),
             *_host_bound(rows, groups),
+            *slots.told(rows, _launches(groups), recipe.options.tuning),
             *samples.sampling_costs(groups, recipe),
             *task_accuracy.told(run, recipe.baseline or recipe.variants[0]),
         ),
     )
+
+
+def _launches(groups: dict[tuple[str, str], list[Measured]]) -> dict[str, Launch]:
+    """The first launch of each variant."""
+    return {v: t.launch for (v, _), trials in groups.items() for t in reversed(trials) if t.launch}
 
 
 def _host_bound(rows: Iterable[Row], groups: dict[tuple[str, str], list[Measured]]) -> Iterator[str]:

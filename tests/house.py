@@ -33,7 +33,7 @@ EFFECTS = (
     "http.server",
 )
 JUDGING = "agreement divergence floors promises scoring_dialects self_noise task_accuracy textcheck"
-PARSING = "attestation dialect fairness feasible findings guards point release scale signatures"
+PARSING = "attestation dialect fairness feasible findings guards point release scale signatures slots"
 TELLING = (
     "answer cells curves goodput opinions plots report report_agreement report_html report_pareto stops "
     "what_ran"
