@@ -9,6 +9,7 @@ import pytest
 
 from harness import client, compare, recipe, registry, store, workload
 from harness.errors import InputError
+from harness.extras import second_opinion
 from harness.recipe import Words
 from harness.schema import Load, Recipe, Request, Sampler, Sampling, Trial, WorkloadSpec
 from tests import runs
@@ -73,6 +74,12 @@ def test_every_engine_is_sent_every_field_so_that_no_default_slips_in() -> None:
 
 def test_a_greedy_request_is_what_it_was() -> None:
     assert set(body("llamacpp", None)) & {"top_p", "top_k", "samplers", "repeat_last_n"} == set()
+
+
+def test_other_clients_have_no_opinion_on_sampled_work() -> None:
+    with pytest.raises(InputError, match="other work than text-100-200-t1"):
+        second_opinion.check(made("sampling=temperature=1", "second_opinion=aiperf"))
+    second_opinion.check(made("second_opinion=aiperf"))
 
 
 def test_sampling_is_part_of_the_hashed_work_and_requests_have_seeds_of_their_own() -> None:

@@ -27,8 +27,14 @@ _SLOWER = 10.0
 
 
 def check(recipe: Recipe) -> None:
-    """Raises InputError when the recipe names a client that does not exist."""
-    foreign_client.names(recipe.options.second_opinion)
+    """Raises InputError for a client that does not exist, and for work that no other client can be told."""
+    tools = foreign_client.names(recipe.options.second_opinion)
+    other = [w.label for w in recipe.workloads if w.sampling or not w.ignore_eos]
+    if tools and other:
+        raise InputError(
+            f"second_opinion={','.join(tools)} would measure other work than {other[0]}: the tools ask for "
+            "greedy outputs of a fixed length; leave out one of the two."
+        )
 
 
 def prepare(recipe: Recipe, progress: Progress) -> None:
