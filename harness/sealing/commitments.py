@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -13,6 +15,8 @@ from harness.sealing.nouns import Hypothesis
 from harness.secrets import redacted_launch, redacted_recipe
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
+_PORT = re.compile(r"((?:[\w.{}\]]:|port=))\d{4,5}$")
+"""The port of an address, HOST:PORT, or of a flag, --port=PORT."""
 _ASKED = ("model", "reference", "args", "env", "settings", "image", "launcher", "url", "python")
 
 
@@ -52,20 +56,25 @@ def seeds(recipe: Recipe, salt: str) -> str:
 
 
 def launched(launch: Launch, run: str) -> str:
-    """Hash of a launch's command, variables, option files and image; port and run folder are left out."""
+    """Hash of a launch's command, variables, option files and image; ports and run folder are left out."""
     shown = redacted_launch(launch)
-
-    def plain(text: str) -> str:
-        return "PORT" if text == str(launch.port) else "RUN" if run and run in text else text
-
     return sha256(
         [
-            [plain(word) for word in shown.argv],
-            {name: plain(value) for name, value in shown.env.items()},
+            [_lasting(word, before, launch.port, run) for before, word in pairwise(("", *shown.argv))],
+            {name: _lasting(value, name, launch.port, run) for name, value in shown.env.items()},
             shown.files,
             (shown.engine, shown.image, shown.model, shown.revision, shown.url),
         ]
     )
+
+
+def _lasting(word: str, before: str, port: int, run: str) -> str:
+    """A word without what every launch gets anew; `before` is its flag or its variable."""
+    if run and f"/{run}/" in word:
+        return "RUN"
+    if word == str(port) or (word.isdigit() and before.lower().endswith("port")):
+        return "PORT"
+    return _PORT.sub(r"\1PORT", word)
 
 
 def hypotheses(recipe: Recipe) -> tuple[Hypothesis, ...]:
