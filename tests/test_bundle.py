@@ -21,9 +21,10 @@ from harness.reporting import report
 from harness.schema import Comparison
 from harness.sealing import pack, signing, verify
 
-RUN = ROOT / "results" / "20261126-sealed-llamacpp"
-VARIANT = "run/llamacpp"
-TRIAL = f"{VARIANT}/r1/text-100-100@c4"
+KEPT = ROOT / "tests" / "golden" / "sealed"
+RUN = KEPT / "results" / "sealed"
+VARIANT = "run/mock"
+TRIAL = f"{VARIANT}/r1/text-32-16@c4"
 Files = dict[str, bytes]
 
 
@@ -44,7 +45,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kept(key: Path) -> Iterator[Files]:
     """The bundle of the kept run, as if its seal had named this key."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HARNESS_LOG", str(ROOT / "EXPERIMENT_LOG.md"))
+        patch.setenv("HARNESS_LOG", str(KEPT / "LOG.md"))
         files = pack.contents(RUN)
     seal = json.loads(files["run/seal.json"])
     old = json.loads(seal["text"])["signer"]
@@ -147,13 +148,13 @@ def sealed_afterwards(files: Files) -> Files:
 
 
 OWNERS: dict[str, tuple[Callable[[Files], Files], str]] = {
-    "a record is edited": (edited_record, "llamacpp output tok/s shows"),
+    "a record is edited": (edited_record, "mock output tok/s shows"),
     "the slowest request is dropped": (slowest_dropped, "23 records of 24 requests"),
-    "restarts are reordered": (restarts_swapped, "r1/text-100-100@c4: is llamacpp r2, put in the place of"),
-    "scores are replaced": (scores_replaced, "llamacpp agreement shows"),
+    "restarts are reordered": (restarts_swapped, "r1/text-32-16@c4: is mock r2, put in the place of"),
+    "scores are replaced": (scores_replaced, "mock agreement shows"),
     "the recipe is changed afterwards": (recipe_changed, "verify_requests is not what was sealed"),
     "weights are swapped": (weights_swapped, "the weights are not those that were sealed"),
-    "a trial is deleted": (trial_deleted, "llamacpp/r3/text-100-100@c4: was sealed and is missing"),
+    "a trial is deleted": (trial_deleted, "mock/r3/text-32-16@c4: was sealed and is missing"),
     "a figure of the table is improved": (cell_changed, "output tok/s shows 9"),
     "another seal is put in": (seal_taken_elsewhere, "is not the seal that the log has"),
     "the seal is made after the run": (sealed_afterwards, "began before it was sealed"),
@@ -263,5 +264,5 @@ def test_no_bundle_leaves_with_a_key_in_it(kept: Files) -> None:
     planted = b"hf_" + b"Abcdefghij" * 3
     assert pack.blotted(b"token=" + planted + b" end") == b"token=*** end"
     with pytest.raises(InputError, match="holds what looks like a key"):
-        pack.refused("llamacpp/r1/evidence.json", b'{"a": "' + planted + b'"}')
+        pack.refused("mock/r1/evidence.json", b'{"a": "' + planted + b'"}')
     assert str(ROOT).encode() not in b"".join(c for n, c in kept.items() if n.endswith(".log"))

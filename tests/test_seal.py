@@ -18,9 +18,10 @@ from harness.schema import Contrast, Environment, Interval, Options, Recipe, Row
 from harness.sealing import claims, closing, commitments, order, promise
 from harness.sealing.nouns import ENGINE_FILES, SEAL_FILE, WEIGHTS_AFTER, EngineFiles, SealFile
 
-NAME = "20261126-sealed-llamacpp"
-KEPT = ROOT / "results" / NAME
-TRIAL = "llamacpp/r1/text-100-100@c4"
+NAME = "sealed"
+HERE = ROOT / "tests" / "golden" / "sealed"
+KEPT = HERE / "results" / NAME
+TRIAL = "mock/r1/text-32-16@c4"
 
 
 class Desk:
@@ -30,36 +31,18 @@ class Desk:
         self.results, self.log = folder / "results", folder / "LOG.md"
         self.run = self.results / NAME
         shutil.copytree(KEPT, self.run)
-        self.earlier = next(log.about(ROOT / "EXPERIMENT_LOG.md", "20261121-030948-all"))
-        self.seal, self.entry, *_ = log.about(ROOT / "EXPERIMENT_LOG.md", NAME)
-        log.append(self.log, self.earlier)
-        self.resealed()
-
-    def resealed(self) -> None:
-        """The seal as it would have been written into this log: only what stands above it is another."""
-        kept = store.read(self.run / SEAL_FILE, SealFile)
-        before = log.chain(self.log.read_text())
-        text = msgspec.json.encode(msgspec.structs.replace(kept.seal, before=before)).decode()
-        made = SealFile(text=text, salt=kept.salt)
-        store.write(self.run / SEAL_FILE, made)
-        self.seal = self.seal.replace(kept.text, text)
-        facts = self.entry.replace(kept.sha256, made.sha256)
-        self.entry = facts.replace(_bundle(facts), logbook.bundle.digest(self.run))
-        log.append(self.log, self.seal)
-        log.append(self.log, self.entry)
+        self.earlier = next(log.about(HERE / "LOG.md", "earlier"))
+        self.seal, self.entry = log.about(HERE / "LOG.md", NAME)
+        self.write(self.earlier, self.seal, self.entry)
 
     def check(self) -> str:
-        found = [line for line in logbook.check(self.log, self.results) if NAME in line]
-        return "\n".join(found)
+        found = logbook.check(self.log, self.results)
+        return "\n".join(line for line in found if not line.startswith("earlier: "))
 
     def write(self, *blocks: str) -> None:
-        self.log.unlink()
+        self.log.unlink(missing_ok=True)
         for block in blocks:
             log.append(self.log, block)
-
-
-def _bundle(entry: str) -> str:
-    return entry.split("results: sha256 ")[1][:64]
 
 
 @pytest.fixture
@@ -91,13 +74,13 @@ def weights_swapped_while_it_ran(desk: Desk) -> None:
 
 
 def engine_patched(desk: Desk) -> None:
-    path = desk.run / "llamacpp" / "r2" / ENGINE_FILES
+    path = desk.run / "mock" / "r2" / ENGINE_FILES
     files = store.read(path, EngineFiles)
-    store.write(path, msgspec.structs.replace(files, changed=("xllamacpp/__init__.py",)))
+    store.write(path, msgspec.structs.replace(files, skipped="", changed=("mock/__init__.py",)))
 
 
 def launched_otherwise(desk: Desk) -> None:
-    edited(desk.run / "llamacpp" / "r2" / "launch.json", '"4096"', '"2048"')
+    edited(desk.run / "mock" / "r2" / "launch.json", '"OMP_NUM_THREADS": "1"', '"OMP_NUM_THREADS": "2"')
 
 
 def environment_forged(desk: Desk) -> None:
@@ -105,7 +88,7 @@ def environment_forged(desk: Desk) -> None:
 
 
 def trial_deleted(desk: Desk) -> None:
-    shutil.rmtree(desk.run / "llamacpp" / "r3")
+    shutil.rmtree(desk.run / "mock" / "r3")
 
 
 def restart_of_another_run(desk: Desk) -> None:
@@ -120,7 +103,7 @@ def restart_of_another_run(desk: Desk) -> None:
 
 
 def restarts_reordered(desk: Desk) -> None:
-    one, two = desk.run / "llamacpp" / "r1", desk.run / "llamacpp" / "r2"
+    one, two = desk.run / "mock" / "r1", desk.run / "mock" / "r2"
     one.rename(desk.run / "aside")
     two.rename(one)
     (desk.run / "aside").rename(two)
@@ -143,11 +126,15 @@ def failure_taken_out_of_the_log(desk: Desk) -> None:
 
 
 def old_seal_replayed(desk: Desk) -> None:
-    log.append(desk.log, desk.seal.replace(f"seal of {NAME}", "seal of 20270101-other", 1))
+    log.append(desk.log, desk.seal.replace(f"seal of {NAME}", "seal of other", 1))
 
 
 def run_until_lucky(desk: Desk) -> None:
-    again = desk.entry.replace(NAME, "20261127-luckier").replace('"seed":0', '"seed":5')
+    again = (
+        desk.entry.replace(f"Z {NAME}\n", "Z luckier\n")
+        .replace('"run_id":"sealed"', '"run_id":"luckier"')
+        .replace('"seed":0', '"seed":5')
+    )
     log.append(desk.log, again.replace('"seal":true', '"seal":false'))
 
 
@@ -165,18 +152,18 @@ ATTEMPTS: dict[str, tuple[Callable[[Desk], None], str]] = {
         "weights tiny-moe/model.safetensors: sealed 74f8ec39d1eafe73, now 0000",
     ),
     "weights are swapped during the run": (weights_swapped_while_it_ran, "when the last engine had stopped"),
-    "an engine file is patched": (engine_patched, "llamacpp/r2: the installed engine is not the one"),
+    "an engine file is patched": (engine_patched, "mock/r2: the installed engine is not the one"),
     "the engine is launched otherwise": (
         launched_otherwise,
-        "llamacpp/r2: the engine was launched otherwise",
+        "mock/r2: the engine was launched otherwise",
     ),
     "the environment is forged": (environment_forged, "its results changed since they were logged"),
-    "a failed trial is deleted": (trial_deleted, "llamacpp/r3/text-100-100@c4 was sealed and has no result"),
+    "a failed trial is deleted": (trial_deleted, "mock/r3/text-32-16@c4 was sealed and has no result"),
     "a restart of another run is put in": (
         restart_of_another_run,
         "its requests are not those that were sealed",
     ),
-    "restarts are reordered": (restarts_reordered, "its trial.json is of llamacpp restart 2"),
+    "restarts are reordered": (restarts_reordered, "its trial.json is of mock restart 2"),
     "the seal is never closed": (never_closed, "was sealed and never closed"),
     "the seal comes after the result": (sealed_afterwards, "was logged before it was sealed"),
     "the seal is taken out": (seal_taken_out, "says that it was sealed, and the log has no seal of it"),
@@ -225,7 +212,7 @@ def test_an_entry_says_what_is_missing(desk: Desk) -> None:
     trial_deleted(desk)
     comparison = store.read(desk.run / "comparison.json", closing.Comparison)
     closed = closing.closing(desk.run, comparison)
-    assert closed and closed.lines[0].startswith("not finished: 5 done; without a result: llamacpp/r3/")
+    assert closed and closed.lines[0].startswith("not finished: 5 done; without a result: mock/r3/")
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def figures(files, row, names):
     scores = [{"emitted_logprob": said.get((n, s["request_id"]), {}).get("output_logprobs"), **s}
               for n in names for s in lines(files, f"{n}/scores.jsonl") if s["token_ids"]]
     if scores and not any(s["retokenised"] or s["error"] for s in scores):
-        same = {json.dumps([s["request_id"], s["token_ids"], s["emitted_logprob"]]): s for s in scores}
+        same = {json.dumps([s["request_id"], s["token_ids"], s["emitted_logprob"]]): s for s in scores[::-1]}
         margins = [min(m, 10) for s in same.values() for m in s["margin"]]
         yield "agreement", f"match {fmean(m == 0 for m in margins):.1%}"
         yield "agreement", f"margin {fmean(margins):.3f}"
