@@ -133,10 +133,10 @@ doctor: setup
 image *words: setup
     @{{ python }} -m harness image "$@"
 
-# Remove what crashed harnesses left behind: containers and engine processes
+# Remove what crashed harnesses left; clean --environments [NAME ...]: weigh them, remove those named
 [no-exit-message]
-clean: setup
-    @{{ python }} -m harness clean
+clean *words: setup
+    @{{ python }} -m harness clean "$@"
 
 # The client's own error against a server of known timing: selfcheck [rate=] [concurrency=] [workers=]
 [no-exit-message]

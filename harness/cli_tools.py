@@ -8,17 +8,31 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from harness.errors import InputError
 from harness.terminal import Words, say
 
 app = typer.Typer()
 
 
 @app.command()
-def clean() -> None:
-    """Remove what crashed harnesses left behind: containers and engine processes"""
+def clean(
+    words: Words = None,
+    environments: Annotated[bool, typer.Option("--environments", help="What each weighs.")] = False,
+) -> None:
+    """Remove what crashed harnesses left; clean --environments [NAME ...]: weigh them, remove those named"""
     from harness.host import clean as cleaning
+    from harness.host import environment_sizes
+    from harness.registry import ROOT
 
-    cleaning.run(lambda line: print(line, flush=True))
+    if words and not environments:
+        raise InputError(f"clean takes no {words[0]!r}; `just clean --environments NAME` removes one.")
+    if words:
+        environment_sizes.remove(words, ROOT, say)
+    elif environments:
+        for line in environment_sizes.lines(environment_sizes.weigh(ROOT)):
+            say(line)
+    else:
+        cleaning.run(lambda line: print(line, flush=True))
 
 
 @app.command()

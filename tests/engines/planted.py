@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from msgspec.structs import replace
 
+from harness import registry
 from harness.schema import Deployment, Effective, Evidence, Launch, Variant
 
 SCORING = "prompt_logprobs"
@@ -13,13 +13,8 @@ KEEPS_NOTHING = True
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:
     """The installed release, which hands over to the mock server as that release behaves."""
-    server = Path(__file__).with_name("mock.py")
-    return Launch(
-        argv=(deployment.python, "-m", "planted", sys.executable, str(server), str(deployment.port)),
-        env={"PYTHONPATH": deployment.root, "MOCK_HOST": deployment.host, **deployment.extra_env},
-        ready_timeout_s=20.0,
-        stop_grace_s=5.0,
-    )
+    served: Launch = registry.engine("mock").launch(deployment, variant)
+    return replace(served, argv=(deployment.python, "-m", "planted", *served.argv))
 
 
 def effective(evidence: Evidence) -> Effective:
