@@ -33,6 +33,7 @@ SAMPLER = Sampler(
 """By itself it takes top_k 40, top_p 0.95, min_p 0.05 and the temperature last, and looks back 64 tokens; the
 documented -1, all of them, is refused by this version."""
 
+HOST = "127.0.0.1"
 PACKAGE = "xllamacpp"
 KEEPS_NOTHING = True
 """Its prompt cache is off unless a switch says otherwise, so no scenario needs a new start."""
@@ -167,7 +168,7 @@ def main() -> None:
         "kv": given.kv,
         "cache_prompt": given.cache_prompt,
         "speculative": given.speculative,
-        "at": server.listening_address,
+        "at": getattr(server, "listening_address", f"http://{HOST}:{given.port}"),
     }
     print(f"serving {json.dumps(facts)}", flush=True)
     while True:
@@ -180,8 +181,12 @@ def configured(given: argparse.Namespace) -> Any:
 
     params = xllamacpp.CommonParams()
     params.model.path = str(converted(given.model, given.weights))
-    params.model_alias = {given.name}
-    params.hostnames = ["127.0.0.1"]
+    # One name and one address until 2026; several since.
+    params.model_alias = given.name if isinstance(params.model_alias, str) else {given.name}
+    if hasattr(params, "hostnames"):
+        params.hostnames = [HOST]
+    else:
+        params.hostname = HOST
     params.port = given.port
     params.n_parallel = given.slots
     params.n_ctx = given.slots * given.max_model_len
@@ -190,11 +195,15 @@ def configured(given: argparse.Namespace) -> Any:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     params.endpoint_metrics = True
     params.ctx_shift = False
-    params.cache_prompt = given.cache_prompt
+    if hasattr(params, "cache_prompt"):
+        params.cache_prompt = given.cache_prompt
     speculate(params, given)
-    kinds = xllamacpp.llama_flash_attn_type
-    on, off = kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED, kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.flash_attn_type = on if given.flash_attention else off
+    if hasattr(params, "flash_attn_type"):
+        kinds = xllamacpp.llama_flash_attn_type
+        on, off = kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED, kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.flash_attn_type = on if given.flash_attention else off
+    else:
+        params.flash_attn = given.flash_attention
     params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{given.kv.upper()}")
     if given.ubatch:
         params.n_ubatch = given.ubatch

@@ -13,7 +13,7 @@ from harness import recipe as recipes
 from harness.client import endpoint
 from harness.correctness import tokenizer_identity
 from harness.errors import HarnessError, InputError, ModelError
-from harness.label import feasible, guards, scale, switches
+from harness.label import feasible, guards, release, scale, switches
 from harness.planned import PORT, Planned, PlannedTrial, deploy, launching, render
 from harness.schema import (
     Accelerator,
@@ -173,7 +173,9 @@ def _refuse_mixed_image(recipe: Recipe) -> None:
 
 
 def _refuse_ignored_image(recipe: Recipe, planned: tuple[Planned, ...]) -> None:
-    outside = [p for p in planned if recipe.image and p.launch.image != recipe.image]
+    outside = [
+        p for p in planned if recipe.image and p.launch.image != release.filled(recipe.image, p.variant)
+    ]
     if outside:
         raise InputError(
             f"image={recipe.image} would be ignored: launcher={outside[0].launch.launcher} runs "
@@ -228,6 +230,11 @@ def _model_of(recipe: Recipe) -> str:
 
 
 def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
+    recipe = msgspec.structs.replace(
+        recipe,
+        python=release.filled(recipe.python, variant),
+        image=release.filled(recipe.image, variant),
+    )
     variant = _as_set(variant, recipe)
     launcher = launchers.chosen(recipe.launcher, variant, machine, contained=bool(recipe.image))
     asked = not launchers.named(launcher).OWNS_SERVER and recipe.url

@@ -655,9 +655,9 @@ class Recipe(Noun):
     """File of harness/launchers/; none: each variant's usual one."""
     url: str = ""
     python: str = ""
-    """Interpreter to use instead of each variant's own environment."""
+    """Interpreter to use instead of each variant's own environment; {version} is the variant's."""
     image: str = ""
-    """Image to use instead of each variant's own, in a container."""
+    """Image to use instead of each variant's own, in a container; {version} is the variant's."""
     args: tuple[str, ...] = ()
     """Engine arguments appended to every variant."""
     env: dict[str, str] = msgspec.field(default_factory=dict)

@@ -10,7 +10,9 @@ from harness import registry
 from harness.errors import InputError
 from harness.host import engine_versions, package_index
 from harness.host.engine_versions import Deviation, Engine
+from harness.label import release
 from harness.label.attestation import attest
+from harness.label.dialect import is_commit, since
 from harness.schema import Effective
 
 
@@ -28,6 +30,19 @@ def test_a_post_release_is_another_version() -> None:
     shown = Effective(engine_version="0.5.15.post1")
     claims = attest(shown, registry.variant("sglang-cpu@0.5.15")).claims
     assert next(c for c in claims if c.field == "engine_version").held is False
+
+
+def test_a_commit_is_proven_by_the_version_that_its_build_shows() -> None:
+    variant = registry.variant("vllm-cpu@1a2b3c4d5e6f")
+    for shown, held in (
+        ("0.32.1.dev12+g1a2b3c4d5", True),
+        ("0.32.1.dev12+g9f2b3c4d5", False),
+        ("0.32.0", False),
+    ):
+        claims = attest(Effective(engine_version=shown), variant).claims
+        assert next(c for c in claims if c.field == "engine_version").held is held
+    assert release.filled("builds/{version}/bin/python", variant) == "builds/1a2b3c4d5e6f/bin/python"
+    assert since(variant.version, "0.32") and not is_commit("0.32.0") and not is_commit("1234567")
 
 
 def test_versions_go_with_other_names() -> None:

@@ -64,7 +64,8 @@ class Judge:
     def unusable(self, version: int) -> str:
         """Why nothing can be learned of a version, "" while something can."""
         problems = [s for s in self.seen if s.version == version and s.value is None]
-        if problems and (any(s.final for s in problems) or len(problems) >= _ODD):
+        never = any(s.final for s in problems) and not self.count(version)
+        if never or len(problems) >= _ODD:
             return problems[-1].problem
         answers = self._answers(version)
         if not self.by_speed and len(answers) >= _ODD and len(set(answers)) > 1:

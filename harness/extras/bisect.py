@@ -16,6 +16,7 @@ from harness.bisect.judging import Seen
 from harness.correctness import verification
 from harness.errors import InputError
 from harness.planned import Planned
+from harness.reporting.report_html import Section
 from harness.schema import Noun, Recipe, Row
 from harness.trial import Course, Visit
 
@@ -103,4 +104,16 @@ def _step(recipe: Recipe, shown: Seen, seconds: float) -> Step:
         round=shown.round,
         seconds=round(seconds, 1),
         showed=evidence.told(recipe.options.bisect, shown),
+    )
+
+
+def section(run: Path, order: Sequence[str]) -> Section:
+    """Every restart in its order: what it showed, how long it took."""
+    steps = store.read(run / STEPS, Steps).steps if (run / STEPS).exists() else ()
+    whole = sum(step.seconds for step in steps)
+    return Section(
+        title="Bisection",
+        about=f"{len(steps)} restarts in {whole:.0f} s, environments included.",
+        headers=("round", "variant", "showed", "seconds"),
+        rows=[(str(s.round), s.variant, s.showed, f"{s.seconds:.1f}") for s in steps],
     )

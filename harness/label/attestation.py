@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from harness.errors import InputError
-from harness.label.dialect import is_branch, version_key
+from harness.label.dialect import is_branch, is_commit, version_key
 from harness.schema import Attestation, Claim, Effective, Scalar, Variant
 
+_SHORT = 7
+"""Digits of a commit that engines show at least."""
 _FIELDS = frozenset(Effective.__struct_fields__) - {"proof"}
 
 
@@ -47,7 +49,14 @@ def _version(effective: Effective, variant: Variant) -> tuple[Claim, ...]:
             field="engine_version",
             expected=variant.version,
             actual=actual,
-            held=actual is not None and version_key(actual) == version_key(variant.version),
+            held=actual is not None and _same(actual, variant.version),
             proof=effective.proof.get("engine_version", ""),
         ),
     )
+
+
+def _same(shown: str, meant: str) -> bool:
+    """A commit is shown behind the release it stands on: 0.32.1.dev12+g1a2b3c4d5."""
+    if is_commit(meant):
+        return f"g{meant[:_SHORT]}" in shown
+    return version_key(shown) == version_key(meant)

@@ -31,20 +31,30 @@ _RELEASE = re.compile(r"\d+(?:\.\d+)*")
 _CANDIDATE = re.compile(r"rc(\d+)")
 _POST = re.compile(r"\.post(\d+)")
 _FINAL = 10**6
+_COMMIT = re.compile(r"(?=[0-9]*[a-f])[0-9a-f]{7,40}")
+_NEWEST = (10**6,)
 
 
 def version_key(version: str) -> tuple[tuple[int, ...], int]:
     """Sortable form of 0.32.0, 0.5.15.post1 or 1.3.0rc14; a name without digits in front sorts first.
 
     A release candidate sorts before its release, a post-release behind it. Builds of a fork are named after
-    their branch: they get the oldest spellings, since nothing newer may be assumed of them.
+    their branch: they get the oldest spellings, since nothing newer may be assumed of them. A commit of the
+    engine's own repository gets the newest.
     """
+    if is_commit(version):
+        return _NEWEST, 0
     release = _RELEASE.match(version)
     if release is None:
         return (), 0
     candidate, post = _CANDIDATE.search(version), _POST.search(version)
     stage = int(candidate[1]) if candidate else _FINAL + (1 + int(post[1]) if post else 0)
     return tuple(int(part) for part in release.group().split(".")), stage
+
+
+def is_commit(version: str) -> bool:
+    """Whether it is a commit's hash, seven digits or more."""
+    return bool(_COMMIT.fullmatch(version))
 
 
 def is_branch(version: str) -> bool:

