@@ -510,6 +510,10 @@ class Request(Noun):
     """Seconds after the start of the timed part; 0 in a closed loop."""
     session: str = ""
     """Requests of one multi-turn conversation share it and run in order."""
+    after: tuple[str, ...] = ()
+    """More requests that must have ended before it is due: sub-agents that it waits for, the one it is of."""
+    think_s: float = 0.0
+    """From the last of those ends until it is due: a person thinks, a tool runs."""
 
 
 ErrorKind = Literal[

@@ -311,7 +311,9 @@ def warm_up(visit: Visit, trial: Trial, running: Running, target: client.Target)
     spec = msgspec.structs.replace(trial.workload, num_prompts=num, seed=trial.workload.seed + _WARM_SEED)
     load = Load(max_concurrency=concurrency)
     warm, _ = built(spec, load, visit.planned.tokenizer, 0)
-    short = [msgspec.structs.replace(r, max_tokens=min(r.max_tokens, _WARM_TOKENS)) for r in warm]
+    short = [
+        msgspec.structs.replace(r, max_tokens=min(r.max_tokens, _WARM_TOKENS), think_s=0.0) for r in warm
+    ]
     here = msgspec.structs.replace(target, place=())
     client.fire(here, spoken(visit, running, tuple(short)), load, lambda record: None)
 

@@ -30,8 +30,10 @@ def build(
     made = tuple(_asked(request, spec, number) for number, request in enumerate(made))
     due = _due_times(made, load, spec.seed)
     chosen = _verified(made, num_verify, random.Random(f"verify:{spec.seed}"))
+    faster = load.time_scale if load.time_scale > 0 else 1.0
     timed = tuple(
-        msgspec.structs.replace(r, due_at_s=due[i], logprobs=i in chosen) for i, r in enumerate(made)
+        msgspec.structs.replace(r, due_at_s=due[i], logprobs=i in chosen, think_s=r.think_s / faster)
+        for i, r in enumerate(made)
     )
     return timed, describe(spec, load, timed)
 
@@ -95,13 +97,16 @@ def describe(spec: WorkloadSpec, load: Load, requests: tuple[Request, ...]) -> W
 def sha256(requests: tuple[Request, ...]) -> str:
     """Hash over prompt (ids, text or messages), max_tokens, due time (ns) and session of each, in order.
 
-    Also over how tokens are chosen, where that is not greedy, and whether outputs may end by themselves.
+    Also over how tokens are chosen, where that is not greedy, whether outputs may end by themselves, and what
+    a request waits for.
     """
     digest = hashlib.sha256()
     for r in requests:
         prompt = r.prompt_token_ids if r.prompt_token_ids is not None else r.messages or r.prompt
         chosen = () if r.sampling is None and r.ignore_eos else (r.sampling, r.ignore_eos)
-        digest.update(_encode((prompt, r.max_tokens, round(r.due_at_s * 1e9), r.session, *chosen)))
+        waits = (r.after, r.think_s) if r.after or r.think_s else ()
+        due_ns = round(r.due_at_s * 1e9)
+        digest.update(_encode((prompt, r.max_tokens, due_ns, r.session, *chosen, *waits)))
         digest.update(b"\n")
     return digest.hexdigest()
 

@@ -142,6 +142,7 @@ class Answer:
         "drafted_len",
         "engine_error",
         "finish_reason",
+        "gaps",
         "ids",
         "input_len",
         "logprobs",
@@ -167,6 +168,7 @@ class Answer:
         self.output_len = 0
         self.cached_len = 0
         self.runs: list[tuple[int, int]] = []
+        self.gaps: list[tuple[int, str]] = []
         self.drafted_len = 0
         self.accepted_len = 0
         self.engine_error = ""
@@ -199,20 +201,43 @@ class Answer:
             self._take_drafts(chunk)
         content = False
         for choice in chunk.choices or ():
-            if choice.text:
-                self.texts.append(choice.text)
-                content = True
-            if choice.token_ids:
-                self._take_ids(choice.token_ids)
-                content = True
-            if choice.delta is not None or choice.message is not None:
-                content = self._take_chat(choice) or content
-            if choice.logprobs is not None:
-                self._take_logprobs(choice.logprobs, with_ids=not choice.token_ids)
-            if choice.finish_reason:
-                self._take_finish(choice.finish_reason)
+            content = self._take_choice(choice) or content
         if content:
             self.content_ns.append(stamp)
+
+    def _take_choice(self, choice: Choice) -> bool:
+        """True when it carries generated content."""
+        content, num_ids = bool(choice.text), len(self.ids)
+        if choice.text:
+            self.texts.append(choice.text)
+        if choice.token_ids:
+            self._take_ids(choice.token_ids)
+            content = True
+        if choice.delta is not None or choice.message is not None:
+            content = self._take_chat(choice) or content
+        if choice.logprobs is not None:
+            self._take_logprobs(choice.logprobs, with_ids=not choice.token_ids)
+        if choice.text and num_ids and num_ids == len(self.ids):
+            # A token without its id where others have theirs, as llama.cpp's drafted ones come.
+            self.gaps.append((num_ids + len(self.gaps), choice.text))
+        if choice.finish_reason:
+            self._take_finish(choice.finish_reason)
+        return content
+
+    @property
+    def ids_known(self) -> bool:
+        """Every token that came has its id."""
+        return bool(self.ids) and not self.gaps
+
+    @property
+    def named(self) -> list[str | None]:
+        """Every token, by id where it is known, else by its text; without gaps, the texts that came."""
+        if not self.gaps:
+            return self.tokens
+        names: list[str | None] = [f"token_id:{i}" for i in self.ids]
+        for place, text in self.gaps:
+            names.insert(place, text)
+        return names
 
     def _take_ids(self, ids: list[int]) -> None:
         if len(ids) > 1:

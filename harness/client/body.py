@@ -152,21 +152,6 @@ def _header_safe(text: str) -> str:
     return "".join(c if c.isascii() and c.isprintable() else "_" for c in text)
 
 
-def chains(requests: Sequence[Request]) -> tuple[dict[int, int], list[int]]:
-    """(turn -> following turn of its session, first turns and single requests), as indexes."""
-    following: dict[int, int] = {}
-    last: dict[str, int] = {}
-    first: list[int] = []
-    for index, request in enumerate(requests):
-        if request.session and request.session in last:
-            following[last[request.session]] = index
-        else:
-            first.append(index)
-        if request.session:
-            last[request.session] = index
-    return following, first
-
-
 def addition(request: Request, answer: Answer) -> list[Any]:
     """What this turn adds to its conversation: messages, token ids, or text pieces."""
     text = "".join(answer.texts)

@@ -16,8 +16,9 @@ import msgspec
 from harness.client import pacing
 from harness.client.alarm import Alarm
 from harness.client.backlog import Backlog
-from harness.client.body import Job, addition, chains, check_prompt, payload
+from harness.client.body import Job, addition, check_prompt, payload
 from harness.client.connection import Connection
+from harness.client.order import Order
 from harness.client.pool import Pool, connect_later
 from harness.client.response import Response, Times, build_record
 from harness.schema import ErrorKind, RequestRecord
@@ -60,8 +61,8 @@ class Dispatch:
         self._on_record = on_record
         self._open_loop = pacing.is_open(load)
         self._limit = load.max_concurrency or (len(requests) if self._open_loop else 1)
-        self._next_turn, first = chains(requests)
-        self._due = [(int(requests[i].due_at_s * 1e9), i) for i in first]
+        self._order = Order(requests)
+        self._due = [(int(requests[i].due_at_s * 1e9), i) for i in self._order.first]
         heapq.heapify(self._due)
         self._history: dict[int, list[Any]] = {}
         self._ready: deque[Turn] = deque()
@@ -171,7 +172,7 @@ class Dispatch:
             self._due.clear()
             self._ready.clear()
             self._prebuild_order.clear()
-            self._next_turn = {}
+            self._order.clear()
             self._left = len(self._in_flight)
             self._end_if_all_ended()
 
@@ -257,7 +258,7 @@ class Dispatch:
 
     def _on_batch(self, response: Response) -> None:
         """Part of a long answer may be parsed; soon, where a next turn may wait for its end."""
-        if self._next_turn:
+        if self._order.awaited():
             self._backlog.add(response.catch_up)
         else:
             self._backlog.keep(response.catch_up, response.newest_size)
@@ -280,7 +281,7 @@ class Dispatch:
         ended_well = turn.connection is not None and not response.error_kind
         done_ns = turn.connection.last_ns if turn.connection and ended_well else monotonic_ns()
         self._pump_soon()
-        if response.num_deferred and turn.index not in self._next_turn:
+        if response.num_deferred and not self._order.awaited(turn.index):
             size = response.newest_size + ANSWER_SIZE
             self._backlog.keep(lambda: self._conclude(turn, response, done_ns), size)
         else:
@@ -291,8 +292,8 @@ class Dispatch:
         while not response.done and response.num_deferred:
             response.catch_up()
         response.fail("protocol", "the answer does not end where its last bytes said so")
-        if turn.index in self._next_turn and not self._stopping:
-            self._queue_next_turn(turn, response)
+        if self._order.awaited(turn.index) and not self._stopping:
+            self._let_follow(turn, response, done_ns - self._start_ns)
             self._pump_soon()
         self._keep(self._record(turn, response, done_ns))
         self._history.pop(turn.index, None)
@@ -307,27 +308,34 @@ class Dispatch:
             if not self._done.done():
                 self._done.set_exception(error)
 
-    def _queue_next_turn(self, turn: Turn, response: Response) -> None:
-        """The conversation's next turn carries this answer; a failed turn ends its conversation."""
-        before = self._history.get(turn.index, [])
-        following = self._next_turn[turn.index]
+    def _let_follow(self, turn: Turn, response: Response, end_ns: int) -> None:
+        """What waited for this answer alone is due; the conversation's next turn carries it."""
+        following = self._order.next_turn(turn.index)
         if response.error_kind:
-            self._drop_turns(following, "an earlier turn of its conversation failed")
+            for index in self._order.waiting_for(turn.index):
+                of = (
+                    "an earlier turn of its conversation" if index == following else "a request it waited for"
+                )
+                self._drop(index, f"{of} failed")
             return
-        if self._requests[following].prompt_token_ids is not None and not response.answer.ids:
-            self._drop_turns(following, "the engine gave no token ids of the answer that it should carry")
-            return
-        self._history[following] = before + addition(self._requests[turn.index], response.answer)
+        if following is not None:
+            if self._requests[following].prompt_token_ids is not None and not response.answer.ids_known:
+                self._drop(following, "the engine gave no token ids of the answer that it should carry")
+            else:
+                said = addition(self._requests[turn.index], response.answer)
+                self._history[following] = self._history.get(turn.index, []) + said
         now = monotonic_ns() - self._start_ns
-        due = int(self._requests[following].due_at_s * 1e9)
-        if due > now:
-            heapq.heappush(self._due, (due, following))
-            self._set_alarm()
-        else:
-            self._ready.appendleft(Turn(following, now))
+        for index, free_ns in self._order.ended(turn.index, end_ns):
+            due = max(free_ns, int(self._requests[index].due_at_s * 1e9))
+            if due > now:
+                heapq.heappush(self._due, (due, index))
+                self._set_alarm()
+            else:
+                self._ready.appendleft(Turn(index, now))
 
-    def _drop_turns(self, index: int | None, why: str) -> None:
-        while index is not None:
+    def _drop(self, first: int, why: str) -> None:
+        """Record a request that is never sent, and all that wait for it."""
+        for index in self._order.dropped(first):
             request = self._requests[index]
             self._left -= 1
             self.num_ended += 1
@@ -339,7 +347,6 @@ class Dispatch:
                     error=why,
                 )
             )
-            index = self._next_turn.get(index)
         self._end_if_all_ended()
 
     def _record(self, turn: Turn, response: Response, done_ns: int) -> RequestRecord:

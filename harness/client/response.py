@@ -298,7 +298,7 @@ class Times(NamedTuple):
 def build_record(request: Request, response: Response, times: Times) -> RequestRecord:
     """All of it, failed or not. Without usage output_len is the number of token ids given, else 0."""
     answer, start = response.answer, times.start_ns
-    tokens = tuple(token for token in answer.tokens if token is not None)
+    tokens = tuple(token for token in answer.named if token is not None)
     return RequestRecord(
         request_id=request.request_id,
         due_at_s=times.due_ns / _NS_PER_S,
@@ -313,9 +313,11 @@ def build_record(request: Request, response: Response, times: Times) -> RequestR
         runs=tuple(answer.runs),
         drafted_len=answer.drafted_len,
         accepted_len=answer.accepted_len,
-        output_token_ids=tuple(answer.ids) if answer.ids else None,
+        output_token_ids=tuple(answer.ids) if answer.ids_known else None,
         output_logprobs=tuple(answer.logprobs) if answer.logprobs else None,
-        output_tokens=tokens if tokens and not answer.ids and len(tokens) == len(answer.tokens) else None,
+        output_tokens=tokens
+        if tokens and not answer.ids_known and len(tokens) == len(answer.named)
+        else None,
         top_logprobs=tuple(answer.top) if request.top_logprobs and answer.top else None,
         text="".join(answer.texts),
         finish_reason=answer.finish_reason,

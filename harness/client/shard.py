@@ -20,8 +20,9 @@ from typing import NamedTuple
 import msgspec
 import uvloop
 
-from harness.client.body import Job, chains
+from harness.client.body import Job
 from harness.client.dispatch import Dispatch
+from harness.client.order import groups
 from harness.client.share_folder import Beat, ShareFolder
 from harness.client.window import ClientStats, Gate, Pulse, Watch, measured
 from harness.errors import HarnessError, InputError, MachineError
@@ -52,14 +53,8 @@ class Result(Noun, tag="result"):
 
 
 def share(requests: Sequence[Request], index: int, count: int) -> tuple[Request, ...]:
-    """Every count-th conversation (single requests count as one), in schedule order."""
-    following, first = chains(requests)
-    chosen: list[int] = []
-    for start in first[index::count]:
-        at: int | None = start
-        while at is not None:
-            chosen.append(at)
-            at = following.get(at)
+    """Every count-th conversation (single requests count as one) with all that waits for it, in order."""
+    chosen = [i for group in groups(requests)[index::count] for i in group]
     return tuple(requests[i] for i in sorted(chosen))
 
 
