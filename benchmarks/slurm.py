@@ -51,6 +51,7 @@ SelectTypeParameters=CR_CPU
 MpiDefault=none
 ReturnToService=2
 KillWait=5
+TaskProlog={folder}/prolog
 SlurmdTimeout=30
 NodeName=left NodeHostname={names[0]} NodeAddr={addresses[0]} Port={ports[1]} CPUs={cpus}
 NodeName=right NodeHostname={names[1]} NodeAddr={addresses[1]} Port={ports[2]} CPUs={cpus}
@@ -59,7 +60,13 @@ PartitionName=all Nodes=ALL Default=YES State=UP
 FABRIC = "fabric"
 """The link between the two nodes of apart() that nothing but an engine uses."""
 _FABRIC_ADDRESSES = ("10.78.0.1", "10.78.0.2")
+_PROLOG = """#!/bin/sh
+cat {folder}/prolog.$SLURMD_NODENAME 2>/dev/null
+exit 0
+"""
+"""Before each task: lines `export NAME=VALUE` that a node's own commands have left there."""
 _ENTERED = """
+FOLDER={folder}
 mount -t tmpfs -o size=2g tmpfs /dev/shm; mount --bind {folder}/hosts /etc/hosts; hostname {node}
 {more}
 exec {slurmd} -D -N {node} -f {conf}
@@ -105,7 +112,7 @@ def missing() -> list[str]:
 
 @contextlib.contextmanager
 def apart(unlike: Mapping[str, str] | None = None) -> Iterator[Apart]:
-    """Two nodes in namespaces of their own. `unlike`: node -> shell commands that make it differ. Needs root.
+    """Two nodes in namespaces of their own. `unlike`: node -> shell commands that make it so. Needs root.
 
     Each is a process-number namespace: with its slurmd everything on it ends.
     """
@@ -169,6 +176,8 @@ def _configured(folder: Path, is_apart: bool) -> Path:
     if is_apart:
         address, addresses, names = namespaces.GATEWAY, ("10.77.0.2", "10.77.0.3"), NODES
     at = "".join(f"{a} {n}\n" for a, n in zip((address, *addresses), (host, *names), strict=True))
+    (folder / "prolog").write_text(_PROLOG.format(folder=folder))
+    (folder / "prolog").chmod(0o755)
     (folder / "hosts").write_text(f"127.0.0.1 localhost\n{at}")
     where = {"address": address, "addresses": addresses, "names": names}
     conf.write_text(_CONF.format(ports=_free_ports(3), **values, **where))

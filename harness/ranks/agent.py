@@ -133,6 +133,9 @@ def serve(agent: Agent, orders: queue.SimpleQueue[str]) -> int:
         if order in ("stop", "drop"):
             agent.grace_s = agent.launch.stop_grace_s if order == "stop" else _AT_ONCE_S
             return 0
+        if order == "term":
+            tell("ended", "told to stop by somebody else: a person, or Slurm at the end of its time")
+            return 1
         if order:
             agent.obey(order)
         if words := agent.ended():
@@ -158,7 +161,7 @@ def main() -> int:
     os.environ.pop(OURS, None)
     agent = Agent(job, int(os.environ.get("SLURM_NODEID", "0")))
     orders: queue.SimpleQueue[str] = queue.SimpleQueue()
-    signal.signal(signal.SIGTERM, lambda *_: orders.put("stop"))
+    signal.signal(signal.SIGTERM, lambda *_: orders.put("term"))
     for run in (lambda: _listen(orders), _beat):
         threading.Thread(target=run, daemon=True).start()
     try:

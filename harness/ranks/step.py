@@ -37,6 +37,7 @@ _FORCED_S = 2.0
 _QUEUE_S = 3600.0
 _STATES_EVERY_S = 3.0
 _GONE = re.compile(r"DRAIN|DOWN|FAIL|NOT_RESPONDING")
+_TASK = re.compile(r"srun: error: \S+: task (\d+): (Killed|Terminated|Segm.*|Aborted.*|Exited.*)")
 _LABEL = re.compile(rf"(?:(\d+): )?((?:{MARK}|{GOES_ON}).*)")
 
 
@@ -136,6 +137,8 @@ class Step:
         for raw in self.process.stderr or ():
             line = raw.decode("utf-8", "replace").rstrip()
             match = _LABEL.fullmatch(line)
+            if gone := _TASK.match(line):
+                self.fail(f"{self.name(int(gone[1]))} is gone ({gone[2]}), and its agent with it")
             if match is None:
                 with contextlib.suppress(OSError, ValueError):
                     self._output.write(raw)
