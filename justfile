@@ -123,10 +123,10 @@ kernel-bench *words: setup
 trace *words: setup
     @{{ python }} -m harness trace "$@"
 
-# What this machine has, what it lacks, and which variants can run here
+# What this machine has, lacks and can run; doctor [VARIANT] nodes=N: do a cluster's go together?
 [no-exit-message]
-doctor: setup
-    @{{ python }} -m harness doctor
+doctor *words: setup
+    @{{ python }} -m harness doctor "$@"
 
 # Build an image of docker/: image NAME [KEY=VALUE ...]; without a name, list them
 [no-exit-message]

@@ -8,12 +8,15 @@ SLURM_PROCID and SLURM_NTASKS are set as srun does.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from harness.client import known_server
 
@@ -25,8 +28,17 @@ def namespaces(num: int) -> Iterator[list[str]]:
     """Names of `num` network namespaces on one switch; they and their processes are gone afterwards.
 
     The bridge has a namespace of its own: where Docker filters what this host forwards, packets that
-    cross a bridge of the host's are dropped. The host is on it too, at GATEWAY. Raises CalledProcessError.
+    cross a bridge of the host's are dropped. The host is on it too, at GATEWAY: whoever comes second waits.
+    Raises CalledProcessError.
     """
+    with Path(tempfile.gettempdir(), f"{GATEWAY}.lock").open("w") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        with _namespaces(num) as names:
+            yield names
+
+
+@contextmanager
+def _namespaces(num: int) -> Iterator[list[str]]:
     switch, names = f"hsw{os.getpid()}", [f"hns{os.getpid()}-{i}" for i in range(num)]
     try:
         _ip("netns", "add", switch)

@@ -36,10 +36,15 @@ def clean(
 
 
 @app.command()
-def doctor() -> None:
-    """What this machine has, what it lacks, and which variants can run here"""
+def doctor(words: Words = None) -> None:
+    """What this machine has, lacks and can run; doctor [VARIANT] nodes=N: do a cluster's go together?"""
     from harness.host import doctor as diagnosis
+    from harness.ranks import doctor as of_nodes
 
+    if words:
+        lines = of_nodes.checks(words)
+        Console().print(diagnosis.table("These nodes", lines))
+        sys.exit(any(line.state == "missing" for line in lines))
     diagnosis.run(Console())
 
 

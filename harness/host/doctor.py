@@ -274,15 +274,16 @@ _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "missing": "[red]miss
 def run(console: Console) -> None:
     """Look at the machine and print both tables."""
     found = inspect()
-    console.print(_table("This machine", checks(found)))
-    console.print(_table("Variants", verdicts(found)))
+    console.print(table("This machine", checks(found)))
+    console.print(table("Variants", verdicts(found)))
 
 
-def _table(title: str, lines: tuple[Check, ...]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+def table(title: str, lines: tuple[Check, ...]) -> Table:
+    """Checks as people read them."""
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
     for _ in range(3):
-        table.add_column(overflow="fold")
+        shown.add_column(overflow="fold")
     for line in lines:
         advice = f" ({line.advice})" if line.advice and line.state in ("warn", "missing") else ""
-        table.add_row(_MARKS[line.state], escape(line.name), escape(line.detail + advice))
-    return table
+        shown.add_row(_MARKS[line.state], escape(line.name), escape(line.detail + advice))
+    return shown
