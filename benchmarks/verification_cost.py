@@ -1,18 +1,27 @@
 """What verification costs: seconds of a whole bench by what is going on, and the share of checks.
 
-usage: python -m benchmarks.verification_cost [WORD ...]     the words of `just bench`; without any: all
+usage: python -m benchmarks.verification_cost [WORD ...]             the words of `just bench`; none: all
+       python -m benchmarks.verification_cost verify RUN VARIANT     a kept run's tokens, read again
 
 Runs and log go where HARNESS_RESULTS and HARNESS_LOG say. A stage lasts until the next begins. "verdicts" is
-everything after the last record is packed, the comparison and its report with it.
+everything after the last record is packed, the comparison and its report with it. Beside seconds of the clock
+stand those of CPU, of this process and all that it started: other work on the machine changes them less.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
+import tempfile
 import time
 from collections import defaultdict
+from pathlib import Path
+
+import psutil
 
 from harness import bench, claim, store
+from harness.correctness import verify
 from harness.host.machine import probe
 from harness.plan import recipe_of
 from harness.progress import Progress
@@ -28,13 +37,25 @@ KINDS = {
 OTHER = "starts, stops and the rest"
 
 
+def cpu() -> float:
+    """CPU seconds of this process and its descendants, those that have ended too."""
+    whole = 0.0
+    here = psutil.Process()
+    for process in (here, *here.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            whole += times.user + times.system + times.children_user + times.children_system
+    return whole
+
+
 class Timed(Progress):
     """Notes how long each stage lasted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seconds: dict[str, float] = defaultdict(float)
-        self._kind, self._since = OTHER, time.monotonic()
+        self.cpu_s: dict[str, float] = defaultdict(float)
+        self._kind, self._since, self._cpu_since = OTHER, time.monotonic(), cpu()
 
     def stage(self, text: str) -> None:
         """The stage before has ended."""
@@ -53,25 +74,42 @@ class Timed(Progress):
 
     def turn(self, kind: str) -> None:
         """From now on it is `kind`."""
-        now = time.monotonic()
+        now, used = time.monotonic(), cpu()
         self.seconds[self._kind] += now - self._since
-        self._kind, self._since = kind, now
+        self.cpu_s[self._kind] += max(used - self._cpu_since, 0.0)
+        self._kind, self._since, self._cpu_since = kind, now, used
 
 
 def main(words: list[str]) -> None:
-    """One bench and one line per kind of stage."""
-    machine = probe()
-    recipe, run_id = recipe_of(words or ["all"], machine)
-    folder = store.run_folder(run_id)
-    began = time.monotonic()
+    """One bench, or the replay of a copy of a kept run; one line per kind of stage."""
     progress = Timed()
+    began = time.monotonic()
+    if words[:1] == ["verify"]:
+        replayed(Path(words[1]), words[2], progress)
+    else:
+        benched(words or ["all"], progress)
+    progress.turn(OTHER)
+    whole, used = time.monotonic() - began, sum(progress.cpu_s.values())
+    for kind, seconds in sorted(progress.seconds.items(), key=lambda pair: -pair[1]):
+        spent = progress.cpu_s[kind]
+        print(f"{seconds:8.1f} s {seconds / whole:6.1%}  CPU {spent:7.1f} s {spent / used:6.1%}  {kind}")
+    print(f"{whole:8.1f} s         CPU {used:7.1f} s  of it all")
+
+
+def benched(words: list[str], progress: Timed) -> None:
+    """What `just bench` does."""
+    machine = probe()
+    recipe, run_id = recipe_of(words, machine)
+    folder = store.run_folder(run_id)
     with progress, claim.alone(folder, progress.note):
         bench.bench(recipe, machine, folder, progress)
-        progress.turn(OTHER)
-    whole = time.monotonic() - began
-    for kind, seconds in sorted(progress.seconds.items(), key=lambda pair: -pair[1]):
-        print(f"{seconds:8.1f} s  {seconds / whole:6.1%}  {kind}")
-    print(f"{whole:8.1f} s  of it all")
+
+
+def replayed(run: Path, reference: str, progress: Timed) -> None:
+    """What `verify RUN --reference VARIANT` does."""
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(shutil.copytree(run, Path(place) / run.name))
+        verify.run(copy, reference, progress)
 
 
 if __name__ == "__main__":
