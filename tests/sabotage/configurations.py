@@ -164,16 +164,16 @@ POWER = (
 )
 """What a verdict that knows this model's rounding sees: faults that each keep most of the tokens right."""
 
-SOUND_SHAPES = ((100, 80), (300, 50), (60, 64))
+SOUND_SHAPES = ((100, 60), (300, 50), (60, 54))
 """Prompt and output: the shortest trials of `bench all` on a CPU are 12 answers of 50."""
 
 
 def _sound(name: str, first_seed: int, num: int, **fields: Any) -> Configuration:
-    """`num` parts, each with prompts of its own: text and random ids, 4 to 32 in flight."""
+    """`num` parts, each with prompts of its own: text and random ids, 8 to 32 in flight."""
     parts = tuple(
         Part(
             seed=first_seed + i,
-            concurrency=CONCURRENCIES[2 + i // 2 % 4],
+            concurrency=(16, 8, 32)[i // 2 % 3],
             num=12,
             workload=("text_tokens", "random_tokens")[i % 2],
             input_len=SOUND_SHAPES[i % 3][0],
@@ -189,10 +189,11 @@ FP16, BF16, KV_FP8 = (
     ("--dtype", "bfloat16"),
     ("--kv-cache-dtype", "fp8_e4m3"),
 )
+SLOTS = ("--slots", "16", "--max-model-len", "512")
 SOUND = (
-    _sound("llamacpp-fp32", 1000, 24, variant="llamacpp"),
-    _sound("llamacpp-bf16", 1030, 10, variant="llamacpp", args=("--weights", "bf16")),
-    _sound("llamacpp-fp16", 1050, 10, variant="llamacpp", args=("--weights", "f16")),
+    _sound("llamacpp-fp32", 1000, 24, variant="llamacpp", args=SLOTS),
+    _sound("llamacpp-bf16", 1030, 12, variant="llamacpp", args=(*SLOTS, "--weights", "bf16")),
+    _sound("llamacpp-fp16", 1050, 12, variant="llamacpp", args=(*SLOTS, "--weights", "f16")),
     _sound("vllm-bf16", 1100, 24),
     _sound("vllm-fp16", 1200, 12, args=FP16),
     _sound("vllm-fp32", 1300, 12, variant="vllm-cpu-fp32"),
