@@ -69,8 +69,8 @@ def _words(found: Iterable[Comparison]) -> Counter[str]:
 def complete(path: Path) -> bool:
     """Whether a campaign has all its restarts; one that was interrupted goes on by its name."""
     stored = path / "comparison.json"
-    found = store.read(stored, Comparison).contrasts if stored.exists() else ()
-    return bool(found) and all(c.ratio is not None and c.ratio.num >= RESTARTS for c in found if c.primary)
+    rows = store.read(stored, Comparison).rows if stored.exists() else ()
+    return bool(rows) and all(r.output_throughput and r.output_throughput.num >= RESTARTS for r in rows)
 
 
 def run(folder: str, variant: str, seeds: str, *words: str) -> None:
