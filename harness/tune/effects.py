@@ -160,11 +160,12 @@ def sentence(effect: Effect, title: str) -> str:
     if effect.ratio is None:
         return f"{name}: no effect can be told apart" + (f"; {lost}" if lost else "")
     ratio = effect.ratio
-    span = f" ({ratio.low:.2f}-{ratio.high:.2f})" if ratio.low < ratio.high else ", no interval"
-    said = (
-        "copy it" if effect.clear and ratio.mean > 1 else "leave it" if effect.clear else "too close to call"
-    )
-    return f"{name}: {ratio.mean:.2f}x{span} in {title}: {said}" + (f"; {lost}" if lost else "")
+    if ratio.low == ratio.high:
+        said = f"{ratio.mean:.2f}x in {title}: too few points to judge it"
+    else:
+        judged = "copy it" if ratio.low > 1 else "leave it" if ratio.high < 1 else "too close to call"
+        said = f"{ratio.mean:.2f}x ({ratio.low:.2f}-{ratio.high:.2f}) in {title}: {judged}"
+    return f"{name}: {said}" + (f"; {lost}" if lost else "")
 
 
 def _logs(good: Sequence[Tried]) -> Floats:

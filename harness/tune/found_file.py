@@ -29,10 +29,12 @@ def kept(variant: Variant, kind: str) -> Path:
         raise InputError(
             f"name={variant.name} cannot name a found variant; take letters, digits, '.', '_', '-'."
         )
+    bare = Variant(
+        name=variant.name, engine=variant.engine, source="", accelerator=variant.accelerator, version=""
+    )
+    usual = msgspec.to_builtins(bare) | {"engine": "", "accelerator": "", "in_bench_all": None}
     fields: dict[str, Any] = {
-        key: value
-        for key, value in msgspec.to_builtins(variant).items()
-        if key != "name" and (value not in ("", [], {}, 0, None, False) or key == "in_bench_all")
+        key: value for key, value in msgspec.to_builtins(variant).items() if value != usual[key]
     }
     document = tomlkit.document()
     document.add(

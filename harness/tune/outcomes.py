@@ -30,13 +30,13 @@ def value(row: Row, objective: Objective) -> float | None:
 
 
 def why(row: Row) -> str:
-    """Why a row does not count, in few words; "" when it does."""
-    if row.wrong and row.agreement:
-        return _short(f"FAIL: {row.agreement.reason}")
+    """Why a row does not count, in few words, the same for the same cause; "" when it does."""
+    if row.wrong:
+        return "FAIL: its output is wrong"
     if row.invalid:
         return _short(f"invalid: {row.invalid}")
     if row.status != "done":
-        return _short(f"{row.status}: {row.reason}")
+        return _short(f"{row.status}: {row.reason.replace(row.variant, 'it')}")
     return "" if row.rankable else "no throughput"
 
 
