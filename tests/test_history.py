@@ -98,6 +98,7 @@ def measured(rates: list[float], slower_from: int, version: str) -> Series:
         {"recipe": replace(ASKED, options=Options(stream=False))},
         {"recipe": replace(ASKED, workloads=(replace(ASKED.workloads[0], num_prompts=100),))},
         {"machine": replace(MACHINE, accelerators=("H200",))},
+        {"recipe": replace(ASKED, loads=(Load(max_concurrency=4, duration_s=60.0),))},
         {
             "row": replace(ROW, scenario="100-20@c8"),
             "recipe": replace(ASKED, loads=(Load(max_concurrency=8),)),
@@ -122,6 +123,18 @@ def test_what_was_not_measured_alike_is_another_series(changed: dict[str, object
 def test_what_a_change_is_asked_for_stays_in_the_series(changed: dict[str, object]) -> None:
     (found,) = all_series([facts(1), facts(2, **changed)])  # type: ignore[arg-type]
     assert len(found.points) == 2
+
+
+def test_a_title_does_not_hide_what_is_sent() -> None:
+    sized = [
+        replace(ASKED.workloads[0], title="mine", params={"input_len": n, "output_len": 20}) for n in (5, 9)
+    ]
+    rows = [replace(ROW, scenario="mine@c4")] * 2
+    asked = [
+        facts(n, row, recipe=replace(ASKED, workloads=(spec,)))
+        for n, (row, spec) in enumerate(zip(rows, sized, strict=True))
+    ]
+    assert len(all_series(asked)) == 2
 
 
 def test_a_slower_version_is_found_with_all_that_changed_with_it() -> None:

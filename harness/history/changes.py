@@ -15,8 +15,8 @@ from harness.history.series import Metric, Point, Series
 from harness.schema import Interval, LogFacts, Scalar
 
 MAX_P_VALUE = 0.001
-"""Otava's own. Of 400 series of pure noise (3 %) 0 to 3 % had a change point, at 6 to 20 runs; a loss of 10 %
-in the last third was found in 21 % of series of 6 runs, 70 % of 10, 97 % of 15."""
+"""Otava's own. benchmarks/change_points.py: of series of pure noise (3 %) 1 to 4 % had a change point; a loss
+of 10 % in the last third was found in 16 % of series of 6 runs, 62 % of 10, 96 % of 15."""
 FEWEST = 6
 """Runs below which the t-test can hardly reach that."""
 WINDOW = 50

@@ -7,13 +7,14 @@ it: they are what a change is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from harness.schema import (
     Interval,
+    Load,
     LogFacts,
     LoggedLabel,
     LoggedRow,
@@ -32,6 +33,9 @@ _JUDGING = (
 )
 """Options that change what is said of a measurement, or who carries it out, not the measurement."""
 _LENGTHS = ("input_len", "output_len")
+_SHAPES = ("burstiness", "ramp_to", "stages", "time_scale", "duration_s")
+"""Fields of a load that its label does not tell."""
+_CLOSED = Load()
 _POINTS = ("done", "failed")
 """What was skipped or interrupted says nothing."""
 _LAUNCHER = "launcher="
@@ -173,13 +177,23 @@ def settings(claims: dict[str, Scalar]) -> str:
 
 def workload(recipe: Recipe, name: str) -> str:
     """The workload and load of a scenario with all that decides what is sent, but the seed."""
-    spec = next((w for w, load in recipe.offered if scenario(w, load) == name), None)
-    return f"{name}, {_sent(spec)}" if spec else name
+    found = next(((w, load) for w, load in recipe.offered if scenario(w, load) == name), None)
+    return ", ".join((name, *_sent(recipe, *found))) if found else name
 
 
-def _sent(spec: WorkloadSpec) -> str:
-    others = [f"{key}={value}" for key, value in sorted(spec.params.items()) if key not in _LENGTHS]
-    return ", ".join((f"{spec.num_prompts} requests", *others))
+def _sent(recipe: Recipe, spec: WorkloadSpec, load: Load) -> Iterator[str]:
+    """What a scenario's name does not say of its requests."""
+    if spec.title:
+        yield msgspec.structs.replace(spec, title="").label
+    yield f"{spec.num_prompts} requests"
+    for name, value in sorted(spec.params.items()):
+        if name not in _LENGTHS:
+            yield f"{name}={value}"
+    for name in _SHAPES:
+        if (value := getattr(load, name)) != getattr(_CLOSED, name):
+            yield f"{name}={value}"
+    if load.search:
+        yield from (f"slo.{name}={limit:g}" for name, limit in sorted(recipe.slo.items()))
 
 
 def changed(recipe: Recipe, launcher: str) -> str:
