@@ -103,13 +103,13 @@ def measure(run: Path) -> tuple[float, float]:
     peak = 0
     family = psutil.Process(child.pid)
     while child.poll() is None:
-        peak = max(peak, _memory(family))
+        peak = max(peak, memory(family))
         time.sleep(0.05)
     assert child.stdout is not None
     return float(child.stdout.read()), peak / 1e9
 
 
-def _memory(family: psutil.Process) -> int:
+def memory(family: psutil.Process) -> int:
     """Bytes resident in a process and its children, mapped files included."""
     total = 0
     try:
