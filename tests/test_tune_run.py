@@ -72,8 +72,13 @@ def test_a_point_that_does_not_start_is_data_with_its_cause(run: Path, asked: Ca
 
 def test_every_restart_says_what_it_took_failed_ones_too(run: Path, asked: Campaign) -> None:
     assert stages.of("mock", run) == sorted(["mock~default", "mock~pace=0.01", POISON, DEAD])
-    whole = stages.spent_s(run, stages.of("mock", run))
-    assert whole > stages.spent_s(run, [DEAD]) > 0
+    lives = stages.lives_s(run, "mock")
+    assert len(lives) == 4 and min(lives) > 0
+
+
+@pytest.mark.parametrize("spent, begins", [(0.0, True), (95.0, True), (96.0, False), (120.0, False)])
+def test_a_restart_begins_while_half_of_it_is_left(spent: float, begins: bool) -> None:
+    assert stages.affords(100.0, spent, cost_s=10.0) is begins
 
 
 def test_nothing_that_is_right_in_the_proof_leaves_the_engine_s_default(run: Path, asked: Campaign) -> None:

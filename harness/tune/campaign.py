@@ -6,6 +6,7 @@ budget lets; proof: fresh launches on prompts that nobody tuned on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -27,6 +28,8 @@ TITLES: dict[str, str] = {
 STAGES = ("search", "shortlist", "proof")
 _SHORT = 1 / 3
 """Share of the whole workload's requests that a short trial has."""
+_JUDGED = 400
+"""Output tokens of a short trial, so that there is a verdict on it (200 of four requests are the least)."""
 _UNSEEN = 1_000_003
 """Added to the workload's seed for the proof."""
 _OWN = ("budget_s", "objective", "vendor", "only", "name")
@@ -156,7 +159,8 @@ def named(campaign: Campaign, base: str, chosen: Point) -> str:
 def stage(campaign: Campaign, which: str, variants: Sequence[str]) -> Recipe:
     """The recipe of one of STAGES with these variants."""
     spec, recipe = campaign.recipe.workloads[0], campaign.recipe
-    short = max(recipe.loads[0].max_concurrency or 1, 4, round(spec.num_prompts * _SHORT))
+    judged = math.ceil(_JUDGED / max(1, registry.workload(spec.file).longest(spec)[1]))
+    short = max(recipe.loads[0].max_concurrency or 1, judged, round(spec.num_prompts * _SHORT))
     changed: dict[str, WorkloadSpec] = {
         "search": msgspec.structs.replace(spec, num_prompts=min(short, spec.num_prompts)),
         "shortlist": spec,

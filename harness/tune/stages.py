@@ -19,7 +19,6 @@ from harness.label import point
 from harness.planned import Planned
 from harness.progress import Progress
 from harness.reporting import publish
-from harness.run import visits
 from harness.schema import Comparison, Machine, Spent
 from harness.tune import outcomes
 from harness.tune.campaign import Campaign, named, space_of, stage, whole_point
@@ -52,10 +51,10 @@ class Side:
 
     def next(self, comparison: Comparison, batch: int = _BATCH) -> list[str]:
         """What to try next, as names; [] when the share of the budget or the space is used up."""
-        done = of(self.base, self.run)
-        cost_s = spent_s(self.run, done) / len(done)
+        done = lives_s(self.run, self.base)
+        cost_s = sum(done) / len(done)
         share_s = SEARCHED * self.campaign.budget_s
-        affordable = int((share_s - spent_s(self.run, done)) / cost_s + 0.5)
+        affordable = int((share_s - sum(done)) / cost_s + 0.5)
         if affordable < 1:
             return []
         if self.search is None:
@@ -74,23 +73,43 @@ def folders(run: Path) -> list[str]:
     return sorted({path.parent.parent.name for path in run.glob("*/r*/spent.json")})
 
 
-def spent_s(run: Path, names: list[str]) -> float:
-    """Seconds of engine time that these variants took in a run."""
-    return sum(store.read(p, Spent).seconds for name in names for p in run.glob(f"{name}/r*/spent.json"))
+def of(base: str, run: Path) -> list[str]:
+    """Points of a variant that have spent something in a run."""
+    return [name for name in folders(run) if outcomes.base_of(name) == base]
+
+
+def lives_s(run: Path, base: str) -> list[float]:
+    """Engine time of every restart of a variant's points in a run, seconds."""
+    return [store.read(p, Spent).seconds for name in of(base, run) for p in run.glob(f"{name}/r*/spent.json")]
+
+
+def affords(share_s: float, spent: float, cost_s: float) -> bool:
+    """Whether another restart begins: at least half of what it is expected to take is left."""
+    return share_s - spent >= 0.5 * cost_s
 
 
 def searched(campaign: Campaign, machine: Machine, run: Path, progress: Progress) -> Comparison:
     """The search: batches of short trials, one run. Resumes from what the folder holds."""
     sides = [Side(campaign, base, run) for base in campaign.bases]
+    share_s = SEARCHED * campaign.budget_s
+
+    def order(planned: tuple[Planned, ...]) -> Iterator[tuple[Planned, int]]:
+        for each in planned:
+            spent = lives_s(run, outcomes.base_of(each.variant.name))
+            if len(spent) < 2 or affords(share_s, sum(spent), sum(spent) / len(spent)):
+                yield each, 1
+
     names = _known(run) or _alternating([side.first() for side in sides])
     while True:
         recipe = stage(campaign, "search", names)
-        comparison = bench.bench(recipe, machine, run, progress, lambda planned: visits(planned, (1,)))
+        comparison = bench.bench(recipe, machine, run, progress, order)
+        names = [name for name in names if name in folders(run)]
         new = _alternating([side.next(comparison) for side in sides])
         new = [name for name in new if name not in names]
         if not new:
             break
         names += new
+    store.write_recipe(run, stage(campaign, "search", names))
     publish.publish(run, comparison, to_log=True)
     return comparison
 
@@ -116,13 +135,8 @@ def shortlisted(
 ) -> Comparison:
     """The whole workload for each variant's default and best points, as often as the budget lets."""
     earlier = run.with_name(search.run_id)
-    before = {base: spent_s(earlier, of(base, earlier)) for base in campaign.bases}
-    groups = []
-    for base in campaign.bases:
-        cost_s = _LONGER * before[base] / len(of(base, earlier))
-        affordable = int((campaign.budget_s - before[base]) / cost_s + 0.5) - 1
-        chosen = candidates(campaign, base, search, max(1, min(_SHORTLIST, affordable)))
-        groups.append([point.default(base), *chosen])
+    before = {base: lives_s(earlier, base) for base in campaign.bases}
+    groups = [[point.default(base), *candidates(campaign, base, search)] for base in campaign.bases]
     if not any(len(group) > 1 for group in groups):
         raise HarnessError(
             f"No point of {', '.join(campaign.bases)} could be ranked in {search.run_id}; its report says "
@@ -135,39 +149,36 @@ def shortlisted(
             asked = _alternating(groups if restart % 2 else [group[::-1] for group in groups])
             for name in asked:
                 base = outcomes.base_of(name)
-                mine = of(base, run)
-                taken_s = spent_s(run, mine)
-                lives = sum(len(list(run.glob(f"{n}/r*/spent.json"))) for n in mine)
-                left_s = campaign.budget_s - before[base] - taken_s
-                if restart > 1 and left_s < 0.5 * taken_s / max(1, lives):
-                    continue
-                yield by_name[name], restart
+                lives = lives_s(run, base)
+                cost_s = _mean(lives) or _LONGER * _mean(before[base])
+                # The default and the best of the search are measured whatever is left.
+                if len(lives) < 2 or affords(campaign.budget_s, sum(before[base]) + sum(lives), cost_s):
+                    yield by_name[name], restart
 
     recipe = stage(campaign, "shortlist", _alternating(groups))
     comparison = bench.bench(recipe, machine, run, progress, order)
+    recipe = stage(campaign, "shortlist", [name for name in recipe.variants if name in folders(run)])
     restarts = max(int(path.parent.name[1:]) for path in run.glob("*/r*/spent.json"))
     store.write_recipe(run, msgspec.structs.replace(recipe, repeats=restarts))
     publish.publish(run, comparison, to_log=True)
     return comparison
 
 
-def of(base: str, run: Path) -> list[str]:
-    """Points of a variant that have spent something in a run."""
-    return [name for name in folders(run) if outcomes.base_of(name) == base]
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def proven(
     campaign: Campaign, machine: Machine, run: Path, progress: Progress, chosen: list[str]
 ) -> Comparison:
     """Fresh launches on unseen prompts: default, vendor, and the chosen points of each engine."""
-    engines = {registry.variant(base).engine: base for base in campaign.bases}
     vendors = {name: registry.variant(name).engine for name in campaign.vendors}
     names = [
         name
-        for engine, base in engines.items()
+        for base in campaign.bases
         for name in (
             point.default(base),
-            *(v for v, of in vendors.items() if of == engine),
+            *(v for v, engine in vendors.items() if engine == registry.variant(base).engine),
             *(n for n in chosen if outcomes.base_of(n) == base),
         )
     ]

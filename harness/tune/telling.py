@@ -168,7 +168,7 @@ def _span(ratio: Interval) -> str:
 
 
 def slots(campaign: Campaign, proof: Comparison, tuned: Mapping[str, str]) -> list[str]:
-    """A line for each engine's three slots, then the best of each engine in order."""
+    """A line for each variant's three slots, then the best of each in order."""
     values = dict(outcomes.ranked(campaign, proof))
     title = TITLES[campaign.objective]
     lines: list[str] = []
@@ -181,11 +181,11 @@ def slots(campaign: Campaign, proof: Comparison, tuned: Mapping[str, str]) -> li
             f"{slot}: {', '.join(_valued(proof, name, values) for name in names) or 'none was given'}"
             for slot, names in filled.items()
         ]
-        lines.append(f"{engine}, {title}: {'; '.join(said)}")
+        lines.append(f"{base}, {title}: {'; '.join(said)}")
         mine = [(values[name], name) for names in filled.values() for name in names if name in values]
-        best += [(*max(mine), engine)] if mine else []
-    order = [f"{engine} {value:.4g} ({name})" for value, name, engine in sorted(best, reverse=True)]
-    lines.append("The best of each engine: " + "; ".join(f"{n}. {one}" for n, one in enumerate(order, 1)))
+        best += [(*max(mine), base)] if mine else []
+    order = [f"{name} {value:.4g} (of {base})" for value, name, base in sorted(best, reverse=True)]
+    lines.append("The best of each: " + "; ".join(f"{n}. {one}" for n, one in enumerate(order, 1)))
     return lines
 
 

@@ -53,7 +53,7 @@ def told_of(asked: Campaign, run: Path) -> Told:
         base: Runs(*(compare.compare(folder, point.default(base)) for folder in folders))
         for base in asked.bases
     }
-    spent = {base: sum(stages.spent_s(f, stages.of(base, f)) for f in folders[:2]) for base in asked.bases}
+    spent = {base: sum(sum(stages.lives_s(f, base)) for f in folders[:2]) for base in asked.bases}
     return telling.told(asked, runs, spent)
 
 
