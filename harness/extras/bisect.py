@@ -59,7 +59,7 @@ def course(course: Course) -> Iterator[Visit]:
     recipe, run = course.recipe, course.run
     ready: dict[int, Planned] = {}
     bisection = search.campaign(len(recipe.variants), max(recipe.repeats, 2))
-    kept = store.read(run / STEPS, Steps).steps if (run / STEPS).exists() else ()
+    kept = _steps(run)
     steps: list[Step] = []
     shown: Seen | None = None
     while True:
@@ -86,7 +86,21 @@ def course(course: Course) -> Iterator[Visit]:
 def remarks(run: Path, recipe: Recipe, rows: Sequence[Row]) -> tuple[str, ...]:
     """The outcome, read off the stored trials."""
     outcome = evidence.outcome(run, recipe, rows)
-    return words.lines(outcome, recipe.variants, recipe.options.bisect)
+    found = words.lines(outcome, recipe.variants, recipe.options.bisect)
+    return (*found, *_spent(_steps(run)))
+
+
+def _steps(run: Path) -> tuple[Step, ...]:
+    return store.read(run / STEPS, Steps).steps if (run / STEPS).exists() else ()
+
+
+def _spent(steps: Sequence[Step]) -> tuple[str, ...]:
+    """What it took, in a sentence."""
+    if not steps:
+        return ()
+    seconds, versions = sum(step.seconds for step in steps), len({step.variant for step in steps})
+    each = f"{seconds / len(steps):.1f} s each, environments included"
+    return (f"{len(steps)} restarts of {versions} versions in {seconds:.0f} s: {each}",)
 
 
 def _seen(course: Course, place: int, number: int) -> Seen | None:
@@ -109,11 +123,10 @@ def _step(recipe: Recipe, shown: Seen, seconds: float) -> Step:
 
 def section(run: Path, order: Sequence[str]) -> Section:
     """Every restart in its order: what it showed, how long it took."""
-    steps = store.read(run / STEPS, Steps).steps if (run / STEPS).exists() else ()
-    whole = sum(step.seconds for step in steps)
+    steps = _steps(run)
     return Section(
         title="Bisection",
-        about=f"{len(steps)} restarts in {whole:.0f} s, environments included.",
+        about=". ".join(_spent(steps)),
         headers=("round", "variant", "showed", "seconds"),
         rows=[(str(s.round), s.variant, s.showed, f"{s.seconds:.1f}") for s in steps],
     )

@@ -63,7 +63,16 @@ def told(old: Entry, new: Entry, comparison: Comparison, run: Path) -> list[str]
     if old.facts is None or new.facts is None:
         return []
     found = circumstances(old.facts, new.facts, run.parent / old.run_id, run)
-    return [*distance(old.facts, comparison), *found]
+    return [*_remarked(old, new), *distance(old.facts, comparison), *found]
+
+
+def _remarked(old: Entry, new: Entry) -> list[str]:
+    """The release that a bisection named then and now; [] where nothing was bisected."""
+    then, now = ([line for line in e.text.splitlines() if line.startswith("- Bisect: ")] for e in (old, new))
+    return [
+        f"{line.removeprefix('- ')} ({when})"
+        for line, when in zip((then + now), ("then", "now"), strict=False)
+    ]
 
 
 def circumstances(before: LogFacts, now: LogFacts, then_run: Path, now_run: Path) -> list[str]:
