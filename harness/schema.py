@@ -1169,6 +1169,9 @@ class LoggedLabel(Noun):
     """Settings that the name claims, as they were shown; the version is no setting."""
     shown: dict[str, Scalar] = msgspec.field(default_factory=dict)
     """The other settings that the engine showed."""
+    cpu_mb_s: float = 0.0
+    """The host's own speed just before its launches, as Calibration has it, median; 0 = not measured."""
+    memory_gb_s: float = 0.0
 
 
 class Difference(Noun):

@@ -168,6 +168,14 @@ def test_few_runs_show_only_intervals_that_are_apart() -> None:
     assert changes.steps(all_series([facts(1), facts(2, single)])[0], RATE) == []
 
 
+def test_a_host_that_was_slower_itself_is_told_beside_the_figures() -> None:
+    quick, slow = (replace(LABEL, cpu_mb_s=speed, memory_gb_s=10.0) for speed in (1000.0, 480.0))
+    half = replace(ROW, output_throughput=Interval(mean=50.0, low=49.0, high=51.0, num=3))
+    (found,) = all_series([facts(1, label=quick), facts(2, half, slow)])
+    (line,) = told.altered(found, RATE)
+    assert line.endswith("host's sha256: 1000 MB/s then, 480 now (-52%)")
+
+
 def test_a_verdict_that_flips_is_told_and_its_speed_is_not_compared() -> None:
     wrong = replace(ROW, verdict="FAIL")
     died = LoggedRow(variant="a", scenario=ROW.scenario, status="failed")

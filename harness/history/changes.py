@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from harness.errors import MachineError
 from harness.history.series import Metric, Point, Series
+from harness.reporting.cells import number
 from harness.schema import Interval, LogFacts, Scalar
 
 MAX_P_VALUE = 0.001
@@ -22,6 +23,10 @@ FEWEST = 6
 WINDOW = 50
 """Runs that the search looks at together; Otava's own."""
 _HASH = 12
+_SPEEDS = (("sha256", "cpu_mb_s", "MB/s"), ("memory copy", "memory_gb_s", "GB/s"))
+"""Name, field of LoggedLabel, unit."""
+_DRIFT = 0.1
+"""Relative change of the host's own speed from which on it is told."""
 
 
 class Change(NamedTuple):
@@ -109,8 +114,9 @@ def flips(series: Series) -> list[Flip]:
 
 
 def also(series: Series, at: int) -> list[str]:
-    """What else was new at a point against the last one before it, in words."""
-    return different(series.points[at - 1], series.points[at])
+    """What else was new at a point against the last one before it, in words; the host's own speed too."""
+    before, after = series.points[at - 1], series.points[at]
+    return [*different(before, after), *_speeds(before, after)]
 
 
 def different(before: Point, after: Point) -> list[str]:
@@ -129,6 +135,17 @@ def _ran(before: Point, after: Point) -> list[str]:
         shown = {**old.claims, **old.shown}, {**new.claims, **new.shown}
         for name in dict.fromkeys((*shown[0], *shown[1])):
             lines += _line(name, *(_word(side.get(name)) for side in shown))
+    return lines
+
+
+def _speeds(before: Point, after: Point) -> list[str]:
+    lines = []
+    for name, field, unit in _SPEEDS:
+        old, new = (getattr(point.label, field, 0.0) for point in (before, after))
+        if old and new and abs(new / old - 1.0) >= _DRIFT:
+            lines.append(
+                f"host's {name}: {number(old)} {unit} then, {number(new)} now ({new / old - 1.0:+.0%})"
+            )
     return lines
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 import msgspec
 
 from harness import launchers, registry, store
 from harness.errors import StoreError
-from harness.schema import Attestation, Effective, Environment, Launch, LoggedLabel, Noun, Ran
+from harness.schema import Attestation, Calibration, Effective, Environment, Launch, LoggedLabel, Noun, Ran
 
 N = TypeVar("N", bound=Noun)
 _Visit = tuple[Launch, Attestation | None]
@@ -29,7 +30,17 @@ def ran(run: Path) -> tuple[Ran, ...]:
 
 def labels(run: Path) -> tuple[LoggedLabel, ...]:
     """The label of each variant that was launched, in order of name, as its launches showed it."""
-    return tuple(_label(found) for found in _visits(run))
+    return tuple(_timed(_label(found), run) for found in _visits(run))
+
+
+def _timed(label: LoggedLabel, run: Path) -> LoggedLabel:
+    """With how fast the host was."""
+    paths = sorted((run / label.variant).glob("r*/calibration.json"))
+    taken = [found for path in paths if (found := _read(path, Calibration))]
+    if not taken:
+        return label
+    cpu, memory = (median(getattr(one, name) for one in taken) for name in ("cpu_mb_s", "memory_gb_s"))
+    return msgspec.structs.replace(label, cpu_mb_s=cpu, memory_gb_s=memory)
 
 
 def _visits(run: Path) -> list[list[_Visit]]:
