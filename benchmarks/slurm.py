@@ -50,11 +50,13 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
 ReturnToService=2
+SlurmdParameters=config_overrides
+GresTypes=gpu
 KillWait=5
 TaskProlog={folder}/prolog
 SlurmdTimeout=30
-NodeName=left NodeHostname={names[0]} NodeAddr={addresses[0]} Port={ports[1]} CPUs={cpus}
-NodeName=right NodeHostname={names[1]} NodeAddr={addresses[1]} Port={ports[2]} CPUs={cpus}
+NodeName=left NodeHostname={names[0]} NodeAddr={addresses[0]} Port={ports[1]} CPUs={cpus} Gres=gpu:8
+NodeName=right NodeHostname={names[1]} NodeAddr={addresses[1]} Port={ports[2]} CPUs={cpus} Gres=gpu:8
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
 FABRIC = "fabric"
@@ -171,7 +173,7 @@ def _configured(folder: Path, is_apart: bool) -> Path:
     key.chmod(0o400)
     conf = folder / "slurm.conf"
     host = socket.gethostname().partition(".")[0]
-    values = {"host": host, "user": getpass.getuser(), "folder": folder, "cpus": os.cpu_count()}
+    values = {"host": host, "user": getpass.getuser(), "folder": folder, "cpus": max(8, os.cpu_count() or 1)}
     address, addresses, names = "127.0.0.1", ("127.0.0.1",) * 2, (host,) * 2
     if is_apart:
         address, addresses, names = namespaces.GATEWAY, ("10.77.0.2", "10.77.0.3"), NODES
@@ -180,6 +182,9 @@ def _configured(folder: Path, is_apart: bool) -> Path:
     (folder / "prolog").chmod(0o755)
     (folder / "hosts").write_text(f"127.0.0.1 localhost\n{at}")
     where = {"address": address, "addresses": addresses, "names": names}
+    for number in range(8):  # accelerators in name: what asks for them is placed
+        (folder / f"gpu{number}").touch()
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-7]\n")
     conf.write_text(_CONF.format(ports=_free_ports(3), **values, **where))
     return conf
 

@@ -32,6 +32,8 @@ ENDPOINT = "attach"
 def everything(given: Sequence[str], machine: Machine) -> tuple[Planned, ...]:
     """What `plan` shows: "all" is every variant, here or not, each with the shapes of its own accelerator.
 
+    Of several nodes, all that they can share evenly.
+
     Of "all", what must not be launched says why in `skip`. Raises InputError and HarnessError as recipe_of()
     and plan() do.
     """
@@ -40,8 +42,10 @@ def everything(given: Sequence[str], machine: Machine) -> tuple[Planned, ...]:
         return plan(recipe_of(given, machine)[0], machine)
     pairs = [f"{key}={value}" for key, value in words.pairs.items()]
     kinds: dict[Accelerator, list[str]] = {}
+    nodes = words.pairs.get("nodes", "1")
     for variant in registry.variants().values():
-        if launchers.named(launchers.usual(variant, machine)).OWNS_SERVER:
+        shared = not nodes.isdecimal() or not variant.parallel.num_gpus % max(1, int(nodes))
+        if shared and launchers.named(launchers.usual(variant, machine)).OWNS_SERVER:
             kinds.setdefault(variant.accelerator, []).append(variant.name)
     asked = ([",".join(names), *words.plain[1:], *pairs] for names in kinds.values())
     return tuple(p for each in asked for p in plan(recipe_of(each, machine)[0], machine, show_refused=True))
