@@ -168,7 +168,8 @@ def _usual_floor(floor_scores: Sequence[Score], settings: JudgeSettings) -> Floo
 
 def _noisier(settings: JudgeSettings) -> str:
     """The dtype of more noise, of the variant's and the reference's; an unknown one counts as bfloat16."""
-    given = (settings.dtype, settings.reference_dtype)
+    # Keys and values in 8 bits round more coarsely than bfloat16, whatever the rest is computed in.
+    given = (settings.dtype, settings.reference_dtype, *(["bfloat16"] if settings.eight_bit else []))
     known = [d if d in DEFAULT_FLOORS else "bfloat16" for d in given]
     return max(known, key=lambda d: DEFAULT_FLOORS[d]["mean_abs_dlogprob"])
 
