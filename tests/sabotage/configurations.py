@@ -271,4 +271,10 @@ GPU = (
 """One H200 and the model of `train_tiny_moe.py --preset gpu`, the most telling first. FP8 keys and values are
 the same answers whether they were declared or not."""
 
-CONFIGURATIONS = (*CPU, *POWER, *SOUND, *GPU)
+REUSE = tuple(
+    Configuration(name=f"reuse_{name}", parts=(), variant="vllm-cpu+prefix+draft")
+    for name in ("healthy", "unverified", "one-more", "stale", "unkeyed", "kv-fp8_scales", "kv-fp8_rounded")
+)
+"""Faults of caches and drafts, of tests/sabotage/reuse.py: one engine's life."""
+
+CONFIGURATIONS = (*CPU, *POWER, *SOUND, *GPU, *REUSE)

@@ -106,7 +106,11 @@ def register() -> None:
         return
     Step.installed = True
     print(f"SABOTAGE {fault} is installed in process {os.getpid()}", file=sys.stderr, flush=True)
-    if fault in ROUTING_FAULTS:
+    if fault == "reuse":
+        import vllm_sabotage_reuse
+
+        vllm_sabotage_reuse.install()
+    elif fault in ROUTING_FAULTS:
         _patch_routing(ROUTING_FAULTS[fault], only_layer=LAYER if fault in "fh" else None)
         _patch_step()
     elif fault == "c":
@@ -114,7 +118,7 @@ def register() -> None:
     elif fault == "g":
         _patch_kv()
     else:
-        raise ValueError(f"SABOTAGE={fault}: there are a to h")
+        raise ValueError(f"SABOTAGE={fault}: there are a to h, and reuse")
 
 
 def _patch_routing(fault, only_layer) -> None:
