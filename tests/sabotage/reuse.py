@@ -4,8 +4,8 @@
     python -m tests.sabotage.reading FOLDER MODEL   the reference, where torch and transformers are
     python -m tests.sabotage.reuse table FOLDER     the power table of docs/CORRECTNESS.md
 
-Prompts are three of four common blocks in drawn order and an end of their own, with few blocks of memory, so that
-healthy caches hit, miss and evict all the time; a small draft model drafts three tokens a step.
+Prompts are three of four common blocks in drawn order and an end of their own, with few blocks of memory, so
+that healthy caches hit, miss and evict all the time; a small draft model drafts three tokens a step.
 """
 
 from __future__ import annotations

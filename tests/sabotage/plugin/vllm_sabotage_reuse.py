@@ -65,13 +65,9 @@ def _patch_acceptance() -> None:
 
     sample = rejection_sampler.rejection_sample
 
-    def lenient(
-        draft_token_ids, num_draft_tokens, max_spec_len, cu, draft_probs, logits, bonus, *rest, **named
-    ):
-        out = sample(
-            draft_token_ids, num_draft_tokens, max_spec_len, cu, draft_probs, logits, bonus, *rest, **named
-        )
-        now = fault()
+    def lenient(draft_token_ids, num_draft_tokens, *rest, **named):
+        out = sample(draft_token_ids, num_draft_tokens, *rest, **named)
+        now, bonus = fault(), rest[4]
         if now not in ("unverified", "one-more"):
             return out
         first = 0
