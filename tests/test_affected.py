@@ -88,6 +88,13 @@ def test_a_conversation_that_goes_bad_names_the_turn() -> None:
     assert found[f"{CACHED}, turn 3"].verdict == "FAIL"
 
 
+def test_without_a_cache_a_conversation_is_judged_by_turn_all_the_same() -> None:
+    made = scores(10, num=24)
+    outputs = [Told(s, record(s.request_id), 1 + i % 3) for i, s in enumerate(made)]
+    found = affected.populations(outputs, BF16, drafting=False)
+    assert [(p.name, p.verdict) for p in found] == [(f"all output, turn {t}", "PASS") for t in (1, 2, 3)]
+
+
 def test_few_tokens_cannot_tell_and_leave_the_row_its_verdict() -> None:
     made = scores(7, num=16)
     outputs = [Told(s, record(s.request_id, hit=i == 0)) for i, s in enumerate(made)]

@@ -27,6 +27,7 @@ from harness.schema import Agreement, Played, Population, Request, RequestRecord
 Mask = npt.NDArray[np.bool_]
 
 CACHED, DRAFTED, OTHERS = "behind a cache hit", "accepted from a draft", "the others"
+EVERY = "all output"
 EDGES = (0, 64, 128, 256, 512, 1024)
 """Blocks of output positions, whose tokens are judged alone where they are enough."""
 LONGEST_RUN = 33
@@ -84,7 +85,7 @@ def told(scores: Sequence[Score], records: Sequence[RequestRecord], turn: Mappin
 def populations(
     outputs: Sequence[Told], settings: JudgeSettings, *, drafting: bool
 ) -> tuple[Population, ...]:
-    """The affected tokens of a row and the others, and their parts; () where nothing is affected.
+    """The affected tokens of a row and the others, and their parts; without any, conversations by turn.
 
     `drafting`: the engine attests speculation; without it a chunk of several tokens is a mere delivery.
     """
@@ -93,7 +94,8 @@ def populations(
         masks.append((DRAFTED, [drafted(o) for o in outputs]))
     masks = [(name, mask) for name, mask in masks if any(m.any() for m in mask)]
     if not masks:
-        return ()
+        every = [np.ones(len(o.score.token_ids), dtype=bool) for o in outputs]
+        return tuple(_by_turn(EVERY, outputs, every, settings))
     found = []
     for name, mask in masks:
         found.append(_judged(name, outputs, mask, settings))
@@ -137,13 +139,19 @@ def _parts(
     name: str, outputs: Sequence[Told], mask: Sequence[Mask], settings: JudgeSettings
 ) -> Iterator[Population]:
     """By turn, and by block of output positions, where each part alone has tokens enough for a verdict."""
-    for turn in sorted({o.turn for o in outputs} - {0}):
-        inside = [m & (o.turn == turn) for o, m in zip(outputs, mask, strict=True)]
-        yield from _if_enough(f"{name}, turn {turn}", outputs, inside, settings)
+    yield from _by_turn(name, outputs, mask, settings)
     for first, end in pairwise((*EDGES, 1 << 30)):
         inside = [m & (np.arange(len(m)) >= first) & (np.arange(len(m)) < end) for m in mask]
         if sum(int(m.sum()) for m in inside) < sum(int(m.sum()) for m in mask):
             yield from _if_enough(f"{name}, from output position {first}", outputs, inside, settings)
+
+
+def _by_turn(
+    name: str, outputs: Sequence[Told], mask: Sequence[Mask], settings: JudgeSettings
+) -> Iterator[Population]:
+    for turn in sorted({o.turn for o in outputs} - {0}):
+        inside = [m & (o.turn == turn) for o, m in zip(outputs, mask, strict=True)]
+        yield from _if_enough(f"{name}, turn {turn}", outputs, inside, settings)
 
 
 def _if_enough(

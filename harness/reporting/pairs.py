@@ -24,16 +24,18 @@ class Pair(NamedTuple):
 
     row: Row
     partner: str
+    """"" = it was measured alone."""
     contrasts: tuple[Contrast, ...]
     """Primary figures."""
 
 
 def pairs(comparison: Comparison) -> list[Pair]:
-    """In the order of the table."""
+    """In the order of the table; also rows without a partner that reused, drafted or were judged by turn."""
     found = []
     for row in comparison.rows:
         there = [r.variant for r in comparison.rows if r.scenario == row.scenario]
-        if partner := switches.partner(row.variant, there):
+        partner = switches.partner(row.variant, there)
+        if partner or row.reuse or (row.agreement and row.agreement.populations):
             mine = (c for c in comparison.contrasts if (c.scenario, c.variant) == (row.scenario, row.variant))
             found.append(Pair(row, partner, tuple(c for c in mine if c.primary and c.baseline == partner)))
     return found
@@ -42,7 +44,7 @@ def pairs(comparison: Comparison) -> list[Pair]:
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """Lines of the table under HEADERS."""
     return [
-        (name(p), p.row.scenario, brings(p), told(p.row), "; ".join(populations(p.row)) or "none")
+        (name(p), p.row.scenario, brings(p), told(p.row), "; ".join(populations(p.row)) or "-")
         for p in pairs(comparison)
     ]
 
@@ -53,17 +55,20 @@ def lines(comparison: Comparison) -> list[str]:
     for pair in pairs(comparison):
         parts = [part for part in (told(pair.row), "; ".join(populations(pair.row, parts=False))) if part]
         if parts:
-            found.append(f"pair {name(pair)} at {pair.row.scenario}: {'; '.join(parts)}")
+            kind = "pair " if pair.partner else ""
+            found.append(f"{kind}{name(pair)} at {pair.row.scenario}: {'; '.join(parts)}")
     return found
 
 
 def name(pair: Pair) -> str:
     """`vllm-cpu+prefix / vllm-cpu`."""
-    return f"{pair.row.variant} / {pair.partner}"
+    return f"{pair.row.variant} / {pair.partner}" if pair.partner else pair.row.variant
 
 
 def brings(pair: Pair) -> str:
     """Every primary figure: ratio, interval, and what is decided."""
+    if not pair.partner:
+        return "-"
     if not pair.row.rankable:
         return "not ranked"
     return ", ".join(_ratio(c) for c in pair.contrasts) or "no ratio"
