@@ -6,8 +6,11 @@ usage: python -m benchmarks.tune_grid make NAME VARIANT [workload] [only=a,b] [v
 
 make measures the points as one ordinary run, results/grid-NAME; stop it whenever, the same line goes on. keep
 writes what it found to benchmarks/grids/NAME.json. replay needs no engine: each search is told the grid's
-figure of the point it asks for, and its loss is how far the best it saw lies below the grid's best. A figure
-has noise in it, so the grid's best is partly luck: `noise` is the spread between restarts of one point.
+figure of the point it asks for, and its loss is how far the best it saw lies below the grid's best.
+
+The figure is output tokens per second of the engine's own CPU time in the timed part: on a machine that
+others use too, the clock says how busy they were, CPU time what the settings cost. It has noise, so the
+grid's best is partly luck: `noise` is the spread between restarts of one point.
 """
 
 from __future__ import annotations
@@ -20,16 +23,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from harness import bench, claim, compare, store
 from harness import recipe as recipes
 from harness.host.machine import probe
 from harness.label import point
 from harness.label.point import Point, Setting
-from harness.numbers import intervals
 from harness.progress import Progress
 from harness.run import visits
-from harness.schema import Comparison, Noun, Spent
+from harness.schema import Noun, Row, Spent, Trial, TrialResult
 from harness.tune import campaign, outcomes
 from harness.tune.campaign import Campaign
 from harness.tune.effects import Tried
@@ -38,6 +41,39 @@ from harness.tune.strategy import Search
 FOLDER = Path(__file__).parent / "grids"
 CLOSE = 0.05
 """Loss within which a search counts as having found the best."""
+
+
+class Metered(Progress):
+    """Keeps, beside each trial, the CPU seconds that the processes below this one took from begin to end."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self.run = run
+        self.begun_s = 0.0
+
+    def trial_begin(self, trial: Trial, total: int) -> None:
+        """Just before the timed part."""
+        super().trial_begin(trial, total)
+        self.begun_s = _below_s()
+
+    def trial_end(self, result: TrialResult) -> None:
+        """The engine still runs."""
+        if result.status == "done":
+            cpu = Spent(seconds=_below_s() - self.begun_s)
+            store.write(store.trial_folder(self.run, result.trial) / "cpu.json", cpu)
+        super().trial_end(result)
+
+
+def _below_s() -> float:
+    """CPU seconds of all living processes below this one."""
+    total = 0.0
+    for child in psutil.Process().children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system
+    return total
 
 
 class GridPoint(Noun):
@@ -90,7 +126,7 @@ def make(name: str, given: Sequence[str]) -> None:
     points = [campaign.named(asked.campaign, base, each) for each in _points(asked)]
     recipe = campaign.stage(asked.campaign, "shortlist", points)
     recipe = msgspec.structs.replace(recipe, options=msgspec.structs.replace(recipe.options, tuning=""))
-    with Progress() as progress, claim.alone(run, progress.note):
+    with Metered(run) as progress, claim.alone(run, progress.note):
         store.write(run / "asked.json", asked)
         bench.bench(recipe, probe(), run, progress, lambda planned: visits(planned, range(1, restarts + 1)))
 
@@ -115,6 +151,7 @@ def keep(name: str) -> Path:
     found = outcomes.tried(asked.campaign, base, comparison)
     settings = _settings(asked)
     wanted = {campaign.named(asked.campaign, base, each) for each in _points(asked)}
+    figures = {row.variant: _figures(run, row) for row in comparison.rows}
     default = campaign.whole_point(asked.campaign, base, point.default(base))
     grid = Grid(
         variant=base,
@@ -123,11 +160,11 @@ def keep(name: str) -> Path:
         host=comparison.host,
         settings=settings,
         default=default,
-        noise=_noise(comparison),
+        noise=_noise(list(figures.values())),
         points=tuple(
             GridPoint(
                 point=one.point,
-                value=None if one.value is None else float(f"{one.value:.5g}"),
+                value=_rounded(figures.get(variant, [])),
                 why=one.why,
                 verdict=verdicts.get(variant, ""),
                 spent_s=round(
@@ -143,14 +180,25 @@ def keep(name: str) -> Path:
     return FOLDER / f"{name}.json"
 
 
-def _noise(comparison: Comparison) -> float:
-    """Pooled over the points that were measured twice, from the half width of their t-intervals."""
-    spreads = [
-        (rate.high - rate.mean) * math.sqrt(rate.num) / (intervals.quantile(rate.num - 1) * rate.mean)
-        for row in comparison.rows
-        if (rate := row.output_throughput) and rate.num > 1 and row.rankable
+def _rounded(values: Sequence[float]) -> float | None:
+    """Their geometric mean; None where nothing counted."""
+    return float(f"{statistics.geometric_mean(values):.5g}") if values else None
+
+
+def _figures(run: Path, row: Row) -> list[float]:
+    """Output tokens per CPU second of each restart of a row that counts."""
+    tokens = row.metrics.total_output_tokens if row.metrics and row.rankable else 0
+    return [
+        tokens / store.read(path, Spent).seconds
+        for path in sorted(run.glob(f"{row.variant}/r*/*/cpu.json"))
+        if tokens
     ]
-    return round(math.sqrt(statistics.fmean(each**2 for each in spreads)), 4) if spreads else 0.0
+
+
+def _noise(figures: Sequence[Sequence[float]]) -> float:
+    """Pooled over the points that were measured more than once."""
+    spreads = [statistics.variance([math.log(v) for v in each]) for each in figures if len(each) > 1]
+    return round(math.sqrt(statistics.fmean(spreads)), 4) if spreads else 0.0
 
 
 def losses(grid: Grid, trials: int, seeds: Sequence[int]) -> list[float]:

@@ -71,7 +71,7 @@ def effective(evidence: Evidence) -> Effective:
     """From the line `serving {json}` that this file prints, and the sizes that /v1/models states."""
     said = next((line for line in evidence.log if line.startswith("serving {")), "")
     facts: dict[str, Any] = json.loads(said.removeprefix("serving ")) if said else {}
-    dtype, why = _dtype(evidence)
+    dtype, why = _dtype(evidence, facts)
     return Effective(
         engine_version=facts.get("version"),
         tensor_parallel_size=1,
@@ -99,17 +99,23 @@ def effective(evidence: Evidence) -> Effective:
 
 
 _QUANTISED = {"Q8_0": "q8_0", "Q4_0": "q4_0"}
-"""What /v1/models calls the type of tensors whose products are still summed in single precision."""
+"""What /v1/models calls quantised tensors: the sums between them are no finer than bfloat16's."""
 _KV = {"f32": "float32", "f16": "float16", "q8_0": "q8_0", "q4_0": "q4_0"}
 
 
-def _dtype(evidence: Evidence) -> tuple[str | None, str]:
-    """The type of the loaded tensors, as /v1/models states it."""
+def _dtype(evidence: Evidence, facts: dict[str, Any]) -> tuple[str | None, str]:
+    """The coarsest type that takes part: of the loaded tensors, of keys and values, of attention's scores."""
     said = _ftype(evidence)
     names = {"all F32": "float32", "F16": "float16", "BF16": "bfloat16"} | dict.fromkeys(
-        _QUANTISED, "float32"
+        _QUANTISED, "bfloat16"
     )
-    return names.get(said), f"/v1/models: ftype {said}" if said else ""
+    coarse = {"f16": "float16", "q8_0": "bfloat16", "q4_0": "bfloat16"}
+    others = [coarse.get(facts.get("kv", "f32"), "float32"), "float16" if facts.get("flash") else "float32"]
+    known = [name for name in (names.get(said), *others) if name]
+    if said not in names:
+        return None, f"/v1/models: ftype {said}" if said else ""
+    order = ("bfloat16", "float16", "float32")
+    return min(known, key=order.index), f"/v1/models: ftype {said}; keys and values {facts.get('kv', 'f32')}"
 
 
 def _ftype(evidence: Evidence) -> str:
@@ -166,6 +172,7 @@ def main() -> None:
         "max_model_len": given.max_model_len,
         "slots": given.slots,
         "kv": given.kv,
+        "flash": given.flash_attention,
         "cache_prompt": given.cache_prompt,
         "speculative": given.speculative,
         "at": getattr(server, "listening_address", f"http://{HOST}:{given.port}"),

@@ -48,6 +48,8 @@ class Setting(Noun):
     """Values are sizes of the label, N = the variant's GPUs: tpN, dpN-epN."""
     shows: str = ""
     """Field of Effective in which a running engine shows it: then part of what the label claims."""
+    frees: tuple[str, ...] = ()
+    """Fields that the label claims no longer once this is set: they follow from several settings."""
     shown: dict[str, Scalar] = msgspec.field(default_factory=dict)
     """Value -> what the field says, where that is another word."""
     accelerators: tuple[Accelerator, ...] = ()
@@ -266,9 +268,9 @@ def _at(args: Sequence[str], words: Sequence[str]) -> int | None:
 
 def _claimed(variant: Variant, setting: Setting, word: str) -> Variant:
     """With what the label claims of it: the value, or nothing where the engine chooses."""
+    expect = {k: v for k, v in variant.expect.items() if k not in (setting.shows, *setting.frees)}
     if not setting.shows:
-        return variant
-    expect = {k: v for k, v in variant.expect.items() if k != setting.shows}
+        return msgspec.structs.replace(variant, expect=expect)
     values = dict(zip(setting.words, setting.values, strict=True))
     if word != UNSET:
         expect[setting.shows] = setting.shown.get(word, values[word])
