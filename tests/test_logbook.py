@@ -164,3 +164,5 @@ def test_history_marks_what_got_slower(path: Path) -> None:
     names = {curve.name: list(curve.x) for curve in history.curves(past, "1000-2000@c8")}
     assert names == {"engine-b": [0, 1, 2], "engine-a": [0, 1, 2]}
     assert history.of(log.entries(path), "another question", model).facts == ()
+    assert history.of(log.entries(path), question, model, ENVIRONMENT.hostname_hash).facts == past.facts
+    assert history.of(log.entries(path), question, model, "another host").facts == ()

@@ -23,12 +23,14 @@ class Past(NamedTuple):
         return [f.date for f in self.facts]
 
 
-def of(entries: Sequence[Entry], question: str, model: str) -> Past:
-    """Runs in the log that asked the same of the same model."""
+def of(entries: Sequence[Entry], question: str, model: str, host: str = "") -> Past:
+    """Runs in the log that asked the same of the same model, on one host where `host` names it."""
     newest: dict[str, LogFacts] = {}
     for entry in entries:
-        if entry.facts and (entry.facts.recipe.question, entry.facts.recipe.model) == (question, model):
-            newest[entry.run_id] = entry.facts
+        facts = entry.facts
+        asked = (facts.recipe.question, facts.recipe.model) if facts else ()
+        if facts and asked == (question, model) and host in ("", facts.host):
+            newest[entry.run_id] = facts
     return Past(tuple(sorted(newest.values(), key=lambda f: f.date)))
 
 

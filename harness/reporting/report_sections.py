@@ -54,7 +54,7 @@ def sections(
     trials, failures = _read(run)
     scenarios = list(dict.fromkeys(row.scenario for row in comparison.rows))
     order = tuple(dict.fromkeys(row.variant for row in comparison.rows))
-    past = history.of(entries, recipe.question, recipe.model)
+    past = history.of(entries, recipe.question, recipe.model, comparison.host)
     return [
         report_pareto.section(comparison.rows, order),
         Section("Latencies", groups=_grouped(scenarios, trials, _distributions, order)),
@@ -73,8 +73,9 @@ def sections(
         *(section(run, order) for section in extras.offered("section", recipe.options, recipe.loads)),
         Section(
             "The same question before",
-            "Output tok/s of the runs in the log that asked this of this model; a triangle marks a loss of "
-            f"over {curves.REGRESSION:.0%} against the run before.",
+            "Output tok/s of the runs in the log that asked this of this model on this host; a triangle "
+            f"marks a loss of over {curves.REGRESSION:.0%} against the run before. `just history` has each "
+            "label's series, where they changed and what else did.",
             plots=[
                 plots.history(f"{s}: output tok/s by run", past.dates, found, order)
                 for s in scenarios
