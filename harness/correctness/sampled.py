@@ -261,7 +261,9 @@ def _alike(scores: Sequence[Score]) -> Iterator[_Finding]:
         length = max(len(row) for row in drawn)
         rows = np.full((len(drawn), length), np.nan)
         for row, places in zip(rows, drawn, strict=True):
-            row[: len(places)] = places - 0.5
+            row[: len(places)] = places
+        # About their own mean: another distribution than p is no shared randomness.
+        rows -= np.nanmean(rows)
         known = (~np.isnan(rows)).sum(0)
         pairs = float((known * (known - 1) / 2).sum())
         if pairs < 1000:
