@@ -120,7 +120,17 @@ def _unread_config(case: Case) -> bool:
     return any(content is None for _, content in config_files(case.launch))
 
 
+def _mori_across(case: Case) -> bool:
+    return bool(case.launch.others) and any("mori" in value for value in case.flags.values())
+
+
 _ANY_ENGINE: Warnings = (
+    (
+        _mori_across,
+        "MORI between nodes was composed from documents and never run here: name the network (interface=), "
+        "let memory be locked without limit, and where data parallelism hangs on RoCE try "
+        "env.NCCL_IB_DISABLE=1 (ROCm/MAD#205, #150)",
+    ),
     (
         _other_revision,
         "the weights on this machine are of another revision than models.toml pins: the variants of one run "
