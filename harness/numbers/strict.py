@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from harness.numbers import tails
 from harness.schema import Row
 
 RESTARTS = 3
@@ -48,5 +49,6 @@ def _limits(row: Row, slo: Mapping[str, float]) -> Iterator[str]:
         yield f"an open loop needs limits to hold ({' '.join(f'slo.{name}=' for name in unset)})"
     if row.within and not row.within.certified:
         held = " and ".join(f"{name} <= {limit:g}" for name, limit in slo.items())
-        seen = f"{row.within.share:.1%} of {row.within.num} requests did"
+        least = tails.required(row.within.asked)
+        seen = f"{row.within.share:.1%} of {row.within.num} did; {least} are the fewest that can show it"
         yield f"{row.within.asked:.0%} of requests within {held} at once is not shown ({seen})"
