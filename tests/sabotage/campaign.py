@@ -33,6 +33,8 @@ PLUGIN = Path(__file__).parent / "plugin"
 MODEL = os.environ.get("SABOTAGE_MODEL", "tiny-moe")
 ENV = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "FLASHINFER_USE_CUDA_NORM": "1"}
 """As the recipes of hosts without FlashInfer's own modules have it; an engine on a CPU reads neither."""
+SHARE = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1))}
+"""As `bench` shares a CPU out: threads that wait for one another lose all their time where another works."""
 COPIES = os.environ.get("SABOTAGE_COPIES", "/tmp/sabotaged")
 
 
@@ -47,7 +49,12 @@ def serving(
     """A real engine of this variant, sabotaged or not."""
     chosen = registry.variant(variant)
     env = {"PYTHONPATH": str(PLUGIN), "SABOTAGE": fault, **(env or {})} if fault else {}
-    recipe = Recipe(question="", variants=(variant,), args=args, env=ENV | env)
+    recipe = Recipe(
+        question="",
+        variants=(variant,),
+        args=args,
+        env=ENV | (SHARE if chosen.accelerator == "cpu" else {}) | env,
+    )
     model = models.resolve(f"{COPIES}/{checkpoint}" if checkpoint else MODEL)
     deployment = deploy(chosen, model, recipe, "process")
     deployment = msgspec.structs.replace(deployment, port=server.free_port())
