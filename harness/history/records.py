@@ -20,7 +20,7 @@ N = TypeVar("N", bound=Noun)
 
 def past(entries: Sequence[Entry], results: Path) -> list[LogFacts]:
     """One per run id, its newest readable entry, oldest first."""
-    newest = {entry.run_id: entry.facts for entry in entries if entry.facts}
+    newest = {e.run_id: replace(e.facts, run_id=e.run_id) for e in entries if e.facts}
     found = (completed(facts, results / facts.run_id) for facts in newest.values())
     return sorted(found, key=lambda facts: facts.date)
 
