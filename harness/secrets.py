@@ -64,7 +64,9 @@ def redacted_launch(launch: Launch) -> Launch:
         argv=tuple(map(registry.relative, redacted_argv(launch.argv))),
         env={name: registry.relative(value) for name, value in redacted_env(launch.env).items()},
         others=tuple(
-            msgspec.structs.replace(rank, argv=tuple(map(registry.relative, redacted_argv(rank.argv))))
+            msgspec.structs.replace(
+                rank, argv=tuple(map(registry.relative, redacted_argv(rank.argv))), env=redacted_env(rank.env)
+            )
             for rank in launch.others
         ),
         mounts={registry.relative(host): inside for host, inside in launch.mounts.items()},

@@ -115,6 +115,8 @@ def test_trapezoid() -> None:
 
 
 def test_what_is_not_proven_is_not_published() -> None:
+    spread = energy(drawn(100, 100, 100), (0.0, 2.0), 16)
+    assert spread is not None and spread.invalid.startswith("1 of 16 accelerators are on this machine")
     gap = energy(drawn(100, 100, every_s=4.0), (0.0, 4.0), 1)
     assert gap is not None and "4.0 s without a power sample" in gap.invalid
     short = energy(drawn(100, 100), (0.0, 9.0), 1)

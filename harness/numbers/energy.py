@@ -47,7 +47,7 @@ def energy(
         joules_per_output_token=joules / num_tokens if num_tokens else None,
         throttled=tuple(sorted(throttled)),
         utilization=_utilization(inside, chosen),
-        invalid=_doubt(times, window, joules, counter),
+        invalid=_unseen(num_gpus, len(chosen)) or _doubt(times, window, joules, counter),
     )
 
 
@@ -94,6 +94,11 @@ def _utilization(samples: Sequence[Sample], chosen: Sequence[int]) -> float | No
     used = [g for s in samples for g in s.gpus if g.index in chosen]
     shares = [g.utilization for g in used if g.utilization is not None]
     return float(np.mean(shares)) if shares else None
+
+
+def _unseen(wanted: int, seen: int) -> str:
+    """Sensors are read on the client's machine: an engine may have accelerators on others too."""
+    return "" if seen >= wanted else f"{seen} of {wanted} accelerators are on this machine, the others unseen"
 
 
 def _busiest(samples: Sequence[Sample], num: int) -> tuple[int, ...]:
