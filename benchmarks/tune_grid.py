@@ -1,7 +1,7 @@
 """Every point of a space measured, and searches replayed against that truth.
 
 usage: python -m benchmarks.tune_grid make NAME VARIANT [workload] [only=a,b] [values.SETTING=x,y] [key=...]
-       python -m benchmarks.tune_grid keep NAME
+       python -m benchmarks.tune_grid keep NAME [PART ...]
        python -m benchmarks.tune_grid replay [trials=20] [seeds=5] [NAME ...]
 
 make measures the points as one ordinary run, results/grid-NAME; stop it whenever, the same line goes on. keep
@@ -141,25 +141,41 @@ def _settings(asked: Asked) -> dict[str, tuple[str, ...]]:
     return {key: asked.values.get(key, setting.words) for key, setting in space.items()}
 
 
-def keep(name: str) -> Path:
-    """The grid as a small file."""
-    run = store.find_run(f"grid-{name}")
+def keep(name: str, runs: Sequence[str]) -> Path:
+    """The grid as a small file: of results/grid-NAME, or of several runs that hold a part of it each."""
+    parts = [_part(f"grid-{run}") for run in runs or (name,)]
+    first = parts[0]
+    settings = {
+        key: tuple(dict.fromkeys(word for part in parts for word in part.settings[key]))
+        for key in first.settings
+    }
+    figures = [part.noise for part in parts if part.noise]
+    grid = msgspec.structs.replace(
+        first,
+        run=", ".join(part.run for part in parts),
+        settings=settings,
+        noise=round(math.sqrt(statistics.fmean(x * x for x in figures)), 4) if figures else 0.0,
+        points=tuple(point for part in parts for point in part.points),
+    )
+    FOLDER.mkdir(exist_ok=True)
+    store.write(FOLDER / f"{name}.json", grid)
+    return FOLDER / f"{name}.json"
+
+
+def _part(run_id: str) -> Grid:
+    run = store.find_run(run_id)
     asked = store.read(run / "asked.json", Asked)
     base = asked.campaign.bases[0]
     comparison = compare.compare(run)
-    verdicts = {row.variant: row.agreement.verdict for row in comparison.rows if row.agreement}
-    found = outcomes.tried(asked.campaign, base, comparison)
-    settings = _settings(asked)
-    wanted = {campaign.named(asked.campaign, base, each) for each in _points(asked)}
     figures = {row.variant: _figures(run, row) for row in comparison.rows}
-    default = campaign.whole_point(asked.campaign, base, point.default(base))
-    grid = Grid(
+    verdicts = {row.variant: row.agreement.verdict for row in comparison.rows if row.agreement}
+    return Grid(
         variant=base,
         scenario=asked.campaign.scenario,
         run=run.name,
         host=comparison.host,
-        settings=settings,
-        default=default,
+        settings=_settings(asked),
+        default=campaign.whole_point(asked.campaign, base, point.default(base)),
         noise=_noise(list(figures.values())),
         points=tuple(
             GridPoint(
@@ -167,17 +183,15 @@ def keep(name: str) -> Path:
                 value=_rounded(figures.get(variant, [])),
                 why=one.why,
                 verdict=verdicts.get(variant, ""),
-                spent_s=round(
-                    sum(store.read(p, Spent).seconds for p in run.glob(f"{variant}/r*/spent.json")), 1
-                ),
+                spent_s=round(sum(_lives(run, variant)), 1),
             )
-            for variant, one in found.items()
-            if variant in wanted
+            for variant, one in outcomes.tried(asked.campaign, base, comparison).items()
         ),
     )
-    FOLDER.mkdir(exist_ok=True)
-    store.write(FOLDER / f"{name}.json", grid)
-    return FOLDER / f"{name}.json"
+
+
+def _lives(run: Path, variant: str) -> list[float]:
+    return [store.read(path, Spent).seconds for path in run.glob(f"{variant}/r*/spent.json")]
 
 
 def _rounded(values: Sequence[float]) -> float | None:
@@ -244,7 +258,7 @@ def main(given: Sequence[str]) -> None:
     if verb == "make":
         make(rest[0], rest[1:])
     elif verb == "keep":
-        print(keep(rest[0]))
+        print(keep(rest[0], rest[1:]))
     else:
         words = recipes.Words(rest)
         replay(words.plain, int(words.take("trials", "20")), int(words.take("seeds", "5")))
