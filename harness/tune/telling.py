@@ -148,8 +148,10 @@ def _worded(found: Found, title: str) -> Found:
         f"sets {point.told(found.settings)}"
     ]
     if found.proof:
+        close = found.proof.low <= 1.0 <= found.proof.high
         lines.append(
             f"On unseen prompts, freshly launched: {_span(found.proof)} its engine's default in {title}"
+            + (", too close to call" if close else "")
             + (f", verdict {found.verdict}" if found.verdict else "")
         )
     if found.heldout_loss is not None and found.shortlist:
