@@ -243,6 +243,7 @@ def _variables() -> list[str]:
         "| `HARNESS_LOG` | the experiment log, in place of EXPERIMENT_LOG.md |",
         "| `HARNESS_RESULTS` | where runs are written, in place of results/ |",
         "| `HARNESS_ENGINES` | folders with engines of your own, joined by : |",
+        "| `HARNESS_VARIANTS` | folders of variants that were found, joined by : (tuned/ and vendor/) |",
         "| `HARNESS_LAUNCHERS` | folders with launchers of your own, joined by : |",
         "| `HF_TOKEN`, `HF_HOME` | Hugging Face: for gated weights; where weights are cached |",
         "",
