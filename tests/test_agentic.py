@@ -11,6 +11,7 @@ from harness import client, registry
 from harness.client import known_server
 from harness.client.known_server import Script
 from harness.errors import InputError
+from harness.numbers.sessions import Sessions
 from harness.schema import Load, Request, RequestRecord, WorkloadSpec
 from harness.tokens import Vocabulary
 from harness.workload import build
@@ -168,3 +169,22 @@ def test_a_later_turn_carries_the_answers_before_it() -> None:
     requests, _ = build(SMALL, Load(max_concurrency=16), VOCABULARY)
     records = fired(requests)
     assert records["agent-0/main-3"].prompt_len == 64 + 4 * 16 + 3 * 8
+
+
+def test_sessions_have_a_speed_of_their_own() -> None:
+    made = agentic.requests(SMALL, VOCABULARY)
+    told = Sessions(made)
+    for number, request in enumerate(made):
+        agent = int(request.request_id[len("agent-")])
+        told.add(
+            RequestRecord(
+                request_id=request.request_id,
+                sent_at_s=10.0 * agent + number % 8,
+                done_at_s=10.0 * agent + number % 8 + 1,
+                output_len=8,
+            )
+        )
+    assert told.words() == "2 sessions: median 8.0 s (think times included), 8 output tokens/s each"
+    told.add(RequestRecord(request_id="agent-1/main-3", error="lost", error_kind="reset"))
+    assert told.words().startswith("1 sessions, 1 broken off: median 8.0 s")
+    assert Sessions(()).words() == ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness import registry
 from harness.numbers import token_counts
+from harness.numbers.sessions import Sessions
 from harness.schema import Request, RequestRecord, TrialResult
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ class Seen:
 
     def __init__(self, requests: Iterable[Request] = (), *, exact: bool = True) -> None:
         """`exact`: prompts hold the model's own tokens, so engines can be held to the lengths asked for."""
+        requests = tuple(requests)
         self._exact = exact
+        self._sessions = Sessions(requests)
         self._expected: Mapping[str, int] = {r.request_id: r.max_tokens for r in requests if r.ignore_eos}
         self._num_uncounted = 0
         self._tally = token_counts.Tally()
@@ -51,6 +54,7 @@ class Seen:
     def add(self, record: RequestRecord) -> None:
         """Take one record."""
         self._tally.add(record)
+        self._sessions.add(record)
         if record.error:
             self.first_error = self.first_error or record.error
             return
@@ -99,6 +103,8 @@ class Seen:
     def notes(self, outcome: TrialResult) -> tuple[str, ...]:
         """What belongs beside valid numbers: lengths as counted, and how much of a prefix was reused."""
         counted = () if self._exact else self._as_counted()
+        if spoken := self._sessions.words():
+            counted = (*counted, spoken)
         ideal, hits = ideal_hit_share(outcome), self._hits(outcome)
         if not self._read or not (ideal or hits):
             return counted
