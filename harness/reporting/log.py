@@ -20,7 +20,7 @@ import msgspec
 
 from harness.errors import InputError, StoreError
 from harness.escape import block, markdown, plain
-from harness.reporting import stops
+from harness.reporting import pairs, stops
 from harness.reporting.cells import DEFINITIONS
 from harness.reporting.report import alarms, answers, failures, launched, markdown_table
 from harness.schema import (
@@ -119,6 +119,7 @@ def entry(
         *_part("Seal", list(closing.lines) if closing else []),
         *_part("Failures", failures(comparison.rows)),
         *_part("Alarms", alarms(comparison.rows)),
+        *_part("Pairs", pairs.told_in_full(comparison)),
         *_part("Silences", stops.lines(comparison.rows)),
         *_part("Remarks", list(comparison.notes)),
         *(["What ran:", "", launched(comparison), ""] if comparison.ran else []),
@@ -343,10 +344,8 @@ def machine(environment: Environment) -> str:
     """CPU, memory, accelerators, system and host in one line."""
     gpus = [gpu.name for gpu in environment.gpus]
     cpu = f"{environment.cpu_model}, {environment.num_cpus} cores, {environment.memory_gb:.0f} GB"
-    accelerators = (
-        ", ".join(f"{gpus.count(name)}x {name}" for name in dict.fromkeys(gpus)) or "no accelerator"
-    )
-    return f"{cpu}; {accelerators}; {environment.os}; host {environment.hostname_hash}"
+    counted = ", ".join(f"{gpus.count(name)}x {name}" for name in dict.fromkeys(gpus))
+    return f"{cpu}; {counted or 'no accelerator'}; {environment.os}; host {environment.hostname_hash}"
 
 
 def machine_of(environment: Environment) -> LoggedMachine:

@@ -60,6 +60,14 @@ def lines(comparison: Comparison) -> list[str]:
     return found
 
 
+def told_in_full(comparison: Comparison) -> list[str]:
+    """The table's lines as sentences, for the log."""
+    return [
+        f"{one[0]} at {one[1]}: " + "; ".join(cell for cell in one[2:] if cell != "-" and cell)
+        for one in rows(comparison)
+    ]
+
+
 def name(pair: Pair) -> str:
     """`vllm-cpu+prefix / vllm-cpu`."""
     return f"{pair.row.variant} / {pair.partner}" if pair.partner else pair.row.variant
