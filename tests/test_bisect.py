@@ -100,6 +100,15 @@ def test_the_evidence_is_told_with_interval_and_restarts() -> None:
     assert turns[-1].startswith("not needed: ")
 
 
+def test_where_candidates_run_back_in_time_the_change_came_with_the_newer_neighbour() -> None:
+    found = search.driven(4, MOST, lambda v, n: Seen(v, n, "starts" if v < 2 else "does not start"))
+    told = words.lines(found, tuple(f"engine@1.{minor}" for minor in (9, 8, 7, 6)), "start")
+    assert told[0] == (
+        "Bisect: 1.8 is the release: whether it starts: does not start instead of starts in engine@1.7 "
+        "against engine@1.8, its neighbour"
+    )
+
+
 def test_what_was_not_measured_to_its_end_is_unfinished() -> None:
     found = search.driven(9, MOST, lambda v, n: Seen(v, n, 1.0) if n < 3 else None)
     assert found.status == "unfinished"

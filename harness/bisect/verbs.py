@@ -36,7 +36,7 @@ def as_bench(given: Sequence[str]) -> list[str]:
     usual = {"repeats": str(judging.MOST), "question": _question(names, metric)}
     if metric in ("start", "label", "output"):
         usual["reference"] = "none"
-    usual["run_id"] = store.new_run_id(f"bisect {names[0]} {names[-1].rpartition(release.AT)[2]} {metric}")
+    usual["run_id"] = store.new_run_id(f"bisect {metric} {names[0]} {names[-1].rpartition(release.AT)[2]}")
     pairs = {**usual, **words.pairs, "bisect": metric}
     return [",".join(names), *shapes, *(f"{key}={value}" for key, value in pairs.items())]
 

@@ -10,8 +10,11 @@ from harness.bisect.evidence import METRICS, Metric
 from harness.bisect.judging import Judge
 from harness.bisect.search import Outcome
 from harness.label import release
+from harness.label.dialect import version_key
 
 HEAD = "Bisect: "
+_REASON = 200
+"""Characters of why a version does not start."""
 
 
 def lines(outcome: Outcome, variants: Sequence[str], metric: str) -> tuple[str, ...]:
@@ -30,10 +33,8 @@ def _sentence(outcome: Outcome, variants: Sequence[str], asked: Metric) -> str:
     if outcome.status == "unfinished" or judge is None:
         return f"undecided between {good} and {bad}: {outcome.why}"
     if outcome.status == "guilty":
-        return (
-            f"{_version(bad)} is the release: {_evidence(outcome.good, outcome.bad, judge, asked)} in {bad} "
-            f"against {good}, the version before it"
-        )
+        evidence = _evidence(outcome.good, outcome.bad, judge, asked)
+        return f"{_newer(good, bad)} is the release: {evidence} in {bad} against {good}, its neighbour"
     why = outcome.why
     if outcome.why == "the two ends do not differ" and asked.speed:
         half = math.expm1(judge.between_ends().half)
@@ -68,7 +69,8 @@ def _change(found: Difference) -> str:
 
 
 def _answer(version: int, judge: Judge) -> str:
-    found = [str(s.value) for s in judge.seen if s.version == version and s.value is not None]
+    shown = [s for s in judge.seen if s.version == version and s.value is not None]
+    found = [f"{s.value}{f' ({s.problem[:_REASON]})' if s.problem else ''}" for s in shown]
     return ", ".join(dict.fromkeys(found)) or "nothing"
 
 
@@ -89,6 +91,11 @@ def _range(outcome: Outcome, variants: Sequence[str]) -> Iterator[str]:
     rest = [_version(name) for place, name in enumerate(variants) if place not in measured]
     if rest and outcome.judge:
         yield f"not needed: {', '.join(rest)}"
+
+
+def _newer(good: str, bad: str) -> str:
+    """Which of the two came with the change: the bad one, unless the candidates run back in time."""
+    return max(_version(bad), _version(good), key=version_key)
 
 
 def _version(variant: str) -> str:
