@@ -273,7 +273,7 @@ the same answers whether they were declared or not."""
 
 REUSE = tuple(
     Configuration(name=f"reuse_{name}", parts=(), variant="vllm-cpu+prefix+draft")
-    for name in ("healthy", "unverified", "one-more", "stale", "unkeyed", "kv-fp8_scales", "kv-fp8_rounded")
+    for name in ("unverified", "one-more", "stale", "unkeyed", "healthy", "kv-fp8_scales", "kv-fp8_rounded")
 )
 """Faults of caches and drafts, of tests/sabotage/reuse.py: one engine's life."""
 

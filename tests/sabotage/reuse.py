@@ -29,7 +29,7 @@ from tests.sabotage.configurations import REUSE
 
 BLOCK = 32
 ARGS = ("--block-size", "32", "--num-gpu-blocks-override", "80", "--max-model-len", "1024")
-NUM, OUTPUT_LEN, CONCURRENCY = 28, 64, 8
+NUM, OUTPUT_LEN, CONCURRENCY = 20, 48, 8
 BUDGETS = (500, 1000, 2000)
 """Affected tokens."""
 DRAWS = 40
