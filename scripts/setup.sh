@@ -37,5 +37,6 @@ for words in "$whole" "${alone:+--no-deps $alone}"; do
     { echo "pip could not install$files; see the lines above. Without a package index here, make .venv" \
       "where there is one: sh scripts/setup.sh nvidia amd." >&2; exit 1; }
 done
+.venv/bin/python -m harness.host.wheels .venv/wheels.json || exit 1
 for file in $files; do cksum < "$file" > ".venv/stamp-$file"; done
 .venv/bin/python scripts/serve_recipes.py

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from harness import registry
 from harness.errors import InputError, MachineError
-from harness.host import package_index
+from harness.host import package_index, wheels
 from harness.label import release
 
 OnLine = Callable[[str], None]
@@ -113,6 +113,7 @@ def _build(env: Path, root: Path, on_line: OnLine, lock_fd: int) -> None:
             if _run(command, root, tell, lock_fd) != 0:
                 shutil.rmtree(env, ignore_errors=True)
                 raise _failure(env, root, _log(env).read_text(encoding="utf-8"))
+        _hold(env)
         # Without this every engine process compiles again what it imports wherever PYTHONDONTWRITEBYTECODE is
         # set (vLLM: 4 s in each of 3 processes). Files written for a newer Python fail, harmlessly.
         _run(
@@ -123,9 +124,25 @@ def _build(env: Path, root: Path, on_line: OnLine, lock_fd: int) -> None:
         )
 
 
+def _hold(env: Path) -> None:
+    """Raises MachineError, and removes the environment, for a wheel that is not what its name says."""
+    fetched = wheels.reported(_report(env)) if _report(env).exists() else ()
+    if wrong := wheels.differing(fetched, wheels.locked()):
+        shutil.rmtree(env, ignore_errors=True)
+        raise MachineError(
+            f"The environment {env.name} was removed: {wrong[0]}.", details="\n".join(wrong[1:])
+        )
+
+
+def _report(env: Path) -> Path:
+    """What pip fetched for it, with hashes."""
+    return env.with_name(f"{env.name}.wheels.json")
+
+
 def _remove(env: Path) -> None:
     (env / STAMP).unlink(missing_ok=True)  # first: a half-deleted environment must not pass for a whole one
     shutil.rmtree(env, ignore_errors=True)
+    _report(env).unlink(missing_ok=True)
 
 
 def _install_commands(env: Path, root: Path) -> list[Command]:
@@ -143,7 +160,15 @@ def _copying(env: Path, described: Path) -> Command:
     pip = [str(_python(env)), str(_pip()), "install"]
     resolve = "# pip: resolve" in described.read_text(encoding="utf-8").splitlines()
     flags = [*([] if resolve else ["--no-deps"]), "--no-compile", "--only-binary=:all:"]
-    return [*pip, *flags, "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    return [
+        *pip,
+        *flags,
+        "--report",
+        str(_report(env)),
+        "--no-input",
+        "--disable-pip-version-check",
+        "--progress-bar=off",
+    ]
 
 
 def _linking(env: Path, root: Path) -> Command:
