@@ -107,7 +107,7 @@ class Bench:
 
     def end(self) -> int:
         """Exit status."""
-        status = self.process.wait(180)
+        status = self.process.wait(500)
         self.reader.join(5)
         return status
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from harness.client import selfcheck
@@ -31,6 +32,8 @@ def test_client_bound_says_why() -> None:
     assert stats(1, 0.001).client_bound == ""
     assert "90%" in stats(9, 0.001).client_bound
     assert "50 ms late" in stats(1, 0.05).client_bound
+    stopped = msgspec.structs.replace(stats(1, 0.001), stood_still_s=5.0)
+    assert "did nothing for 5.0 s" in stopped.client_bound
 
 
 @pytest.mark.parametrize(

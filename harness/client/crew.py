@@ -285,4 +285,5 @@ def merged(results: Sequence[Result], own_cpu_s: float, own_later_cpu_s: float) 
         late_p50_s=percentile(late, 50) / 1e9,
         late_p99_s=percentile(late, 99) / 1e9,
         interrupted=any(s.interrupted for s in stats),
+        stood_still_s=max(s.stood_still_s for s in stats),
     )

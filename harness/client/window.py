@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from time import monotonic_ns
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ Gate = Callable[[], Awaitable[int]]
 """Waits until the timed part may begin and returns its start, ns on the monotonic clock."""
 _LEAD_NS = 2_000_000
 _PULSE_S = 0.5
+_STOOD_STILL_S = 2.5
+"""Four missed beats: on busy machines a process waits tenths of a second for a core."""
 _SATURATED = 0.8
 """CPU share of its cores above which a client is taken to be measuring itself."""
 _LATE_S = 0.02
@@ -67,6 +70,8 @@ class ClientStats(Noun):
     late_p99_s: float = 0.0
     interrupted: bool = False
     """Stopped before its end: by `stop` or Ctrl-C."""
+    stood_still_s: float = 0.0
+    """Longest time in which a client process did nothing: it was stopped, swapped out, or had no core."""
 
     @property
     def cpu_share(self) -> float:
@@ -82,6 +87,11 @@ class ClientStats(Noun):
         if self.late_p99_s > _LATE_S:
             late = f"1 % of requests went out over {self.late_p99_s * 1000:.0f} ms late"
             return f"{late}: lower the rate, or free the CPU"
+        if self.stood_still_s > _STOOD_STILL_S:
+            still = (
+                f"the client itself did nothing for {self.stood_still_s:.1f} s (stopped, or without a core)"
+            )
+            return f"{still}: measure again on a machine that is left alone"
         return ""
 
 
@@ -98,12 +108,14 @@ async def measured(dispatch: Dispatch, watch: Watch = UNWATCHED, gate: Gate = so
             started = await gate()
             cpu = cpu_seconds()
             started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            pulse = asyncio.create_task(_pulse(dispatch, watch.on_pulse)) if watch.on_pulse else None
+            beats = [started]
+            pulse = asyncio.create_task(_pulse(dispatch, watch.on_pulse, beats)) if watch.on_pulse else None
             try:
                 finished = await dispatch.run(started, watch.stop)
             finally:
                 ended, cpu = monotonic_ns(), cpu_seconds() - cpu
                 if pulse and watch.on_pulse:
+                    beats.append(ended)
                     pulse.cancel()
                     watch.on_pulse(_pulse_of(dispatch))
                 later = cpu_seconds()
@@ -124,12 +136,15 @@ async def measured(dispatch: Dispatch, watch: Watch = UNWATCHED, gate: Gate = so
         late_p50_s=percentile(late, 50) / 1e9,
         late_p99_s=percentile(late, 99) / 1e9,
         interrupted=not finished,
+        stood_still_s=max((b - a for a, b in pairwise(beats)), default=0) / 1e9,
     )
 
 
-async def _pulse(dispatch: Dispatch, on_pulse: Callable[[Pulse], None]) -> None:
+async def _pulse(dispatch: Dispatch, on_pulse: Callable[[Pulse], None], beats: list[int]) -> None:
+    """`beats`: when it beat, ns."""
     while True:
         await asyncio.sleep(_PULSE_S)
+        beats.append(monotonic_ns())
         on_pulse(_pulse_of(dispatch))
 
 
