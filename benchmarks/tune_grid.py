@@ -2,6 +2,7 @@
 
 usage: python -m benchmarks.tune_grid make NAME VARIANT [workload] [only=a,b] [values.SETTING=x,y] [key=...]
        python -m benchmarks.tune_grid keep NAME [PART ...]
+       python -m benchmarks.tune_grid keep-lines NAME VARIANT FILE
        python -m benchmarks.tune_grid replay [trials=20] [seeds=5] [NAME ...]
 
 make measures the points as one ordinary run, results/grid-NAME; stop it whenever, the same line goes on. keep
@@ -16,11 +17,13 @@ grid's best is partly luck: `noise` is the spread between restarts of one point.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -190,6 +193,37 @@ def _part(run_id: str) -> Grid:
     )
 
 
+def keep_lines(name: str, variant: str, path: Path) -> Path:
+    """The same of measurements made outside the harness, a JSON object a line (benchmarks/llamacpp_grid.py)."""
+    asked = campaign.from_words([variant, "60/60", "budget_s=1", "concurrency=8"])
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    by_point: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for line in lines:
+        by_point.setdefault(tuple(line["point"].values()), []).append(line)
+    keys = tuple(lines[0]["point"])
+    figures = {key: [line["value"] for line in found if "value" in line] for key, found in by_point.items()}
+    grid = Grid(
+        variant=variant,
+        scenario=asked.scenario,
+        run=path.name,
+        host="",
+        settings={key: tuple(dict.fromkeys(line["point"][key] for line in lines)) for key in keys},
+        default=campaign.whole_point(asked, variant, point.default(variant)),
+        noise=_noise(list(figures.values())),
+        points=tuple(
+            GridPoint(
+                point=dict(zip(keys, words, strict=True)),
+                value=_rounded(figures[words]),
+                why=next((line["why"] for line in found if "why" in line), ""),
+            )
+            for words, found in sorted(by_point.items())
+        ),
+    )
+    FOLDER.mkdir(exist_ok=True)
+    store.write(FOLDER / f"{name}.json", grid)
+    return FOLDER / f"{name}.json"
+
+
 def _lives(run: Path, variant: str) -> list[float]:
     return [store.read(path, Spent).seconds for path in run.glob(f"{variant}/r*/spent.json")]
 
@@ -259,6 +293,8 @@ def main(given: Sequence[str]) -> None:
         make(rest[0], rest[1:])
     elif verb == "keep":
         print(keep(rest[0], rest[1:]))
+    elif verb == "keep-lines":
+        print(keep_lines(rest[0], rest[1], Path(rest[2])))
     else:
         words = recipes.Words(rest)
         replay(words.plain, int(words.take("trials", "20")), int(words.take("seeds", "5")))

@@ -150,21 +150,7 @@ def main() -> None:
 
     import xllamacpp
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--slots", type=int, default=4, help="requests at a time")
-    parser.add_argument("--max-model-len", type=int, default=4096, help="tokens per slot")
-    parser.add_argument("--weights", choices=_FILE_TYPES, default="f32", help="type of the file's tensors")
-    parser.add_argument("--kv", choices=_KV, default="f32", help="type of keys and values")
-    parser.add_argument("--ubatch", type=int, help="tokens computed at once")
-    # On CPU it rounds scores to 16 bits.
-    parser.add_argument("--flash-attention", action="store_true")
-    parser.add_argument("--cache-prompt", action="store_true", help="prefixes seen before are reused")
-    parser.add_argument("--speculative", choices=("none", "ngram", "draft_model"), default="none")
-    parser.add_argument("--draft", type=Path, help="checkpoint of the draft model")
-    given = parser.parse_args()
+    given = arguments().parse_args()
     params = configured(given)
     server = xllamacpp.Server(params)
     facts = {
@@ -180,6 +166,25 @@ def main() -> None:
     print(f"serving {json.dumps(facts)}", flush=True)
     while True:
         time.sleep(3600)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What this file is told."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--slots", type=int, default=4, help="requests at a time")
+    parser.add_argument("--max-model-len", type=int, default=4096, help="tokens per slot")
+    parser.add_argument("--weights", choices=_FILE_TYPES, default="f32", help="type of the file's tensors")
+    parser.add_argument("--kv", choices=_KV, default="f32", help="type of keys and values")
+    parser.add_argument("--ubatch", type=int, help="tokens computed at once")
+    # On CPU it rounds scores to 16 bits.
+    parser.add_argument("--flash-attention", action="store_true")
+    parser.add_argument("--cache-prompt", action="store_true", help="prefixes seen before are reused")
+    parser.add_argument("--speculative", choices=("none", "ngram", "draft_model"), default="none")
+    parser.add_argument("--draft", type=Path, help="checkpoint of the draft model")
+    return parser
 
 
 def configured(given: argparse.Namespace) -> Any:
