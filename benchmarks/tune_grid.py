@@ -194,7 +194,7 @@ def _part(run_id: str) -> Grid:
 
 
 def keep_lines(name: str, variant: str, path: Path) -> Path:
-    """The same of measurements made outside the harness, a JSON object a line (benchmarks/llamacpp_grid.py)."""
+    """The same of measurements outside the harness, a JSON object a line (benchmarks/llamacpp_grid.py)."""
     asked = campaign.from_words([variant, "60/60", "budget_s=1", "concurrency=8"])
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     by_point: dict[tuple[str, ...], list[dict[str, Any]]] = {}
