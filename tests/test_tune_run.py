@@ -81,6 +81,21 @@ def test_a_restart_begins_while_half_of_it_is_left(spent: float, begins: bool) -
     assert stages.affords(100.0, spent, cost_s=10.0) is begins
 
 
+@pytest.mark.parametrize(
+    "totals, costs, chosen",
+    [
+        ({"a": 150.0, "b": 159.0}, {"a": 9.0, "b": 9.0}, "a"),
+        ({"a": 150.0, "b": 154.0}, {"a": 9.0, "b": 9.0}, ""),
+        ({"a": 190.0, "b": 150.0}, {"a": 9.0, "b": 100.0}, ""),
+        ({"a": 150.0}, {"a": 9.0}, ""),
+    ],
+)
+def test_who_is_behind_by_half_a_restart_spends_another(
+    totals: dict[str, float], costs: dict[str, float], chosen: str
+) -> None:
+    assert stages.poorer(totals, costs) == chosen
+
+
 def test_nothing_that_is_right_in_the_proof_leaves_the_engine_s_default(run: Path, asked: Campaign) -> None:
     comparison = store.read(run / "comparison.json", Comparison)
     wrong = msgspec.structs.replace(comparison, rows=tuple(r for r in comparison.rows if r.variant == POISON))

@@ -7,7 +7,7 @@ half a trial. What the reference takes to judge is not charged: it is the same f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -88,6 +88,16 @@ def affords(share_s: float, spent: float, cost_s: float) -> bool:
     return share_s - spent >= 0.5 * cost_s
 
 
+def poorer(totals: Mapping[str, float], costs: Mapping[str, float]) -> str:
+    """Who may spend another restart, so that all have spent alike: the poorest, where that brings it nearer.
+
+    "" when none is left behind by half a restart.
+    """
+    base = min(totals, key=lambda one: totals[one])
+    behind_s = max(totals.values()) - totals[base]
+    return base if behind_s > 0.5 * costs[base] > 0 else ""
+
+
 def searched(campaign: Campaign, machine: Machine, run: Path, progress: Progress) -> Comparison:
     """The search: batches of short trials, one run. Resumes from what the folder holds."""
     sides = [Side(campaign, base, run) for base in campaign.bases]
@@ -154,6 +164,14 @@ def shortlisted(
                 # The default and the best of the search are measured whatever is left.
                 if len(lives) < 2 or affords(campaign.budget_s, sum(before[base]) + sum(lives), cost_s):
                     yield by_name[name], restart
+        for _ in range(_MOST_RESTARTS):
+            lives_of = {base: lives_s(run, base) for base in campaign.bases}
+            totals = {base: sum(before[base]) + sum(lives) for base, lives in lives_of.items()}
+            base = poorer(totals, {base: _mean(lives) for base, lives in lives_of.items()})
+            if not base:
+                return
+            name = min(of(base, run), key=lambda one: _restarts(run, one))
+            yield by_name[name], _restarts(run, name) + 1
 
     recipe = stage(campaign, "shortlist", _alternating(groups))
     comparison = bench.bench(recipe, machine, run, progress, order)
@@ -162,6 +180,10 @@ def shortlisted(
     store.write_recipe(run, msgspec.structs.replace(recipe, repeats=restarts))
     publish.publish(run, comparison, to_log=True)
     return comparison
+
+
+def _restarts(run: Path, name: str) -> int:
+    return len(list(run.glob(f"{name}/r*/spent.json")))
 
 
 def _mean(values: list[float]) -> float:
