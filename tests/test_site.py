@@ -38,7 +38,13 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         log.append(path, log.entry(*written(comparison, run_id, day), RECIPE))
     log.append(path, log.entry(*written(COMPARISON, "hostile", 22), HOSTILE_RECIPE))
     log.append(path, "## 2026-11-23T00:00:00Z damaged\n\n<script>document.title='owned'</script>\n")
-    log.note(path, KEPT, f"fans were off {SCRIPT}", author="somebody", date="2026-11-24T00:00:00Z")
+    log.note(
+        path,
+        KEPT,
+        f"fans were off {SCRIPT} {'and so on ' * 40}the end",
+        author="somebody",
+        date="2026-11-24T00:00:00Z",
+    )
     site.write(path, root / "results", root / "out", lambda _: None)
     return root / "out"
 
@@ -60,7 +66,9 @@ def test_every_run_and_every_label_has_a_page(out: Path) -> None:
     assert "4 runs of 2 questions" in index and "1 note" in index
     assert "Entries that cannot be read" in index
     kept = (out / pages.run_address(KEPT)).read_text()
-    assert "fans were off" in kept and "TTFT over time" in kept, "the whole report, and what was noted later"
+    assert "fans were off" in kept and "the end" in kept and "TTFT over time" in kept, (
+        "the whole report, and what was noted later"
+    )
     assert "results are not kept here" in (out / "runs/older.html").read_text()
 
 

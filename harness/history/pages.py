@@ -23,7 +23,8 @@ from harness.schema import LogFacts
 
 TEMPLATE = Path(__file__).parent / "site.html.j2"
 INDEX = "index.html"
-_LONG = 2000
+LONG = 2000
+"""Most characters of a line: notes, questions."""
 _VERDICTS = ("PASS", "FAIL", "CANNOT TELL", "not verified", "INVALID", "failed")
 
 
@@ -137,7 +138,7 @@ def questions(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 def _asked(found: dict[str, list[Entry]]) -> Table:
     rows: list[Sequence[Cell]] = []
     for question, entries in found.items():
-        rows.append([Cell(plain(question, _LONG))])
+        rows.append([Cell(plain(question, LONG))])
         rows += [_run(entry, entry.facts) for entry in entries if entry.facts]
     return Table(("date", "run", "variants", "rows"), rows)
 
@@ -151,7 +152,7 @@ def _run(entry: Entry, facts: LogFacts) -> tuple[Cell, ...]:
             run_address(entry.run_id),
             aside=f"{num} note{'s' * (num > 1)}" if num else "",
         ),
-        Cell(plain(", ".join(facts.recipe.variants), _LONG)),
+        Cell(plain(", ".join(facts.recipe.variants), LONG)),
         Cell(plain(_counted(facts))),
     )
 
@@ -183,7 +184,7 @@ def _matrices(groups: Sequence[Label]) -> Iterator[Table]:
             for workload in sorted({workload for workload, _ in newest}, key=_natural)
         ]
         headers = ["workload", *(plain(variant) for variant in variants)]
-        yield Table(headers, rows, title=plain(f"{model} · {host}", _LONG))
+        yield Table(headers, rows, title=plain(f"{model} · {host}", LONG))
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
@@ -237,9 +238,9 @@ def history(label: Label) -> str:
     key = label.key
     shown = "nothing that is kept shows it" if key.label == UNPROVEN else key.label
     opening = [
-        f"Label as proven: {plain(shown, _LONG)}.",
+        f"Label as proven: {plain(shown, LONG)}.",
         plain(
-            f"Model {key.model}; {key.changed or 'nothing changed by the command line'}; {key.host}.", _LONG
+            f"Model {key.model}; {key.changed or 'nothing changed by the command line'}; {key.host}.", LONG
         ),
     ]
     order = [key.variant]
@@ -248,7 +249,7 @@ def history(label: Label) -> str:
             plain(series.key.workload),
             "" if len(series.points) >= changes.FEWEST else _FEW.format(len(series.points), changes.FEWEST),
             plots=drawing.figures(series, order),
-            lines=[plain(line, _LONG) for line in (*told.verdicts(series), *_altered(series))],
+            lines=[plain(line, LONG) for line in (*told.verdicts(series), *_altered(series))],
             tables=[_runs(series)],
         )
         for series in label.series
@@ -294,12 +295,12 @@ def entry(found: Entry) -> str:
     ]
     question = found.facts.recipe.question if found.facts else found.run_id
     opening = [f"Run {plain(found.run_id)}, {found.date}"]
-    return _page(plain(question, _LONG), f"../{INDEX}", opening, [s for s in sections if s])
+    return _page(plain(question, LONG), f"../{INDEX}", opening, [s for s in sections if s])
 
 
 def notes(found: Entry) -> list[str]:
     """What was noted later, one line each."""
-    return [plain(f"{note.date} {note.author}: {note.text}", _LONG) for note in found.notes]
+    return [plain(f"{note.date} {note.author}: {note.text}", LONG) for note in found.notes]
 
 
 def _page(title: str, home: str, opening: Sequence[str], sections: Sequence[Section]) -> str:

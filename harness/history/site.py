@@ -73,7 +73,7 @@ def _report(entry: Entry, entries: Sequence[Entry], run: Path, links: Sequence[t
         sections = report_sections.sections(run, comparison, recipe, entries)
     except HarnessError:
         return pages.entry(entry)
-    noted = Section("Notes on this run", lines=pages.notes(entry), first=True)
+    noted = Section("Notes on this run", lines=pages.notes(entry), first=True, longest=pages.LONG)
     return report_html.document(comparison, machine, [noted, *sections], links)
 
 

@@ -53,6 +53,8 @@ class Section:
     blocks: Sequence[Block] = field(default_factory=tuple)
     first: bool = False
     """It stands before the table."""
+    longest: int = 300
+    """Most characters that are shown of one of its lines."""
 
     @property
     def empty(self) -> bool:
@@ -184,7 +186,7 @@ def _inert(section: Section) -> dict[str, object]:
         ],
         "headers": [plain(header) for header in section.headers],
         "rows": [[plain(cell) for cell in row] for row in section.rows],
-        "lines": [plain(line) for line in section.lines],
+        "lines": [plain(line, section.longest) for line in section.lines],
         "blocks": [{"title": plain(b.title), "text": block(b.text)} for b in section.blocks],
     }
 
