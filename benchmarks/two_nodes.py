@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -78,6 +79,11 @@ def _other(path: Path, file: str) -> str:
     return f"cp -r {path} {other}; echo >> {other}/{file}; mount --bind {other} {path}"
 
 
+PACKAGES = (
+    *Path(sysconfig.get_path("purelib")).resolve().glob("msgspec-*.dist-info"),
+    *(ROOT / ".engines").resolve().glob("sglang-cpu/lib/*/site-packages/sglang-0*.dist-info"),
+)
+"""What tells an engine's wheels: of the mock, which runs on this very Python, and of SGLang."""
 AGENT = "harness.ranks.agent"
 LISTEN = f"""{sys.executable} -c "
 import socket, time
@@ -93,6 +99,9 @@ FAULTS = {
     "node drained": Fault("Slurm says that right is", strike=_drained),
     "other weights": Fault("differ in weights", (RIGHT, _other(ROOT / "models/tiny-moe", "config.json"))),
     "other harness": Fault("differ in this harness", (RIGHT, _other(ROOT / "harness", "cost.py"))),
+    "other packages": Fault(
+        "differ in Python's packages", (RIGHT, "; ".join(_other(p, "RECORD") for p in PACKAGES))
+    ),
     "wrong interface": Fault("left has no address on nosuch0", words=("interface=nosuch0",)),
     "link down": Fault("right does not reach 10.78.0.1", (RIGHT, f"ip link set {FABRIC} down")),
     "port taken": Fault("port 2.... is in use on left", (LEFT, LISTEN)),

@@ -21,7 +21,7 @@ from harness.schema import Launch, Noun
 
 _PIECE = 1 << 20
 _ROUNDS = 5
-MEET_S = 4.0
+MEET_S = 3.0
 """Longest until all nodes have reached the first one."""
 
 
