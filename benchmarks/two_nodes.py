@@ -97,6 +97,7 @@ FAULTS = {
     "node hangs": Fault("rank 1 on right fell silent", strike=_frozen),
     "job cancelled": Fault("told to stop by somebody else", strike=_cancelled),
     "node drained": Fault("Slurm says that right is", strike=_drained),
+    "never joins": Fault("rank 1 on right never joined", words=("env.MOCK_NEVER_JOINS=1",)),
     "other weights": Fault("differ in weights", (RIGHT, _other(ROOT / "models/tiny-moe", "config.json"))),
     "other harness": Fault("differ in this harness", (RIGHT, _other(ROOT / "harness", "cost.py"))),
     "other packages": Fault(

@@ -7,6 +7,7 @@ engine's output goes to standard output; what this program tells goes to standar
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import psutil
@@ -33,6 +35,9 @@ from harness.secrets import is_secret
 JOB = "SERVING_HARNESS_JOB"
 MARK = "@harness "
 BEAT_S = 1.0
+LOOK_EVERY_S = 2.0
+_COMPUTES = 0.05
+"""Share of a core that no process needs which only waits."""
 _STEP_S = 0.2
 _AT_ONCE_S = 1.0
 
@@ -55,6 +60,14 @@ class Shown(Noun):
     """Interface -> bytes sent since the rank was started."""
     joined: bool = False
     """Whether it holds a connection with the first node (the first: with any other)."""
+
+
+class Idle(NamedTuple):
+    """A rank on its way."""
+
+    seconds: float
+    """Since its processes last computed."""
+    joined: bool
 
 
 def tell(kind: str, what: object = "") -> None:
@@ -85,6 +98,9 @@ class Agent:
         self.server: Server | None = None
         self.grace_s = _AT_ONCE_S
         """How long a rank is given to end: little, once another has failed."""
+        self.settled = False
+        """Once the engine has answered, nobody asks any more whether it will."""
+        self._cpu_s, self._computed_at = 0.0, time.monotonic()
         self._sent_before: dict[str, int] = {}
         self._head = ""
 
@@ -104,19 +120,31 @@ class Agent:
             self.server = launcher.start(own, output(), f"{self.job.run_id}-{self.number}")
             tell("started", os.environ.get("SLURMD_NODENAME", ""))
         elif word == "show" and self.server is not None:
+            self.settled = True
             tell("shown", self._shown(self.server))
+
+    def idle(self, server: Server) -> Idle:
+        """How long its rank has not computed: one that waits for another one sleeps."""
+        now, used = time.monotonic(), 0.0
+        with contextlib.suppress(psutil.Error):
+            first = psutil.Process(getattr(server, "pid", None))
+            for process in (first, *first.children(recursive=True)):
+                used += sum(process.cpu_times()[:2])
+        if abs(used - self._cpu_s) > _COMPUTES * LOOK_EVERY_S:
+            self._cpu_s, self._computed_at = used, now
+        return Idle(now - self._computed_at, self._joined())
+
+    def _joined(self) -> bool:
+        """Whether a connection with the first node is open (on that one: with any other)."""
+        peers = {c.raddr.ip for c in psutil.net_connections("tcp") if c.status == "ESTABLISHED" and c.raddr}
+        own = {a.address for all_of in psutil.net_if_addrs().values() for a in all_of}
+        return self._head in peers if self.number else bool(peers - own)
 
     def _shown(self, server: Server) -> Shown:
         cmdline, environ = server.process_evidence()
         sent = {name: num - self._sent_before.get(name, 0) for name, num in look.sent().items()}
-        peers = {c.raddr.ip for c in psutil.net_connections("tcp") if c.status == "ESTABLISHED" and c.raddr}
-        own = {a.address for all_of in psutil.net_if_addrs().values() for a in all_of}
-        return Shown(
-            cmdline=cmdline,
-            environ={name: value for name, value in environ.items() if not is_secret(name)},
-            sent=sent,
-            joined=self._head in peers if self.number else bool(peers - own),
-        )
+        public = {name: value for name, value in environ.items() if not is_secret(name)}
+        return Shown(cmdline=cmdline, environ=public, sent=sent, joined=self._joined())
 
     def ended(self) -> str:
         """How its rank ended; "" while it runs, or was not started."""
@@ -125,6 +153,7 @@ class Agent:
 
 def serve(agent: Agent, orders: queue.SimpleQueue[str]) -> int:
     """Obey until told to stop (drop: at once), or until the rank has ended: then 1."""
+    looked = 0.0
     while True:
         try:
             order = orders.get(timeout=_STEP_S)
@@ -138,6 +167,9 @@ def serve(agent: Agent, orders: queue.SimpleQueue[str]) -> int:
             return 1
         if order:
             agent.obey(order)
+        if agent.server and not agent.settled and time.monotonic() - looked > LOOK_EVERY_S:
+            looked = time.monotonic()
+            tell("idle", agent.idle(agent.server))
         if words := agent.ended():
             tell("ended", words)
             return 1

@@ -31,6 +31,8 @@ from harness.schema import Launch, Noun
 T = TypeVar("T")
 SILENT_S = 8.0
 """Agents say something every second."""
+IDLE_S = 15.0
+"""For all ranks at once; longer than a repository or an engine on a cold disk is waited for."""
 START_S = 60.0
 """From the first node's agent to the last one's: a repository on a slow disk is read meanwhile."""
 _FORCED_S = 2.0
@@ -177,9 +179,20 @@ class Step:
                     )
                 if last is None and began and now - began > START_S:
                     self.fail(f"{self.name(rank)} never started, {START_S:.0f} s after another one had")
+            self._wait_for_each_other()
             if self.nodes and now - looked > _STATES_EVERY_S:
                 looked = now
                 self._look_at_states()
+
+    def _wait_for_each_other(self) -> None:
+        """A rank that never joins: nobody computes any more, and somebody has not met the first."""
+        told = [self._told.get((rank, "idle")) for rank in range(self._num)]
+        if all(each is not None and each[0] > IDLE_S for each in told):
+            away = [self.name(rank) for rank, each in enumerate(told) if rank and each and not each[1]]
+            if away:
+                self.fail(
+                    f"{' and '.join(away)} never joined: no rank has computed anything for {IDLE_S:.0f} s"
+                )
 
     def _look_at_states(self) -> None:
         for state, node in states(self.nodes):
