@@ -2,6 +2,7 @@
 
 usage: python -m benchmarks.verification_cost [WORD ...]             the words of `just bench`; none: all
        python -m benchmarks.verification_cost verify RUN VARIANT     a kept run's tokens, read again
+       python -m benchmarks.verification_cost tokens RUN             how many a reference on a CPU reads of it
 
 Runs and log go where HARNESS_RESULTS and HARNESS_LOG say. A stage lasts until the next begins. "verdicts" is
 everything after the last record is packed, the comparison and its report with it. Beside seconds of the clock
@@ -16,12 +17,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
 from harness import bench, claim, store
-from harness.correctness import verify
+from harness.correctness import verification, verify
+from harness.correctness.replay import Sample
 from harness.host.machine import probe
 from harness.plan import recipe_of
 from harness.progress import Progress
@@ -84,6 +87,8 @@ def main(words: list[str]) -> None:
     """One bench, or the replay of a copy of a kept run; one line per kind of stage."""
     progress = Timed()
     began = time.monotonic()
+    if words[:1] == ["tokens"]:
+        return counted(Path(words[1]))
     if words[:1] == ["verify"]:
         replayed(Path(words[1]), words[2], progress)
     else:
@@ -110,6 +115,27 @@ def replayed(run: Path, reference: str, progress: Timed) -> None:
     with tempfile.TemporaryDirectory() as place:
         copy = Path(shutil.copytree(run, Path(place) / run.name))
         verify.run(copy, reference, progress)
+
+
+def counted(run: Path) -> None:
+    """Per scenario: tokens read, and those read again in the engine's precision and with each fault."""
+    trials: dict[str, list[Sample]] = defaultdict(list)
+    for folder in verification.trial_folders(run):
+        trials[folder.name] += verification.cheap(verification.samples_of(run, folder))
+    every = read_tokens = played_tokens = 0
+    for name, samples in trials.items():
+        asked = {(s.prompt_token_ids, s.output_token_ids, s.part): s for s in samples}.values()
+        read, played = _tokens(asked), _tokens(s for s in asked if s.part)
+        print(f"{name}: {len(asked)} outputs, {read:,} tokens, {played:,} of them played")
+        every, read_tokens, played_tokens = every + len(asked), read_tokens + read, played_tokens + played
+    print(f"{every} outputs, {read_tokens:,} tokens, {played_tokens:,} of them played")
+
+
+def _tokens(samples: Iterable[Sample]) -> int:
+    """Of outputs, and of prompts that several follow once."""
+    chosen = list(samples)
+    prompts = {s.prompt_token_ids for s in chosen}
+    return sum(map(len, prompts)) + sum(len(s.output_token_ids) for s in chosen)
 
 
 if __name__ == "__main__":
