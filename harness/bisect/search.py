@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 
 from harness.bisect.judging import MOST, Judge, Seen
 
+_LONGEST = 4
+"""Rounds of a whole bisection, in those that one decision may take."""
 Visit = tuple[int, int]
 """(version, round)."""
 
@@ -53,6 +55,9 @@ def campaign(num: int, most: int = MOST) -> Generator[Visit, Seen, Outcome]:
         found = _decided(Judge(seen, num, most), num, told, number)
         if isinstance(found, Outcome):
             return found
+        if number >= _LONGEST * most:
+            why = f"{number} rounds did not suffice"
+            return Outcome("undecided", 0, num - 1, why, _ordered(told), Judge(seen, num, most))
         number += 1
         # A B C, C B A: within a round the host may drift too.
         for version in found if number % 2 else reversed(found):
