@@ -101,6 +101,7 @@ def poorer(totals: Mapping[str, float], costs: Mapping[str, float]) -> str:
 def searched(campaign: Campaign, machine: Machine, run: Path, progress: Progress) -> Comparison:
     """The search: batches of short trials, one run. Resumes from what the folder holds."""
     sides = [Side(campaign, base, run) for base in campaign.bases]
+    begun = _num_lives(run)
     share_s = SEARCHED * campaign.budget_s
 
     def order(planned: tuple[Planned, ...]) -> Iterator[tuple[Planned, int]]:
@@ -120,7 +121,7 @@ def searched(campaign: Campaign, machine: Machine, run: Path, progress: Progress
             break
         names += new
     store.write_recipe(run, stage(campaign, "search", names))
-    publish.publish(run, comparison, to_log=True)
+    publish.publish(run, comparison, to_log=_num_lives(run) > begun)
     return comparison
 
 
@@ -144,7 +145,7 @@ def shortlisted(
     campaign: Campaign, machine: Machine, run: Path, progress: Progress, search: Comparison
 ) -> Comparison:
     """The whole workload for each variant's default and best points, as often as the budget lets."""
-    earlier = run.with_name(search.run_id)
+    earlier, begun = run.with_name(search.run_id), _num_lives(run)
     before = {base: lives_s(earlier, base) for base in campaign.bases}
     groups = [[point.default(base), *candidates(campaign, base, search)] for base in campaign.bases]
     if not any(len(group) > 1 for group in groups):
@@ -178,8 +179,13 @@ def shortlisted(
     recipe = stage(campaign, "shortlist", [name for name in recipe.variants if name in folders(run)])
     restarts = max(int(path.parent.name[1:]) for path in run.glob("*/r*/spent.json"))
     store.write_recipe(run, msgspec.structs.replace(recipe, repeats=restarts))
-    publish.publish(run, comparison, to_log=True)
+    publish.publish(run, comparison, to_log=_num_lives(run) > begun)
     return comparison
+
+
+def _num_lives(run: Path) -> int:
+    """Restarts that a run holds: a stage that is only passed again is logged once."""
+    return len(list(run.glob("*/r*/spent.json")))
 
 
 def _restarts(run: Path, name: str) -> int:
