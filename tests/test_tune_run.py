@@ -12,8 +12,10 @@ import pytest
 
 from harness import registry, store
 from harness.registry import ROOT
+from harness.reporting import bundle
 from harness.schema import Comparison
-from harness.tune import campaign, found_file, outcomes, stages, telling
+from harness.sealing import verify
+from harness.tune import campaign, found_file, outcomes, stages, telling, verbs
 from harness.tune.campaign import Campaign
 from harness.tune.telling import Found, Runs
 
@@ -100,6 +102,10 @@ def test_nothing_that_is_right_in_the_proof_leaves_the_engine_s_default(run: Pat
     comparison = store.read(run / "comparison.json", Comparison)
     wrong = msgspec.structs.replace(comparison, rows=tuple(r for r in comparison.rows if r.variant == POISON))
     assert telling.winner(asked, "mock", Runs(comparison, comparison, wrong)) == "mock~default"
+
+
+def test_what_a_campaign_tells_is_recomputed_and_changes_no_signed_run() -> None:
+    assert verbs.TOLD in bundle.DERIVED and verbs.TOLD in verify.DERIVED
 
 
 def test_what_was_found_is_a_file_that_the_registry_reads(

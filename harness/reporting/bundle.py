@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.errors import StoreError
 
-DERIVED = ("comparison.json", "report.md", "report.html", "columns.npz")
+DERIVED = ("comparison.json", "report.md", "report.html", "columns.npz", "campaign.told.json")
 """Files recomputed from the records; they may change with the harness and are not signed."""
 
 LOG_SUFFIX = ".log"
