@@ -51,8 +51,6 @@ WORDS = (
     f"run_id={RUN}",
 )
 QUICK = ("8/8", "concurrency=2", "num_prompts=12", "reference=none", "verify=0", f"run_id={RUN}", "timeout=4")
-PROMISES = ("stream equals whole answer", "stop strings", "logprobs")
-"""What the tests' engine does not keep of what is asked before every run."""
 CLOCK = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -107,7 +105,10 @@ class Bench:
 
     def end(self) -> int:
         """Exit status."""
-        status = self.process.wait(500)
+        try:
+            status = self.process.wait(900)
+        finally:
+            self.process.kill()
         self.reader.join(5)
         return status
 
@@ -172,9 +173,11 @@ def nothing(bench: Bench) -> None:
 
 def faults() -> Iterator[Fault]:
     """All of the table."""
-    for stage in ("start", "pre-flight", "warm-up", "timed part", "replay"):
+    for stage in ("start", "pre-flight", "warm-up", "timed part"):
         yield Fault(f"engine killed (SIGKILL), {stage}", stage, killed)
     yield Fault("engine out of memory (its own error), start", "start", starved)
+    dies = ("bench", *WORDS[:4], "reference=mock-dies", *WORDS[5:])
+    yield Fault("reference dies in its sixth request, replay", "replay", nothing, dies)
     poor = ("bench", *WORDS[:4], "reference=mock-oom", *WORDS[5:])
     yield Fault("reference out of memory, replay", "replay", nothing, poor)
     for stage in ("start", "timed part", "replay", "packing"):
@@ -235,8 +238,10 @@ def words(bench: Bench) -> str:
         return bench.said[-1] if bench.said else "nothing"
     row = store.read(bench.run / "comparison.json", Comparison).rows[0]
     verdict = f", {row.agreement.verdict}" if row.agreement and row.agreement.verdict else ""
-    notes = [note for note in row.notes if not note.startswith(PROMISES)]
-    said = row.reason or (f"INVALID: {row.invalid}" if row.invalid else "") or "; ".join(notes)
+    why = row.agreement.reason if row.agreement else ""
+    if row.metrics and row.metrics.delivered:
+        why = "; ".join(filter(None, (why, "no TTFT and TPOT are shown: answers arrived whole")))
+    said = row.reason or (f"INVALID: {row.invalid}" if row.invalid else why)
     return f"{row.status}{verdict}" + f": {said}" * bool(said)
 
 

@@ -189,6 +189,13 @@ def test_notes_and_words_between_the_entries_break_no_seal(desk: Desk) -> None:
     assert desk.check() == ""
 
 
+def test_what_a_client_process_left_behind_is_no_evidence(desk: Desk) -> None:
+    left = desk.run / ".shares-x" / "share-0.jsonl"
+    left.parent.mkdir()
+    left.write_text("{}")
+    assert desk.check() == ""
+
+
 def test_an_end_without_results_is_said_in_the_log_and_closes_the_seal(desk: Desk) -> None:
     desk.write(desk.earlier, desk.seal)
     note = f"Sealed run {NAME} was not finished: the disk is full"
