@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from harness.correctness import agreement, replay
-from harness.schema import Drawn, Sampler, Sampling, Score
+from harness.correctness import agreement, replay, retokenise
+from harness.schema import Drawn, Request, RequestRecord, Sampler, Sampling, Score
 
 Floats = npt.NDArray[np.float64]
 SIZE, TOKENS, REQUESTS, END = 64, 200, 16, 0
@@ -145,12 +146,12 @@ def test_tokens_that_nothing_leaves_are_counted_and_a_reference_without_distribu
     found = agreement.judge(told, ())
     assert found.verdict == "FAIL" and "64 of 3200 tokens are none that" in found.reason
     unknown = [_with(s, drawn=None) for s in scores]
-    assert "could not say what the tokens were drawn from" in agreement.judge(unknown, ()).power
+    blind = agreement.judge(unknown, ())
+    assert blind.verdict == "CANNOT TELL" and "nothing could be compared" in blind.reason
+    assert "could not say what the tokens were drawn from" in blind.power
 
 
 def _with(score: Score, **changes: Any) -> Score:
-    import msgspec
-
     if "beyond" in changes and score.drawn:
         changes = {"drawn": msgspec.structs.replace(score.drawn, **changes)}
     return msgspec.structs.replace(score, **changes)
@@ -174,3 +175,12 @@ def test_each_sample_is_told_what_those_before_it_said_and_reshaped_logprobs_are
     assert hot.emitted_logprobs is None
     question = replay.question_drawn(second)
     assert question["choice"]["no_end"] and question["beside"] == ((5,), (6,), ())
+
+
+def test_ids_with_a_gap_are_not_judged_for_what_stands_behind_it_has_another_context() -> None:
+    request = Request(request_id="r", prompt_token_ids=(1,), max_tokens=4)
+    record = RequestRecord(request_id="r", usage=True, output_len=4, output_token_ids=(5, 6, 7, 8))
+    nobody: Any = None
+    assert retokenise.sample(request, record, nobody).output_token_ids == (5, 6, 7, 8)
+    gap = msgspec.structs.replace(record, output_token_ids=(5, 7, 8))
+    assert "gave 3 ids for 4 tokens" in retokenise.sample(request, gap, nobody).problem

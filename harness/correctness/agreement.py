@@ -114,6 +114,8 @@ def _findings(scores: Sequence[Score], sums: dict[str, Array], floor: Floor, see
     like, perhaps_like = faults.like(likeness)
     power, blind = _power(scores, sums, floor, likeness)
     drawn = sampled.tested(scores) if any(s.sampled for s in scores) else sampled.NOTHING
+    if not sums and not drawn.figures:
+        blind.append(f"nothing could be compared: {drawn.power}")
     return _Findings(
         [*drawn.surely, *like, *surely],
         [*drawn.perhaps, *perhaps_like, *perhaps, *blind],

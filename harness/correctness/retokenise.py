@@ -27,7 +27,7 @@ def sample(request: Request, record: RequestRecord, vocabulary: Vocabulary) -> S
     """What to replay; its `problem` says why not, where the ids cannot be known."""
     try:
         prompt = _prompt_ids(request, record, vocabulary)
-        named = record.output_token_ids or _ids_of_tokens(record, vocabulary)
+        named = _whole(record) or _ids_of_tokens(record, vocabulary)
         ids = named or _output_ids(record.text, vocabulary)
     except (_Unknown, ModelError) as problem:
         return Sample(
@@ -44,6 +44,19 @@ def sample(request: Request, record: RequestRecord, vocabulary: Vocabulary) -> S
         sampling=request.sampling,
         ended=None if request.ignore_eos else record.finish_reason == "stop",
     )
+
+
+def _whole(record: RequestRecord) -> tuple[int, ...]:
+    """The engine's own ids: none of those that it counts may be missing.
+
+    llama.cpp streams no chunk for the first part of a character: what stands behind the gap would be judged
+    under another context than the engine's.
+    """
+    ids = record.output_token_ids or ()
+    missing = record.output_len - len(ids) if ids and record.usage else 0
+    if missing > 0:
+        raise _Unknown(f"the engine gave {len(ids)} ids for {record.output_len} tokens")
+    return ids
 
 
 def _prompt_ids(request: Request, record: RequestRecord, vocabulary: Vocabulary) -> tuple[int, ...]:
