@@ -37,7 +37,7 @@ def url(locked: Desk) -> Iterator[str]:
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "engines" / "mock.py"), str(port)],
-        env={**locked.env, "PYTHONPATH": str(ROOT), "MOCK_HOST": "127.0.0.1"},
+        env={**locked.env, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
     )
     base = f"http://127.0.0.1:{port}"

@@ -12,7 +12,6 @@ from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-# No evidence: made from it.
 DERIVED = ("comparison.json", "report.md", "report.html", "columns.npz", "campaign.told.json", ".log")
 RECOMPUTED = "output tok/s and its interval, TTFT p50, TPOT p50, failed, match, margin"
 NAME, SPACE = "SSH SIGNATURE-----", "serving-harness-bundle"

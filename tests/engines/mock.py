@@ -165,12 +165,13 @@ async def healthy(request: web.Request) -> web.Response:
 
 
 def main() -> None:
-    """Serve on the port given."""
-    print(f"dtype=float32\nranks={os.environ['MOCK_RANKS']}", flush=True)
-    host, _, port = os.environ["MOCK_MEETING"].rpartition(":")
-    if "MOCK_NODE" in os.environ:
-        work(host, int(port))
-    met(host, int(port), int(os.environ["MOCK_NODES"]) - 1)
+    """Serve on the port given; started by hand it is one rank on one node."""
+    print(f"dtype=float32\nranks={os.environ.get('MOCK_RANKS', '1')}", flush=True)
+    if "MOCK_MEETING" in os.environ:
+        host, _, port = os.environ["MOCK_MEETING"].rpartition(":")
+        if "MOCK_NODE" in os.environ:
+            work(host, int(port))
+        met(host, int(port), int(os.environ["MOCK_NODES"]) - 1)
     if cause := os.environ.get("MOCK_EXIT"):
         print(f"Traceback (most recent call last):\n{cause}\nEngine core initialization failed", flush=True)
         sys.exit(1)
@@ -225,7 +226,7 @@ def application(mock: Mock) -> web.Application:
 
 def serve(app: web.Application) -> None:
     """On the port given, until it is ended."""
-    web.run_app(app, host=os.environ["MOCK_HOST"], port=int(sys.argv[1]), print=None)
+    web.run_app(app, host=os.environ.get("MOCK_HOST", "127.0.0.1"), port=int(sys.argv[1]), print=None)
 
 
 if __name__ == "__main__":
