@@ -49,7 +49,7 @@ def sample(request: Request, record: RequestRecord, vocabulary: Vocabulary) -> S
 def _whole(record: RequestRecord) -> tuple[int, ...]:
     """The engine's own ids: none of those that it counts may be missing.
 
-    llama.cpp streams no chunk for the first part of a character: what stands behind the gap would be judged
+    llama.cpp leaves some out, likely of the first part of a character: what stands behind would be judged
     under another context than the engine's.
     """
     ids = record.output_token_ids or ()
