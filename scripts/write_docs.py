@@ -63,6 +63,7 @@ def reference() -> str:
     sections = {
         "Verbs": _verbs(),
         "Keys of bench, plan and load": _keys(),
+        "Variants": _variants(),
         "Workloads": _workloads(),
         "Columns of the table": [f"- **{term}**: {meaning}" for term, meaning in cells.DEFINITIONS],
         "Results": _files(),
@@ -112,6 +113,12 @@ def _keys() -> list[str]:
 _OWN_KEYS = {
     "recipe": ("", "A file of recipes/: one question, in place of all other words."),
     "run_id": ("", "Name of the run; one that exists is gone on with, no finished trial is repeated."),
+    "nodes": ("1", "Nodes that an engine runs on; the variant is then called NAME-nN."),
+    "good, bad, versions, metric": (
+        "",
+        "Of `just bisect` alone: two versions, or all candidates by name, and what is looked at.",
+    ),
+    "port": ("8000", "Of `just serve` alone."),
     "num_prompts": ("by the load", "Requests of a trial."),
     "args": ("", "Arguments appended to the engine's, as one quoted word: args='--max-num-seqs 8'."),
     "sampling": (
@@ -135,7 +142,7 @@ _PLAIN = {
     "stages": "Seconds:requests per second, one after the other: 5:2,5:8.",
     "duration": "Seconds, instead of a number of requests.",
     "model": "Alias of models/models.toml, a Hugging Face id, or a folder; else each variant's default.",
-    "launcher": "process, docker or attach, where a variant's own way is not meant.",
+    "launcher": "process, docker, attach, slurm or one of your own, overriding the variant's way.",
     "url": "Base URL of a server that runs already.",
     "image": "Image to run a container variant from, in place of its own.",
     "question": "What the report is headed with.",
@@ -143,7 +150,8 @@ _PLAIN = {
     "timeout": "Seconds that a request may take.",
     "prompts": "How prompts are sent: ids, text or chat.",
     "ramp_to": "Requests per second at the end; rate= is where it begins.",
-    "repeats": "Server restarts per variant in interleaved order A B B A; auto = until intervals are tight.",
+    "repeats": "Server restarts per variant in interleaved order A B B A; auto (0 in a recipe) = until "
+    "intervals are tight; with 1 nothing has an interval.",
 }
 
 
@@ -179,6 +187,24 @@ def _field_docs(noun: type[Noun]) -> dict[str, str]:
             text = " ".join(ast.literal_eval(after.value).split())
             found[ast.unparse(field.target)] = _cell(text)
     return found
+
+
+def _variants() -> list[str]:
+    lines = [
+        "`all` is those of one accelerator that this machine can run: the CPU engines where there is none. "
+        "Behind a name: `-x2` for another number of GPUs, `-n2` (or `nodes=2`) for nodes, `+prefix` and "
+        "other switches, `@VERSION`. Without an image a variant runs from a Python environment that is made "
+        "on first use.\n",
+        "| variant | on | GPUs | image | what it is |",
+        "|---|---|---|---|---|",
+    ]
+    for variant in registry.variants().values():
+        num = "" if variant.accelerator == "cpu" else variant.parallel.num_gpus
+        image = f"`{variant.image}`" if variant.image else ""
+        lines.append(
+            f"| `{variant.name}` | {variant.accelerator} | {num} | {image} | {_cell(variant.source)} |"
+        )
+    return lines
 
 
 def _workloads() -> list[str]:
@@ -224,8 +250,8 @@ def _exit_statuses() -> list[str]:
         "| 1 | nothing was measured, or the machine lacks something; of `just log check`: results changed or "
         "are gone |",
         "| 2 | words that are not understood |",
-        "| 3 | an output is wrong; of `just probe`: a promise is not kept |",
-        "| 4 | of `just verify`: an output cannot be judged |",
+        "| 3 | an output is wrong (FAIL); a CANNOT TELL alone is 0; of `just probe`: a promise is not kept |",
+        "| 4 | of `just verify`: an output cannot be judged; of `just bisect`: undecided |",
         "| 130 | Ctrl-C; what was measured is kept |",
         "",
         "Every failure is one sentence that says what, why and what to do next, of one of these kinds:",
