@@ -6,12 +6,12 @@ The "model" says token (last + 1) mod 1000 after each token; the text of token n
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
+
+from tests.answering import Answering, listening
 
 
 class Flaws(NamedTuple):
@@ -45,7 +45,7 @@ def serving(flaws: Flaws = Flaws()) -> Iterator[str]:  # noqa: B008 (frozen)
     state = {"served": 0, "dead": False}
     known: list[tuple[object, ...]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
@@ -54,25 +54,10 @@ def serving(flaws: Flaws = Flaws()) -> Iterator[str]:  # noqa: B008 (frozen)
             time.sleep(_takes(fields, flaws, known))
             stream = status == 200 and fields.get("stream")
             data = _events(answer, fields, flaws) if stream else json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("content-type", "text/event-stream" if stream else "application/json")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.write(status, data, "text/event-stream" if stream else "application/json")
 
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{http.server_address[1]}"
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+    with listening(Handler) as url:
+        yield url
 
 
 def _takes(fields: dict[str, Any], flaws: Flaws, known: list[tuple[object, ...]]) -> float:
