@@ -1,10 +1,8 @@
 """Servers that refuse request fields are served without them, and the rows say so."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -12,6 +10,7 @@ from harness.client import Target, acceptance, body, fire
 from harness.correctness import probe
 from harness.schema import Load, Request, RequestRecord
 from tests import completions_server, trtllm_server
+from tests.answering import Answering, listening
 from tests.launching import render
 
 FASTAPI = '{"detail":[{"type":"extra_forbidden","loc":["body","return_token_ids"],"msg":"Extra inputs ..."}]}'
@@ -23,7 +22,7 @@ NIM = "body -> seed\n  Extra inputs are not permitted (type=extra_forbidden)\nbo
 def refusing(*names: str, at_once: bool) -> Iterator[str]:
     """URL of a server that refuses these fields, all in one answer or the first only, and serves the rest."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering):
         def do_POST(self) -> None:
             given = json.loads(self.rfile.read(int(self.headers["content-length"])))
             wrong = [n for n in names if n in given]
@@ -33,23 +32,10 @@ def refusing(*names: str, at_once: bool) -> Iterator[str]:
             )
 
         def _send(self, status: int, content: object) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.write(status, json.dumps(content).encode())
 
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{http.server_port}"
-        finally:
-            http.shutdown()
-            thread.join()
+    with listening(Handler) as url:
+        yield url
 
 
 def test_a_strict_server_is_measured_by_the_portable_client() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -18,6 +16,7 @@ from harness.correctness.replay import ReplayOptions, Sample
 from harness.errors import AttestationError
 from harness.host.machine import probe
 from harness.tokens import Vocabulary
+from tests.answering import Answering, listening
 
 VOCABULARY = Vocabulary(registry.ROOT / "models" / "tiny-moe")
 OPTIONS = ReplayOptions(reference="elsewhere", concurrency=2)
@@ -28,7 +27,7 @@ Gives = Literal["prompt_logprobs", "named", "ids", "nothing"]
 def endpoint(gives: Gives, most: int = 5) -> Iterator[str]:
     """A server whose model says 300 + (last + 1) mod 100, at logprob -0.1; the next in line at -3, -4 ..."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering):
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
             if self.path != "/v1/completions":
@@ -38,24 +37,10 @@ def endpoint(gives: Gives, most: int = 5) -> Iterator[str]:
             self._send(200, {"choices": [_choice(gives, asked)]})
 
         def _send(self, status: int, content: object) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.write(status, json.dumps(content).encode())
 
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.daemon_threads = True
-        thread = threading.Thread(target=http.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{http.server_port}"
-        finally:
-            http.shutdown()
-            thread.join()
+    with listening(Handler) as url:
+        yield url
 
 
 def following(token: int, number: int = 1) -> list[int]:
