@@ -113,6 +113,7 @@ def test_a_true_sampler_passes_whatever_its_margins(first: int) -> None:
         (shared, "they share their randomness"),
         (mirrored, "places, by id, of requests at the same position go together"),
         (bent, "uniformity, by id"),
+        (bent, "as if the random generator were bent to low numbers (by id)"),
         (late, "surprise at 128-255"),
     ],
 )

@@ -46,6 +46,10 @@ ORDERS = (("likeliest first", "low", "high"), ("by id", "low_by_id", "high_by_id
 """Orders of the vocabulary that a token has a cell in."""
 UNEVEN = 0.003
 """Distance of distribution functions that rounding may make."""
+BENDS = {"low": 1.1, "high": 1 / 1.1}
+"""A generator whose uniform numbers u come as u to this power, by where they crowd."""
+NARROW = 1e-6
+"""Width of a cell below which it is a point."""
 GROSS_NOISE, GROSS_SHARE, OTHER_NOISE = 0.25, 2e-3, 0.5
 """Nats by which rounding does not change which token is largest with the engine's noise; the share of tokens
 that may; from this part of what another seed's noise shows on, the engine's noise is another one."""
@@ -84,6 +88,7 @@ def tested(scores: Sequence[Score]) -> Tested:
         *_single(known),
         *_beyond(parts),
         *_uniform(known),
+        *_bent(parts),
         *_meetings(parts),
         *_alike(known),
         *_endings(parts),
@@ -230,6 +235,25 @@ def _off_centre(parts: Sequence[Drawn], low: str, high: str) -> float:
     off = ((_column(parts, low) + _column(parts, high)) / 2 - 0.5)[allowed]
     variance = float(((1 - _column(parts, "cubes")[allowed]) / 12).sum())
     return _standardised(off, np.full(len(off), variance / max(len(off), 1)), UNEVEN / 2)
+
+
+def _bent(parts: Sequence[Drawn]) -> Iterator[_Finding]:
+    """Log-likelihood ratio of cells under a bent uniform number: as a named fault's, 1 in the mean."""
+    allowed = _allowed(_column(parts, "logprob"))
+    for name, low, high in ORDERS:
+        first, last = (_column(parts, side)[allowed].clip(0.0, 1.0) for side in (low, high))
+        width, middle = last - first, ((first + last) / 2).clip(NARROW, 1.0)
+        for where, power in BENDS.items():
+            share = last ** (1 / power) - first ** (1 / power)
+            point = middle ** (1 / power - 1) / power
+            wide = width > NARROW
+            ratio = float(np.log(np.where(wide, share / np.where(wide, width, 1.0), point)).sum())
+            words = (
+                f"as if the random generator were bent to {where} numbers ({name}): "
+                f"10^{ratio / math.log(10):.0f} times as likely as drawn as asked"
+            )
+            level = _level(ratio, -math.log(CHANCE), -math.log(SUSPICION))
+            yield _Finding(f"bent {where} {name}", ratio, words, level)
 
 
 def _placed(score: Score, low: str, high: str) -> Array:

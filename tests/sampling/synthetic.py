@@ -1,6 +1,6 @@
 """The faults of tests/sampling/oracle.py on made-up distributions: no model, the right answer known exactly.
 
-    python -m tests.sampling.synthetic FOLDER [--requests N]
+    python -m tests.sampling.synthetic FOLDER [NAME ...] [--requests N]
 
 Logits are normal, 512 tokens, their spread drawn anew for each position, so that some are nearly certain and
 some wide open. Runs where tests/sampling/oracle.py does, and leaves what it leaves.
@@ -76,6 +76,7 @@ def main() -> None:
     """Every scenario that FOLDER does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("name", nargs="*")
     parser.add_argument("--requests", type=int, default=60)
     given = parser.parse_args()
     for label, sampling in ASKED.items():
@@ -85,7 +86,8 @@ def main() -> None:
         prompts = torch.randint(SIZE, (given.requests, PROMPT))
         for number, (name, one) in enumerate(scenarios(choice_of(sampling)).items()):
             path = given.folder / label / f"{name}.scores.jsonl"
-            if path.exists() or name not in SHOWN[label] or name in LEFT_OUT:
+            wanted = [n for n in SHOWN[label] if n not in LEFT_OUT and n in (given.name or SHOWN[label])]
+            if path.exists() or name not in wanted:
                 continue
             began = time.monotonic()
             ids = said(logits, prompts, one.choice, one.draw(number + 1)).tolist()
