@@ -35,6 +35,8 @@ documented -1, all of them, is refused by this version."""
 
 HOST = "127.0.0.1"
 PACKAGE = "xllamacpp"
+ARCHITECTURES = ("Qwen3MoeForCausalLM",)
+"""What write_gguf() below converts."""
 KEEPS_NOTHING = True
 """Its prompt cache is off unless a switch says otherwise, so no scenario needs a new start."""
 

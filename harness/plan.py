@@ -196,7 +196,9 @@ def reference(recipe: Recipe, machine: Machine) -> Planned | None:
     if not name or name == "none":
         return None
     elsewhere = name.startswith(("http://", "https://"))
-    own = Options(allow_dummy_moe=recipe.options.allow_dummy_moe, api_key_env=recipe.options.api_key_env)
+    asked = recipe.options
+    key = asked.reference_api_key_env if elsewhere else asked.api_key_env
+    own = Options(allow_dummy_moe=asked.allow_dummy_moe, api_key_env=key)
     bare = msgspec.structs.replace(
         recipe,
         args=(),
@@ -261,8 +263,20 @@ def _planned(variant: Variant, recipe: Recipe, machine: Machine) -> Planned:
     )
     skip = switches.cannot(variant, model, registry.switches_of(variant.engine))
     if planned.own_server:
+        skip = skip or _unreadable(variant, model)
         skip = skip or feasible.feasible(variant, machine, model, deployment.launcher)
     return msgspec.structs.replace(planned, skip=skip)
+
+
+def _unreadable(variant: Variant, model: Model) -> str:
+    """Why the engine, or what its file converts for it, reads no such model; "" where that is not known."""
+    read = registry.fact(variant.engine, "ARCHITECTURES", ())
+    if not read or not model.architecture or model.architecture in read:
+        return ""
+    return (
+        f"{variant.engine} is offered {', '.join(read)} here, and {model.alias} is {model.architecture}: "
+        "choose another engine for it"
+    )
 
 
 def _called(served: endpoint.Served, api_key_env: str) -> Model:

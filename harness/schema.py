@@ -6,6 +6,7 @@ All are frozen, keyword-only and strict: a misspelt field is an error, not a def
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any, Literal, NamedTuple, dataclass_transform
 
 import msgspec
@@ -423,7 +424,7 @@ class WorkloadSpec(Noun):
     seed: int = 0
     params: dict[str, Scalar] = msgspec.field(default_factory=dict)
     loads: tuple[str, ...] = ()
-    """Labels of the recipe's loads it is fired at (c64, 10rps ...); () = all of them."""
+    """Labels or kinds of the recipe's loads it is fired at (c64, 10rps, stages ...); () = all of them."""
     title: str = ""
     """Its own name in tables, where a recipe has the same workload twice with other parameters."""
     sampling: Sampling | None = None
@@ -477,14 +478,41 @@ class Load(Noun):
 
     @property
     def label(self) -> str:
-        """Short name: c8, 10rps, 10rps-c8, goodput."""
-        parts = [f"{self.request_rate:g}rps"] if self.request_rate and not self.search else []
-        parts += [self.search] if self.search else []
-        if self.arrival not in ("closed", "poisson"):
-            parts.append(self.arrival)
-        if self.max_concurrency:
-            parts.append(f"c{self.max_concurrency}")
-        return "-".join(parts) or "c1"
+        """Its name, a folder's too, another one for every load: c8, 10rps-c8, 10rps-gamma0.5, 10rps-30s."""
+        return self._named(self._particulars, f"{self.duration_s:g}s" if self.duration_s else "")
+
+    @property
+    def kind(self) -> str:
+        """The name without what tells it from others of its kind: 10rps-gamma, stages, 10rps."""
+        return self._named("", "")
+
+    def _named(self, particulars: str, duration: str) -> str:
+        rate = f"{self.request_rate:g}rps" if self.request_rate and not self.search else ""
+        arrival = "" if self.arrival in ("closed", "poisson") else self.arrival
+        limit = f"c{self.max_concurrency}" if self.max_concurrency else ""
+        parts = (rate, self.search, arrival + particulars, limit, duration)
+        return "-".join(filter(None, parts)) or "c1"
+
+    @property
+    def _particulars(self) -> str:
+        """What stands behind the arrival's name: only what differs from the usual and has an effect."""
+        uneven = f"{self.burstiness:g}" if self.burstiness != 1 else ""
+        if self.arrival == "gamma":
+            return uneven
+        gamma = f"gamma{uneven}" if uneven else ""
+        if self.arrival in ("closed", "poisson"):
+            return gamma if self.request_rate else ""
+        if self.arrival == "trace":
+            return f"-x{self.time_scale:g}" if self.time_scale != 1 else ""
+        own = {"ramp": f"{self.ramp_to or 0:g}", "stages": _told_stages(self.stages)}.get(self.arrival, "")
+        return f"{own}-{gamma}" if gamma and own else own
+
+
+def _told_stages(stages: tuple[tuple[float, float], ...]) -> str:
+    """-2rps5s-8rps5s; of more than four, which no folder's name holds, their number and a hash."""
+    if len(stages) > 4:
+        return f"{len(stages)}-{hashlib.sha256(repr(stages).encode()).hexdigest()[:8]}"
+    return "".join(f"-{rate:g}rps{seconds:g}s" for seconds, rate in stages)
 
 
 class Request(Noun):
@@ -604,6 +632,8 @@ class Options(Noun, omit_defaults=True):
     """What a sealed run expects to find, in words; "" = any difference."""
     seal: bool = False
     """Write what will be compared into the log before the first launch: docs/RELIABILITY.md."""
+    reference_api_key_env: str = ""
+    """Name of the variable that holds the API key of reference=URL; the endpoint's own is not sent there."""
     served_name: str = ""
     """Name of the model at an endpoint that serves several."""
     slo_share: float = 0.99
@@ -680,7 +710,7 @@ class Recipe(Noun):
             (workload, load)
             for workload in self.workloads
             for load in self.loads
-            if not workload.loads or load.label in workload.loads
+            if not workload.loads or {load.label, load.kind} & {*workload.loads}
         )
 
     @property
@@ -707,6 +737,11 @@ class Trial(Noun):
         """Where a run keeps it: the scenario, under the name that its workload had when it was measured."""
         spec = self.workload
         return f"{spec.name}@{self.load.label}" if spec.of_old and not spec.title else self.scenario
+
+    @property
+    def folder_of_old(self) -> str:
+        """The same before a load's name told all of it."""
+        return f"{self.folder.rpartition('@')[0]}@{self.load.kind}"
 
 
 class TrialResult(Noun):

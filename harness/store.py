@@ -189,12 +189,14 @@ def visit_folder(run: Path, variant: str, restart: int) -> Path:
 
 
 def trial_folder(run: Path, trial: Trial) -> Path:
-    """Where one trial is kept."""
-    return visit_folder(run, trial.variant, trial.restart) / trial.folder
+    """Where one trial is kept: under the name that its load had when it was measured."""
+    visit = visit_folder(run, trial.variant, trial.restart)
+    now, then = visit / trial.folder, visit / trial.folder_of_old
+    return then if then.exists() and not now.exists() else now
 
 
 def sample_path(run: Path, folder: str) -> Path:
-    """Where the prompts of a verified sample are kept, the same for all variants. `folder`: Trial.folder."""
+    """Where the prompts of a verified sample are kept, the same for all variants. `folder`: a trial's."""
     return run / "workloads" / f"{folder}.jsonl"
 
 

@@ -275,7 +275,7 @@ def spoken(visit: Visit, running: Running, timed: tuple[Request, ...]) -> tuple[
 
 def save_sample(run: Path, trial: Trial, timed: tuple[Request, ...]) -> None:
     """Keep the prompts of the verified sample once per run, so that later replays need no regeneration."""
-    path = store.sample_path(run, trial.folder)
+    path = store.sample_path(run, store.trial_folder(run, trial).name)
     if not store.present(path):
         with store.RecordWriter(path) as write:
             for request in timed:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from harness import plan, registry
@@ -20,7 +21,7 @@ from tests.answering import Answering, listening
 
 VOCABULARY = Vocabulary(registry.ROOT / "models" / "tiny-moe")
 OPTIONS = ReplayOptions(reference="elsewhere", concurrency=2)
-Gives = Literal["prompt_logprobs", "named", "ids", "nothing"]
+Gives = Literal["prompt_logprobs", "named", "ids", "nothing", "locked"]
 
 
 @contextmanager
@@ -32,6 +33,8 @@ def endpoint(gives: Gives, most: int = 5) -> Iterator[str]:
             asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
             if self.path != "/v1/completions":
                 return self._send(404, {})
+            if gives == "locked" and self.headers["authorization"] != "Bearer theirs":
+                return self._send(401, {"message": "no key"})
             if asked.get("logprobs", 0) > most:
                 return self._send(400, {"message": f"logprobs is at most {most}"})
             self._send(200, {"choices": [_choice(gives, asked)]})
@@ -65,10 +68,10 @@ def _choice(gives: Gives, asked: dict[str, Any]) -> dict[str, Any]:
                 }
             )
         return {**plain, "prompt_logprobs": rows}
-    if gives in ("named", "ids") and asked.get("logprobs"):
+    if gives in ("named", "ids", "locked") and asked.get("logprobs"):
         logprobs = [-0.1, *(-2.0 - i for i in range(1, asked["logprobs"]))]
         tokens = following(ids[-1], len(logprobs))
-        names = [VOCABULARY.decode([t]) if gives == "named" else f"token_id:{t}" for t in tokens]
+        names = [VOCABULARY.decode([t]) if gives != "ids" else f"token_id:{t}" for t in tokens]
         top = dict(zip(names, logprobs, strict=True))
         return {**plain, "logprobs": {"token_logprobs": [-0.1], "tokens": [names[0]], "top_logprobs": [top]}}
     return plain
@@ -124,3 +127,18 @@ def test_a_reference_may_be_an_address() -> None:
         chosen = plan.reference(recipe, probe())
     assert chosen is not None and not chosen.own_server
     assert (chosen.variant.name, chosen.launch.base_url) == (url, url)
+
+
+def test_a_reference_has_an_api_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUR_KEY", "ours")
+    monkeypatch.setenv("THEIR_KEY", "theirs")
+    with endpoint("locked") as url:
+        words = ["attach", "32/8", "model=tiny-moe", f"reference={url}", "url=http://127.0.0.1:9"]
+        words = [*words, "api_key_env=OUR_KEY", "reference_api_key_env=THEIR_KEY"]
+        chosen = plan.reference(plan.recipe_of(words, probe())[0], probe())
+        assert chosen is not None and chosen.launch.api_key_env == "THEIR_KEY"
+        unlocked = msgspec.structs.replace(OPTIONS, api_key_env=chosen.launch.api_key_env)
+        (score,) = foreign_reference.score(url, "m", [said((310, 311), 4)], unlocked, VOCABULARY)
+        assert score.error == "" and set(score.rank) == {1}
+        with pytest.raises(AttestationError, match=r"asks for an API key .* reference_api_key_env="):
+            foreign_reference.score(url, "m", [said((310,), 4)], OPTIONS, VOCABULARY)

@@ -50,6 +50,13 @@ def test_both_are_planned_by_their_ids() -> None:
 
 
 @pytest.mark.usefixtures("cache")
+def test_an_engine_that_reads_no_such_model_is_skipped_by_the_plan() -> None:
+    for hf_id in (hub_cache.DENSE, hub_cache.MOE):
+        (planned,) = plan.plan(plan.recipe_of(["llamacpp", "32/16", f"model={hf_id}"], LAPTOP)[0], LAPTOP)
+        assert ("tiny-dense is Qwen3ForCausalLM" in planned.skip) == (hf_id == hub_cache.DENSE)
+
+
+@pytest.mark.usefixtures("cache")
 def test_experts_cannot_be_spread_of_a_model_that_has_none() -> None:
     words = ["vllm-ep", "32/16", f"model={hub_cache.DENSE}"]
     (planned,) = plan.plan(plan.recipe_of(words, NODE)[0], NODE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -42,17 +43,44 @@ def test_defaults_are_small_on_cpu_and_the_origins_on_gpus() -> None:
         (["rate=10"], ["10rps"]),
         (["rate=10", "arrival=constant"], ["10rps-constant"]),
         (["rate=2,4", "concurrency=16"], ["2rps-c16", "4rps-c16"]),
-        (["rate=10", "burstiness=0.5"], ["10rps-gamma"]),
-        (["stages=5:2,5:8"], ["stages"]),
-        (["rate=2", "ramp_to=9"], ["2rps-ramp"]),
-        (["time_scale=2"], ["trace"]),
+        (["rate=10", "burstiness=0.5"], ["10rps-gamma0.5"]),
+        (["stages=5:2,5:8"], ["stages-2rps5s-8rps5s"]),
+        (["rate=2", "ramp_to=9"], ["2rps-ramp9"]),
+        (["time_scale=2"], ["trace-x2"]),
         (["search=goodput"], ["goodput"]),
         (["search=goodput", "rate=3", "arrival=constant", "concurrency=8"], ["goodput-constant-c8"]),
-        (["concurrency=8", "duration=5"], ["c8"]),
+        (["concurrency=8", "duration=5"], ["c8-5s"]),
     ],
 )
 def test_loads(words: list[str], labels: list[str]) -> None:
     assert [load.label for load in made("vllm-cpu", "all", *words).loads] == labels
+
+
+def test_two_loads_that_differ_never_share_a_name_which_names_a_folder() -> None:
+    made_of = [
+        {"request_rate": 10.0, "arrival": "gamma"},
+        *({"request_rate": 10.0, "arrival": "gamma", "burstiness": b} for b in (0.5, 4.0)),
+        *({"request_rate": 10.0, "arrival": "ramp", "ramp_to": to} for to in (5.0, 50.0)),
+        {"request_rate": 10.0, "arrival": "ramp", "ramp_to": 50.0, "burstiness": 0.5},
+        *({"arrival": "stages", "stages": ((5.0, rate), (5.0, 8.0))} for rate in (1.0, 2.0)),
+        *({"arrival": "stages", "stages": tuple((5.0, rate + i) for i in range(9))} for rate in (1.0, 2.0)),
+        {"arrival": "stages", "stages": ((5.0, 1.0), (5.0, 8.0)), "burstiness": 0.5},
+        *({"arrival": "trace", "time_scale": scale} for scale in (1.0, 2.0)),
+        *({"max_concurrency": 8, "duration_s": seconds} for seconds in (None, 5.0, 10.0)),
+        *({"request_rate": 10.0, "arrival": kind} for kind in ("poisson", "constant")),
+        {"request_rate": 10.0, "arrival": "poisson", "duration_s": 5.0},
+    ]
+    labels = [Load(**fields).label for fields in made_of]
+    assert len(set(labels)) == len(labels)
+    assert all(re.fullmatch(r"[\w.@+-]{1,60}", label) for label in labels)
+
+
+@pytest.mark.parametrize("asked", ["stages", "stages-2rps5s-8rps5s"])
+def test_a_recipe_may_ask_for_a_load_by_its_kind(asked: str) -> None:
+    load = Load(arrival="stages", stages=((5.0, 2.0), (5.0, 8.0)))
+    spec = WorkloadSpec(name="trace", loads=(asked,))
+    recipe = Recipe(question="?", variants=("vllm-cpu",), workloads=(spec,), loads=(load, Load()))
+    assert recipe.offered == ((spec, load),)
 
 
 @pytest.mark.parametrize(

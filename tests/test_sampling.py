@@ -72,8 +72,13 @@ def test_every_engine_is_sent_every_field_so_that_no_default_slips_in() -> None:
     assert body("llamacpp", ASKED)["repeat_last_n"] == 131072
 
 
-def test_a_greedy_request_is_what_it_was() -> None:
-    assert set(body("llamacpp", None)) & {"top_p", "top_k", "samplers", "repeat_last_n"} == set()
+@pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
+def test_a_greedy_request_asks_for_no_penalty_and_nothing_else(engine: str) -> None:
+    """vLLM takes the penalties of a model's generation_config.json for temperature 0 too."""
+    fields = body(engine, None)
+    assert set(fields) & {"top_p", "top_k", "samplers", "repeat_last_n"} == set()
+    repetition = "repeat_penalty" if engine == "llamacpp" else "repetition_penalty"
+    assert (fields["presence_penalty"], fields["frequency_penalty"], fields[repetition]) == (0.0, 0.0, 1.0)
 
 
 def test_other_clients_have_no_opinion_on_sampled_work() -> None:

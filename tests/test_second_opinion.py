@@ -120,5 +120,5 @@ def test_vllms_own_client_speaks_after_our_trial_or_says_why_not(desk: Desk, tmp
     assert store.read(kept / "vllm-bench.json", Opinion).imported is not None
     assert (kept / "vllm-bench.log").exists()
     assert silent.theirs is None and "arrival=stages" in silent.problem
-    assert desk.row("mock", "text-32-8@stages").status == "done"
+    assert desk.row("mock", "text-32-8@stages-10rps1s").status == "done"
     assert "our own trial stands" in done.stderr

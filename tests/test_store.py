@@ -108,6 +108,14 @@ def test_a_file_size_limit_loses_only_the_line_that_did_not_fit(tmp_path: Path) 
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
 
 
+def test_a_trial_is_found_under_the_name_that_its_load_had_when_it_was_measured(tmp_path: Path) -> None:
+    load = Load(max_concurrency=8, duration_s=30.0)
+    trial = Trial(variant="a", workload=WorkloadSpec(name="agentic"), load=load)
+    assert store.trial_folder(tmp_path, trial).name == "agentic@c8-30s"
+    (tmp_path / "a" / "r1" / "agentic@c8").mkdir(parents=True)
+    assert store.trial_folder(tmp_path, trial).name == "agentic@c8"
+
+
 def test_a_run_id_in_use_takes_no_other_settings(tmp_path: Path) -> None:
     recipe = Recipe(question="q", variants=("a",), model="m", env={"HF_TOKEN": "secret"})
     store.write_recipe(tmp_path, recipe)

@@ -14,9 +14,11 @@ import msgspec
 
 from harness.client.answer import Answer
 from harness.errors import InputError
-from harness.schema import Load, Noun, Request, Sampler
+from harness.schema import Load, Noun, Request, Sampler, Sampling
 
 _encode = msgspec.json.Encoder().encode
+PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
+"""Sent, neutral, with greedy requests too: vLLM takes those of generation_config.json at temperature 0."""
 
 
 class Target(Noun):
@@ -114,7 +116,8 @@ def choice(request: Request, sampler: Sampler) -> dict[str, Any]:
     """The fields that say how tokens are chosen, in the dialect of an engine's sampler."""
     asked = request.sampling
     if asked is None:
-        return {"temperature": request.temperature, "seed": request.seed}
+        neutral = {sampler.fields.get(name, name): getattr(Sampling(), name) for name in PENALTIES}
+        return {"temperature": request.temperature, "seed": request.seed, **neutral}
     fields: dict[str, Any] = {name: getattr(asked, name) for name in asked.__struct_fields__}
     fields["top_k"] = asked.top_k or sampler.every_token
     return {sampler.fields.get(name, name): value for name, value in fields.items()} | sampler.extras

@@ -31,6 +31,7 @@ ALTERNATIVES = (20, 5, 1)
 """Numbers of alternatives tried, most first: endpoints grant different ones, OpenAI's completions 5."""
 _ASK_S = 60.0
 _ID = "token_id:"
+_LOCKED = ("HTTP 401", "HTTP 403")
 
 
 def score(
@@ -49,6 +50,11 @@ def score(
         refusal = _refusal(base_url, model, weaker, options)
         if not refusal:
             return _weaker(base_url, model, samples, (weaker, number), options)
+    if refusal.startswith(_LOCKED):
+        raise AttestationError(
+            f"{base_url} cannot be a reference: it asks for an API key ({refusal[:200]}); export it in a "
+            "variable and give reference_api_key_env=NAME_OF_THAT_VARIABLE."
+        )
     raise AttestationError(
         f"{base_url} cannot be a reference: it gives neither prompt logprobs nor logprobs of a completion "
         f"({refusal[:200]}); take an endpoint that does, or reference=none."

@@ -269,7 +269,7 @@ def samples_of(run: Path, folder: Path) -> list[Sample]:
     if not result_path.exists():
         return []
     trial = store.read(result_path, TrialResult).trial
-    path = store.sample_path(run, trial.folder)
+    path = store.sample_path(run, folder.name)
     if not store.present(path):
         return []
     prompts = {r.request_id: r for r in store.read_lines(path, Request)}

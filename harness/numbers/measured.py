@@ -74,7 +74,7 @@ def load(folder: Path, recipe: Recipe) -> Measured:
 
 def sampled(trial: Measured) -> list[Request]:
     """The verified requests, in the workload's order; [] where they were not kept."""
-    path = store.sample_path(trial.folder.parents[2], trial.result.trial.folder)
+    path = store.sample_path(trial.folder.parents[2], trial.folder.name)
     return list(store.read_lines(path, Request)) if store.present(path) else []
 
 

@@ -42,6 +42,9 @@ def counters(metrics: str) -> dict[str, float]:
     return find_counters(metrics, {"generation_tokens": ("full:made_total",)})
 
 
+ARCHITECTURES = ("Qwen3MoeForCausalLM",)
+
+
 def fits(variant: Variant, input_len: int) -> str:
     """It reads a thousand tokens at most."""
     return "" if input_len <= 1000 else f"{variant.name} reads 1000 tokens, not {input_len}"
