@@ -28,8 +28,8 @@ from tests.sabotage.campaign import MODEL, keep, serving
 from tests.sabotage.configurations import REUSE
 
 BLOCK = 32
-ARGS = ("--block-size", "32", "--num-gpu-blocks-override", "80", "--max-model-len", "1024")
-NUM, OUTPUT_LEN, CONCURRENCY = 20, 48, 8
+ARGS = ("--block-size", "32", "--num-gpu-blocks-override", "56", "--max-model-len", "1024")
+NUM, OUTPUT_LEN, CONCURRENCY = 44, 48, 8
 BUDGETS = (500, 1000, 2000)
 """Affected tokens."""
 DRAWS = 40
@@ -83,8 +83,10 @@ def outputs(place: Path) -> list[Told]:
     return affected.told(scores, list(store.read_lines(place / "drawn.requests.jsonl", RequestRecord)), {})
 
 
-def verdict(drawn: Sequence[Told], name: str, num: int, settings: JudgeSettings) -> tuple[str, int]:
-    """On at most `num` affected tokens of whole outputs, in this order."""
+def judged(
+    drawn: Sequence[Told], name: str, num: int, settings: JudgeSettings
+) -> tuple[affected.agreement.Agreement, int]:
+    """On at most `num` affected tokens of whole outputs, in this order; and how many there were."""
     chosen, seen = list[Told](), 0
     for one in drawn:
         mask = affected.cached(one) if name == affected.CACHED else affected.drafted(one)
@@ -95,29 +97,31 @@ def verdict(drawn: Sequence[Told], name: str, num: int, settings: JudgeSettings)
         if mask.any():
             chosen.append(one._replace(score=affected.part(one.score, mask)))
             seen += int(mask.sum())
-    found = affected.agreement.judge([c.score for c in chosen], (), settings=settings)
-    return found.verdict, seen
+    return affected.agreement.judge([c.score for c in chosen], (), settings=settings), seen
 
 
 def table(folder: Path) -> None:
     """A line per fault and population: verdicts of DRAWS orders at each budget."""
     heads = " | ".join(f"{n:,}" for n in BUDGETS)
-    print(f"| fault | tokens | of them | {heads} |\n|---|---|--:|{'---|' * len(BUDGETS)}")
+    print(f"| fault | tokens | there are | x rounding | {heads} |\n|---|---|--:|--:|{'---|' * len(BUDGETS)}")
     for configuration in REUSE:
         if not (folder / configuration.name / "drawn.scores.jsonl").exists():
             continue
         told, eight_bit = outputs(folder / configuration.name), "kv-fp8" in configuration.name
         settings = JudgeSettings(eight_bit=eight_bit)
         for name in (affected.CACHED, affected.DRAFTED, affected.OTHERS):
-            total = verdict(told, name, 1 << 30, settings)[1]
+            whole, total = judged(told, name, 1 << 30, settings)
+            noise = whole.statistics.get("noise_ratio")
+            ratio = f"{noise.mean:.2f}" if noise else "-"
             cells = []
             for num in BUDGETS:
                 found: Counter[str] = Counter()
                 for draw in range(DRAWS):
                     order = random.Random(f"{draw}").sample(told, len(told))
-                    found[verdict(order, name, num, settings)[0]] += 1
+                    found[judged(order, name, num, settings)[0].verdict] += 1
                 cells.append(f"{found['FAIL'] / DRAWS:.0%} ({found['CANNOT TELL'] / DRAWS:.0%})")
-            print(f"| {configuration.name} | {name} | {total} | {' | '.join(cells)} |", flush=True)
+            cells = [f"{total:,}", ratio, *cells]
+            print(f"| {configuration.name} | {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
