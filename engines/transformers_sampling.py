@@ -242,11 +242,24 @@ def measured(rows: Rows, drawn: Drawn, first: int) -> tuple[dict[str, list[float
         columns["stray"] = (q.exp() * dropped).sum(-1)
         kept = torch.log_softmax(q.masked_fill(torch.isinf(p), -torch.inf), -1).exp()
         columns["drift"] = (kept.nan_to_num() * surprise).sum(-1) - entropy
-    found = {
-        name: _shown(processed(rows.logits, other, rows.earlier, rows.ends).exp(), probability, dropped, here)
+    served = {
+        name: processed(rows.logits, other, rows.earlier, rows.ends).exp()
         for name, other in faults(asked).items()
     }
+    period = 1 << ((p.shape[-1] - 1).bit_length() - 1)
+    served[f"noise that repeats every {period} ids"] = repeating(probability, period)
+    found = {name: _shown(q, probability, dropped, here) for name, q in served.items()}
     return {name: column.tolist() for name, column in columns.items()}, found
+
+
+def repeating(p: torch.Tensor, period: int) -> torch.Tensor:
+    """What the largest of log p + noise is drawn from where ids that differ by `period` share their noise: of
+    each such class the likeliest alone. Noise of a shorter period, of a power of two, is among these.
+    """
+    where = (torch.arange(p.shape[-1], device=p.device) % period).expand_as(p)
+    best = p.new_zeros(len(p), period).scatter_reduce(1, where, p, "amax")
+    kept = torch.where(p < best.gather(1, where), 0.0, p)
+    return kept / kept.sum(-1, keepdim=True)
 
 
 def _shown(q: torch.Tensor, p: torch.Tensor, dropped: torch.Tensor, here: torch.Tensor) -> list[float]:

@@ -25,7 +25,7 @@ from tests.sabotage.campaign import keep, serving
 from tests.sampling.asked import ASKED
 
 CONCURRENCY = 8
-NUM_HEALTHY = 14
+NUM_HEALTHY, NUM_OF_QUICK = 14, {"llamacpp": 22}
 ARGS: dict[str, tuple[str, ...]] = {
     "vllm-cpu": ("--override-generation-config", '{"temperature": 0.9, "top_k": 20}'),
     "sglang-cpu": ("--preferred-sampling-params", '{"temperature": 0.9, "top_k": 20}'),
@@ -49,7 +49,7 @@ def parts(variant: str) -> list[Part]:
     labels = list(ASKED)
     healthy = [
         Part(f"healthy-{n}-{label}", ASKED[label], seed=100 + n, ignore_eos=n % 2 == 0)
-        for n in range(NUM_HEALTHY)
+        for n in range(NUM_OF_QUICK.get(variant, NUM_HEALTHY))
         for label in [labels[n % len(labels)]]
     ]
     plain, cut, penalised = ASKED.values()
