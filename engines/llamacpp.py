@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.label.dialect import refuse_unknown_options
-from harness.schema import Deployment, Effective, Evidence, Launch, Sampler, Variant
+from harness.schema import Arithmetic, Deployment, Effective, Evidence, Launch, Sampler, Variant
 
 EXTRAS: dict[str, Any] = {"logprobs": 1}
 """Token ids come only with logprobs."""
@@ -100,6 +100,7 @@ def effective(evidence: Evidence) -> Effective:
     )
 
 
+_FLASH = "; flash attention"
 _QUANTISED = {"Q8_0": "q8_0", "Q4_0": "q4_0"}
 """What /v1/models calls quantised tensors: the sums between them are no finer than bfloat16's."""
 _KV = {"f32": "float32", "f16": "float16", "q8_0": "q8_0", "q4_0": "q4_0"}
@@ -117,12 +118,24 @@ def _dtype(evidence: Evidence, facts: dict[str, Any]) -> tuple[str | None, str]:
     if said not in names:
         return None, f"/v1/models: ftype {said}" if said else ""
     order = ("bfloat16", "float16", "float32")
-    return min(known, key=order.index), f"/v1/models: ftype {said}; keys and values {facts.get('kv', 'f32')}"
+    why = f"/v1/models: ftype {said}; keys and values {facts.get('kv', 'f32')}"
+    return min(known, key=order.index), why + (_FLASH if facts.get("flash") else "")
 
 
 def _ftype(evidence: Evidence) -> str:
     listed = (evidence.models.get("data") or [{}])[0].get("meta") or {}
     return str(listed.get("ftype", ""))
+
+
+def arithmetic(shown: Effective) -> Arithmetic:
+    """What goes into a product is converted to the type of its weights; all else is float32.
+
+    ggml/src/ggml-cpu/ggml-cpu.c, `type_traits_cpu`: `.vec_dot_type` of BF16 is BF16, of F16 F16. Vectors and
+    routers are float32 in the files that this file converts; so is attention over float32 keys and values,
+    unless it is flash attention.
+    """
+    flash = _FLASH in shown.proof.get("dtype", "")
+    return Arithmetic(products=shown.kv_cache_dtype == "float32" and not flash)
 
 
 _PER_POSITION = re.compile(r'llamacpp:spec_decode_num_accepted_tokens_per_pos_total\{position="(\d+)"\}')

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from engines.transformers_reading import Reader
@@ -20,26 +21,69 @@ FLATTER = 0.98
 """What the logits are multiplied by where a temperature or a scale is off: the fault that needs no pass."""
 FLATTER_NAME = "logits 2 % flatter"
 E4M3_MAX = 448.0
+TOWARD_ZERO = "toward zero"
+PRODUCTS = ("linear", "grouped_mm", "_grouped_mm")
+"""Functions of torch whose first two arguments transformers multiplies: dense layers and experts."""
 INT8_STEPS = 127
 
 
 class Precision(NamedTuple):
-    """What an engine computes in. `kv_cache_dtype` "" = that of the activations."""
+    """What an engine computes in. `kv_cache_dtype` "" = that of the activations.
+
+    `kv_rounding` "" = to the nearest, TOWARD_ZERO = digits that have no room are cut off. `products`: only
+    what goes into matrix products is in `dtype`; their sums and all between them are in float32.
+    """
 
     dtype: str
     kv_cache_dtype: str = ""
+    kv_rounding: str = ""
+    products: bool = False
 
 
 class Rounded(DynamicCache):
     """Keys and values pass through float8 e4m3 with scale 1, as engines keep them by --kv-cache-dtype fp8."""
 
+    rounding = ""
+
     def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> Any:
         """What attention reads is what was kept."""
-        rounded = [
-            t.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).to(t.dtype)
-            for t in (key_states, value_states)
-        ]
-        return super().update(*rounded, *args, **kwargs)
+        kept = [e4m3(t, self.rounding).to(t.dtype) for t in (key_states, value_states)]
+        return super().update(*kept, *args, **kwargs)
+
+
+class Cut(Rounded):
+    """The same by kernels that round toward zero."""
+
+    rounding = TOWARD_ZERO
+
+
+def e4m3(values: torch.Tensor, rounding: str = "") -> torch.Tensor:
+    """As float8 e4m3, saturated: the nearest, ties to even, or the nearest that is no further from zero."""
+    held = values.clamp(-E4M3_MAX, E4M3_MAX)
+    nearest = held.to(torch.float8_e4m3fn)
+    if rounding != TOWARD_ZERO:
+        return nearest
+    # Sign and magnitude: one less is the next value toward zero.
+    beyond = nearest.to(values.dtype).abs() > held.abs()
+    return (nearest.view(torch.uint8) - beyond.to(torch.uint8)).view(torch.float8_e4m3fn)
+
+
+class _Products(TorchFunctionMode):
+    """Both sides of every matrix product but the router's pass through a narrower dtype."""
+
+    def __init__(self, model: Any, dtype: str) -> None:
+        super().__init__()
+        self._dtype = getattr(torch, dtype)
+        self._routers = {id(router.weight) for router in _routers(model)}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """torch's protocol: called in place of every function of its own."""
+        if getattr(func, "__name__", "") in PRODUCTS and id(args[1]) not in self._routers:
+            left, right = (t.to(self._dtype).to(t.dtype) for t in args[:2])
+            args = (left, right, *args[2:])
+        return func(*args, **(kwargs or {}))
 
 
 class Parts:
@@ -52,6 +96,8 @@ class Parts:
 
     def twin(self, precision: Precision) -> Reader:
         """The model as an engine of this precision computes it. Raises torch.OutOfMemoryError."""
+        if precision.products:
+            return Reader(self._model, during=lambda: _Products(self._model, precision.dtype))
         if precision.dtype not in self._twins:
             self._twins.clear()
             grouped = self._model.device.type == "cpu" or precision.dtype == "bfloat16"
@@ -64,7 +110,8 @@ class Parts:
             )
             self._twins[precision.dtype] = twin.eval().to(self._model.device)
         model = self._twins[precision.dtype]
-        return Reader(model, _rounded(model) if precision.kv_cache_dtype else None, _reduced_kernels)
+        kept = _rounded(model, precision.kv_rounding) if precision.kv_cache_dtype else None
+        return Reader(model, kept, _reduced_kernels)
 
     def faults(self, precision: Precision) -> dict[str, Reader]:
         """Name -> the full-precision model with that fault; without those that the precision declares."""
@@ -87,8 +134,9 @@ class Parts:
         return self._int8
 
 
-def _rounded(model: Any) -> Callable[[], Any]:
-    return lambda: Rounded(config=model.config)
+def _rounded(model: Any, rounding: str = "") -> Callable[[], Any]:
+    cache = Cut if rounding == TOWARD_ZERO else Rounded
+    return lambda: cache(config=model.config)
 
 
 def _int8(weight: torch.Tensor) -> torch.Tensor:

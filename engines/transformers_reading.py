@@ -57,9 +57,10 @@ def logits(model: Any, states: torch.Tensor) -> torch.Tensor:
     return made.to(torch.promote_types(made.dtype, torch.float32))
 
 
-def logprobs(model: Any, states: torch.Tensor) -> torch.Tensor:
-    """The same as log-probabilities."""
-    return torch.log_softmax(logits(model, states), -1)
+def own_logits(reader: Reader, states: torch.Tensor) -> torch.Tensor:
+    """The same as the reader computes them."""
+    with reader.during():
+        return logits(reader.model, states)
 
 
 def pieces(model: Any, ids: Sequence[int], past: Any = None) -> Iterator[tuple[torch.Tensor, Any]]:

@@ -21,11 +21,14 @@ class Played(msgspec.Struct, forbid_unknown_fields=True):
 
     dtype: Literal["bfloat16", "float16", "float32"]
     kv_cache_dtype: Literal["", "fp8_e4m3"] = ""
+    kv_rounding: Literal["", "toward zero"] = ""
+    products: bool = False
     faults: bool = False
 
     def part(self, asked: Asked) -> Asked:
         """The question with the parts to play."""
-        return asked._replace(precision=Precision(self.dtype, self.kv_cache_dtype), faults=self.faults)
+        precision = Precision(self.dtype, self.kv_cache_dtype, self.kv_rounding, self.products)
+        return asked._replace(precision=precision, faults=self.faults)
 
 
 class Waiting:

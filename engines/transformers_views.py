@@ -9,7 +9,7 @@ import torch
 
 from engines.transformers_oracle import Oracle, Top, tops
 from engines.transformers_played import FLATTER, FLATTER_NAME, Parts, Precision
-from engines.transformers_reading import Given, Reader, hidden, logits, logprobs
+from engines.transformers_reading import Given, Reader, hidden, logits, own_logits
 from engines.transformers_sampling import Drawn, Rows, before, measured
 
 _ROWS = 256
@@ -118,7 +118,7 @@ class Viewer:
             if question.faults:
                 flatter = torch.log_softmax(own * FLATTER, -1).gather(1, wanted)
                 view.played[FLATTER_NAME].extend((flatter - theirs)[:, 0].tolist())
-            theirs_too = logits(twin[0].model, twin[1][part]) if twin else None
+            theirs_too = own_logits(twin[0], twin[1][part]) if twin else None
             if question.drawn:
                 self._drawn(view, question, first, Rows(plain, theirs_too, targets[part], None, ()))
             if theirs_too is not None:
@@ -127,7 +127,7 @@ class Viewer:
                 view.twin_logprob.extend(other.gather(1, wanted)[:, 0].tolist())
                 view.twin_margin.extend((own.amax(-1, keepdim=True) - preferred)[:, 0].tolist())
             for name, (reader, rows) in faulty.items():
-                other = logprobs(reader.model, rows[part]).gather(1, wanted)
+                other = torch.log_softmax(own_logits(reader, rows[part]), -1).gather(1, wanted)
                 view.played[name].extend((other - theirs)[:, 0].tolist())
         return view
 

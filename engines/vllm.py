@@ -24,7 +24,7 @@ from harness.label.dialect import (
 )
 from harness.label.findings import Findings, by_position, canonical_dtype, dig, literal, samples, search
 from harness.label.findings import counters as find_counters
-from harness.schema import HEAD, Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
+from harness.schema import HEAD, Arithmetic, Deployment, Effective, Evidence, Launch, Model, Sampler, Variant
 
 OPTIONS = ("all2all", "prefix_cache", "speculative", "kv_offload_gb", "draft", "eagle3")
 """Keys of a variant's `options`; every other setting is a literal argument.
@@ -311,6 +311,15 @@ def _is_on(mode: Any) -> bool | None:
     """Compilation and graph modes are numbers, names or lists of numbers; 0 and NONE are off."""
     known = any(mode) if isinstance(mode, list) else str(mode).upper() not in ("0", "NONE")
     return None if mode is None else known
+
+
+def arithmetic(shown: Effective) -> Arithmetic:
+    """On a CPU, keys and values are cut off where their 8 bits end instead of rounded to the nearest.
+
+    csrc/cpu/cpu_attn_fp8.hpp (commit 0f25e05): `payload = static_cast<uint8_t>((bits >> 20) & 0x7F)`.
+    """
+    cut = shown.device == "cpu" and shown.kv_cache_dtype == "fp8_e4m3"
+    return Arithmetic(kv_rounding="toward zero" if cut else "")
 
 
 def _kv_dtype(dtype: Any, of_model: str | None) -> str | None:

@@ -322,6 +322,15 @@ class Effective(Noun):
     proof: dict[str, str] = msgspec.field(default_factory=dict)
 
 
+class Arithmetic(Noun):
+    """What `dtype` and `kv_cache_dtype` do not say of how an engine rounds."""
+
+    kv_rounding: Literal["", "toward zero"] = ""
+    """How keys and values get into fewer bits; "" = to the nearest."""
+    products: bool = False
+    """Only what goes into matrix products is in `dtype`; their sums and all between them are in float32."""
+
+
 class Claim(Noun):
     """One expectation of a label against what runs."""
 

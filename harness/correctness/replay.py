@@ -12,7 +12,7 @@ import requests
 from harness.client.body import authorization
 from harness.correctness.scoring_dialects import Dialect, dialect_of
 from harness.errors import AttestationError
-from harness.schema import Drawn, Noun, Played, Sampler, Sampling, Score
+from harness.schema import Arithmetic, Drawn, Noun, Played, Sampler, Sampling, Score
 
 CONCURRENCY = 4
 """Requests in flight at a reference that does not say how many it likes."""
@@ -26,10 +26,14 @@ class Part(Noun):
     dtype: str
     kv_cache_dtype: str = ""
     """"" = that of the activations."""
+    arithmetic: Arithmetic = Arithmetic()
 
     def __str__(self) -> str:
         """In words."""
-        return f"{self.dtype}, keys and values {self.kv_cache_dtype}" if self.kv_cache_dtype else self.dtype
+        own = self.arithmetic
+        where = " of what goes into products" if own.products else ""
+        kept = f", keys and values {self.kv_cache_dtype}" if self.kv_cache_dtype else ""
+        return f"{self.dtype}{where}{kept}" + (f" rounded {own.kv_rounding}" if own.kv_rounding else "")
 
 
 class Sample(Noun):
@@ -245,6 +249,7 @@ class _Asker:
             body["prompt_logprobs_played"] = {
                 "dtype": sample.part.dtype,
                 "kv_cache_dtype": sample.part.kv_cache_dtype,
+                **msgspec.structs.asdict(sample.part.arithmetic),
                 "faults": True,
             }
         if sample.sampling and self.dialect.plays:

@@ -29,6 +29,7 @@ from harness.errors import HarnessError, InputError
 from harness.planned import Planned, launching
 from harness.progress import Progress
 from harness.schema import (
+    Arithmetic,
     Attestation,
     Effective,
     Launch,
@@ -305,10 +306,14 @@ def part_of(visit: Path) -> Part | None:
     shown = store.read(path, Attestation).effective if path.exists() else Effective()
     if shown.dtype not in ("bfloat16", "float16") or shown.quantization not in (None, "none"):
         return None
+    engine = store.read(visit / "launch.json", Launch).engine
+    arithmetic = registry.fact(engine, "arithmetic", lambda _: Arithmetic())(shown)
     kept = shown.kv_cache_dtype or ""
-    if kept in ("", "auto", shown.dtype):
-        return Part(dtype=shown.dtype)
-    return Part(dtype=shown.dtype, kv_cache_dtype="fp8_e4m3") if kept in FP8 else None
+    if arithmetic.products or kept in ("", "auto", shown.dtype):
+        return Part(dtype=shown.dtype, arithmetic=arithmetic)
+    if kept in FP8:
+        return Part(dtype=shown.dtype, kv_cache_dtype="fp8_e4m3", arithmetic=arithmetic)
+    return None
 
 
 def model_of(visit: Path) -> Model:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from harness.correctness import replay
-from harness.schema import Noun
+from harness.schema import Arithmetic, Noun
 
 REFERENCE = "vllm-cpu-fp32"
 
@@ -56,18 +56,20 @@ class Configuration(Noun):
     def dtype(self) -> str:
         """What a label would attest of weights and activations."""
         said = [DTYPES_SAID[word] for word in self.args if word in DTYPES_SAID]
-        single = self.variant.endswith("-fp32") or self.variant == "llamacpp"
+        single = self.variant.endswith("-fp32") or self.variant in ("llamacpp", "transformers")
         return said[-1] if said else "float32" if single else "bfloat16"
 
     @property
     def part(self) -> replay.Part | None:
-        """What the reference plays, as verification.part_of has it.
-
-        None for float32, and where keys and values are kept in more than the activations' precision.
-        """
-        if self.dtype == "float32" or self.variant == "llamacpp":
+        """What the reference plays, as verification.part_of has it; None for float32."""
+        if self.dtype == "float32":
             return None
-        return replay.Part(dtype=self.dtype, kv_cache_dtype="fp8_e4m3" if "kv-fp8" in self.name else "")
+        if "kv-fp8" not in self.name:
+            return replay.Part(dtype=self.dtype, arithmetic=Arithmetic(products=self.variant == "llamacpp"))
+        # The plugin's rounding, which the campaign of faults has, is to the nearest.
+        cut = self.variant.startswith("vllm-cpu") and not self.fault
+        arithmetic = Arithmetic(kv_rounding="toward zero" if cut else "")
+        return replay.Part(dtype=self.dtype, kv_cache_dtype="fp8_e4m3", arithmetic=arithmetic)
 
 
 LONG = (Part(seed=100), Part(seed=101, workload="random_tokens", num=96))
@@ -201,6 +203,7 @@ SOUND = (
     _sound("sglang-bf16", 1500, 18, variant="sglang-cpu"),
     _sound("sglang-fp16", 1600, 8, variant="sglang-cpu", args=FP16),
     _sound("sglang-fp32", 1700, 12, variant="sglang-cpu-fp32"),
+    _sound("transformers-fp32", 1750, 8, variant="transformers"),
     _sound("transformers-bf16", 1800, 8, variant="transformers", args=BF16),
     _sound("transformers-fp16", 1900, 8, variant="transformers", args=FP16),
 )

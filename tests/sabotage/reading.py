@@ -58,7 +58,7 @@ class Reading:
             [*sample.prompt_token_ids, *sample.output_token_ids],
             len(sample.prompt_token_ids),
             NUM_TOP if sample.emitted_top else 1,
-            Precision(part.dtype, part.kv_cache_dtype) if part else None,
+            precision(part) if part else None,
             part is not None and faults,
         )
 
@@ -68,6 +68,12 @@ class Reading:
         found = dict(zip(new, self._viewer.views([asked[i] for i in new]), strict=True)) if new else {}
         self._given |= {keys[i]: view for i, view in found.items() if asked[i].first == 1}
         return [found[i] if i in found else self._given[key] for i, key in enumerate(keys)]
+
+
+def precision(part: replay.Part) -> Precision:
+    """As the reference's server takes it from a request."""
+    own = part.arithmetic
+    return Precision(part.dtype, part.kv_cache_dtype, own.kv_rounding, own.products)
 
 
 def _score(sample: replay.Sample, view: View, part: replay.Part | None) -> Score:
@@ -126,7 +132,7 @@ def keep_scores(reading: Reading, path: Path) -> None:
     """Read one part and write what came of it beside it."""
     part, samples = PARTS[path.parent.name], given(path)
     if part and part.kv_cache_dtype:
-        silent = msgspec.structs.replace(part, kv_cache_dtype="")
+        silent = replay.Part(dtype=part.dtype)
         keep(_beside(path, "undeclared"), reading.scores(samples, silent))
     keep(_beside(path, "scores"), reading.scores(samples, part))
 
