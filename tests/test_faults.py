@@ -12,7 +12,7 @@ import pytest
 from harness.correctness import faults
 from harness.correctness.agreement import judge
 from harness.correctness.floors import JudgeSettings
-from harness.schema import Played, Score
+from harness.schema import Interval, Played, Score
 
 ROUNDING = 0.014
 SIZES = {"one expert fewer": 7.0, "int8 weights": 1.0, "fp8 keys and values": 1.3, "rms epsilon x 100": 0.4}
@@ -94,6 +94,18 @@ def test_each_fault_fails_by_name_though_most_are_no_larger_than_the_rounding(na
     assert found.verdict == "FAIL"
     assert found.reason.startswith(f"as if with {name}: ")
     assert found.likeness[name].mean == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "surely", "perhaps"),
+    [(0.4, 1.4, 1, 0), (0.25, 1.1, 0, 1), (0.37, 2.79, 0, 1), (2.1, 2.9, 0, 0), (-0.1, 1.9, 0, 0)],
+)
+def test_a_fault_is_named_where_it_is_surely_there_and_surely_not_more_than_itself(
+    low: float, high: float, surely: int, perhaps: int
+) -> None:
+    share = Interval(mean=(low + high) / 2, low=low, high=high, num=8)
+    named, possible = faults.like({"rms epsilon x 100": faults.Shown(share, size=3.0)})
+    assert (len(named), len(possible)) == (surely, perhaps)
 
 
 def test_an_unnamed_fault_fails_as_noise_beyond_the_rounding() -> None:

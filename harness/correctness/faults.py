@@ -26,7 +26,7 @@ from harness.schema import Interval, Score
 LIKE, LIKE_SMALL = 0.3, 0.1
 """More than this share of a fault, surely, is that fault; the second of a small one."""
 SAME = 2.0
-"""Surely more of a fault than this is not that fault."""
+"""More of a fault than this is not that fault, and what may be more is not surely it."""
 SMALL = 2.0
 """Roundings: a fault that moves a token by less loses some of its direction on its way through the layers."""
 REAL, REAL_SMALL = 0.9, 0.25
@@ -106,7 +106,7 @@ def like(found: dict[str, Shown]) -> tuple[list[str], list[str]]:
         words += f" ({share.low:.0%} to {share.high:.0%})"
         if share.low > SAME:
             continue  # far more than this fault does is another one, which the noise ratio shows
-        if share.low > shown.limit:
+        if shown.limit < share.low and share.high < SAME:
             surely.append(words)
         elif share.mean > 2 * shown.limit and share.low > 0:
             perhaps.append(words)
