@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 MAIN = """
-import os, sys
+import math, os, random, sys
 print("planted={version}", flush=True)
 if {broken}:
     sys.exit("RuntimeError: this release does not start")
-os.environ |= {{"MOCK_TOKEN_S": "{token_s}", **({{"MOCK_WRONG": "1"}} if {wrong} else {{}})}}
+token_s = {token_s} * math.exp(random.gauss(0, {noise}))
+os.environ |= {{"MOCK_TOKEN_S": str(token_s), **({{"MOCK_WRONG": "1"}} if {wrong} else {{}})}}
 os.execv(sys.argv[1], sys.argv[1:])
 """
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -23,6 +24,8 @@ class Release(NamedTuple):
     token_s: float = 0.002
     wrong: bool = False
     broken: bool = False
+    noise: float = 0.0
+    """Standard deviation of the logarithm of token_s from start to start."""
 
 
 def write(folder: Path, releases: dict[str, Release]) -> None:
