@@ -1,16 +1,20 @@
-"""Bisections over planted releases, end to end: wheels in a folder, installed, started, measured, blamed.
+"""Bisections over planted releases: wheels in a folder, installed, started, measured, blamed.
 
     python -m tests.planted_campaign FOLDER KIND FIRST LAST
 
 KIND: wrong (other tokens), slower (8 %), same (1 %, which 3 % noise between starts hides). Campaign number
 i plants the change in one of the releases i.0 ... i.8, another in each; FOLDER/found.jsonl gets a line
-each, and what stands there is not done again. Environments lie in .engines and are removed after each. Take
-each number once, from 2 on: uv knows a release by its name and version, and tests have made those of 1.
+each, and what stands there is not done again. `wrong` is `just bisect` as a user types it. The others need
+some sixty starts each and leave out what a bench does around a measurement (pre-flight, calibration,
+attestation): the same search over the same packages, each start an environment's own server timed by the
+client. Environments lie in .engines and are removed after each. Take each number once, from 2 on: uv knows
+a release by its name and version, and tests have made those of 1.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -18,17 +22,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
-from harness import registry
+from harness import client, plan, registry, server
+from harness.bisect import search, words
+from harness.bisect.judging import MOST, Seen
 from harness.extras import bisect
+from harness.host import engine_versions
+from harness.host.machine import probe
+from harness.planned import Planned, launching
+from harness.schema import Load, Request, RequestRecord
 from harness.store import read
 from tests import planted
 from tests.planted import Release
 
 NUM = 9
-TOKEN_S, NOISE = 0.02, 0.03
+TOKEN_S, NOISE = 0.1, 0.03
+"""So long that what a busy host adds to a token, some milliseconds, is within the noise that is planted."""
 SLOWER = {"wrong": 0.0, "slower": 0.08, "same": 0.01}
 WORDS = ("32/16", "concurrency=4", "num_prompts=4", "verify=0", "reference=none", "warmup=0")
+REQUESTS = tuple(Request(request_id=str(i), max_tokens=8, prompt_token_ids=(i, 2, 3)) for i in range(4))
 _ENDS = re.compile(r"Bisect: (?:(?P<release>\S+) is the release|(?P<undecided>undecided))")
 
 
@@ -36,7 +49,7 @@ def releases(kind: str, number: int) -> dict[str, Release]:
     """Nine of them; the first that has the change is number.guilty(number)."""
     return {
         f"{number}.{minor}": Release(
-            TOKEN_S * (1 + SLOWER[kind] * (minor >= guilty(number))),
+            TOKEN_S * (1 + SLOWER[kind] * (minor >= guilty(number))) if SLOWER[kind] else Release().token_s,
             wrong=kind == "wrong" and minor >= guilty(number),
             noise=NOISE,
         )
@@ -51,47 +64,81 @@ def guilty(number: int) -> int:
 
 def campaign(folder: Path, kind: str, number: int) -> dict[str, object]:
     """One bisection, and what it said."""
-    wheels, results = folder / "wheels", folder / "results" / f"{kind}-{number}"
-    planted.write(wheels, {"1.9": Release(), **releases(kind, number)})
-    env = {
-        **os.environ,
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(wheels),
-        "HARNESS_ENGINES": str(registry.ROOT / "tests" / "engines"),
-        "HARNESS_RESULTS": str(results),
-        "HARNESS_LOG": str(folder / "log.md"),
-    }
-    metric = "output" if kind == "wrong" else "tpot"
-    asked = ("planted", f"good={number}.0", f"bad={number}.{NUM - 1}", f"metric={metric}", *WORDS)
-    command = [sys.executable, "-m", "harness", "bisect", *asked, "run_id=campaign"]
+    planted.write(folder / "wheels", {"1.9": Release(), **releases(kind, number)})
     began = time.monotonic()
-    done = subprocess.run(command, env=env, cwd=registry.ROOT, text=True, capture_output=True, check=False)
-    said = next((line for line in done.stderr.splitlines() if _ENDS.search(line)), "")
-    ended = _ENDS.search(said)
-    steps = read(results / "campaign" / bisect.STEPS, bisect.Steps).steps if ended else ()
+    said, restarts = (typed if kind == "wrong" else timed)(folder / f"{kind}-{number}", number)
     for left in (registry.ROOT / ".engines").glob(f"planted@{number}.*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
+    ended = _ENDS.search(said)
     return {
         "kind": kind,
         "number": number,
         "guilty": f"{number}.{guilty(number)}",
-        "found": (ended["release"] or ended["undecided"]) if ended else done.stderr[-400:],
-        "restarts": len(steps),
+        "found": (ended["release"] or ended["undecided"]) if ended else "",
+        "restarts": restarts,
         "seconds": round(time.monotonic() - began, 1),
         "said": said,
     }
 
 
+def typed(folder: Path, number: int) -> tuple[str, int]:
+    """(its sentence, restarts) of `just bisect`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "HARNESS_RESULTS": str(folder), "HARNESS_LOG": str(folder / "log.md")}
+    asked = ("planted", f"good={number}.0", f"bad={number}.{NUM - 1}", "metric=output", *WORDS)
+    command = [sys.executable, "-m", "harness", "bisect", *asked, "run_id=campaign"]
+    done = subprocess.run(command, env=env, cwd=registry.ROOT, text=True, capture_output=True, check=False)
+    said = next((line for line in done.stderr.splitlines() if _ENDS.search(line)), done.stderr[-400:])
+    steps = folder / "campaign" / bisect.STEPS
+    return said, len(read(steps, bisect.Steps).steps) if steps.exists() else 0
+
+
+def timed(folder: Path, number: int) -> tuple[str, int]:
+    """The same of the search itself, over TPOT of starts of the installed releases."""
+    names = tuple(f"planted@{number}.{minor}" for minor in range(NUM))
+    made: dict[int, Planned] = {}
+    starts: list[int] = []
+
+    def showing(version: int, number: int) -> Seen:
+        if version not in made:
+            engine_versions.ensure(names[version], registry.ROOT, lambda _: None)
+            machine = probe()
+            recipe, _ = plan.recipe_of([names[version], "32/8", "reference=none"], machine)
+            (made[version],) = plan.plan(recipe, machine)
+        starts.append(version)
+        return Seen(version, number, math.log(tpot_s(made[version], folder / names[version])))
+
+    found = search.driven(NUM, MOST, showing)
+    return words.lines(found, names, "tpot")[0], len(starts)
+
+
+def tpot_s(planned: Planned, folder: Path) -> float:
+    """Median TPOT of the requests, seconds, of one start."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = launching(planned, server.port_for(planned.launch), folder)
+    records: list[RequestRecord] = []
+    with server.serving(chosen.launch, folder / "server.log", "campaign") as running:
+        target = client.Target(base_url=running.launch.base_url, model=running.launch.served_model_name)
+        client.fire(target, REQUESTS, Load(max_concurrency=len(REQUESTS)), records.append)
+    return median((r.content_at_s[-1] - r.content_at_s[0]) / (len(r.content_at_s) - 1) for r in records)
+
+
 def main(folder: Path, kind: str, first: int, last: int) -> None:
     """All of them in turn."""
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ |= {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(folder / "wheels"),
+        "HARNESS_ENGINES": str(registry.ROOT / "tests" / "engines"),
+    }
     found = folder / "found.jsonl"
     lines = found.read_text().splitlines() if found.exists() else []
     known = {(line["kind"], line["number"]) for line in map(json.loads, lines)}
     for number in range(first, last + 1):
         if (kind, number) not in known:
+            line = json.dumps(campaign(folder, kind, number))
             with found.open("a") as file:
-                print(line := json.dumps(campaign(folder, kind, number)), file=file)
+                print(line, file=file)
             print(line, flush=True)
 
 
