@@ -18,8 +18,9 @@ from harness.schema import Accelerator, Load, Options, Recipe, Sampling, Scalar,
 
 ORIGIN_SHAPES = ("1000/2000", "5000/1000", "10000/500", "30000/100", "sharegpt-lengths")
 """Shapes of the origin's comparison (ISL/OSL). Its last is ShareGPT itself where w.path= names the file."""
-CPU_SHAPES = ("100/200", "500/100", "1000/50", "3000/50", "sharegpt-sample")
-"""The origin's shapes divided by ten, minutes on two cores; no output too short to be judged."""
+CPU_SHAPES = ("100/100", "1000/50", "sharegpt-sample")
+"""Mostly decode, mostly prefill, dialogue: what three engines restarted three times on two cores end in five
+minutes, none too short to be judged."""
 SHAPE = re.compile(r"(\d+)[/x-](\d+)")
 
 RECIPE_KEYS: dict[str, type] = {

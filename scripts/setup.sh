@@ -33,10 +33,12 @@ for file in $files; do
 done
 for words in "$whole" "${alone:+--no-deps $alone}"; do
   # shellcheck disable=SC2086
-  [ -z "$words" ] || .venv/bin/python -m pip install -q --disable-pip-version-check $words >&2 ||
+  [ -z "$words" ] || .venv/bin/python -m pip install -q --no-compile --disable-pip-version-check $words >&2 ||
     { echo "pip could not install$files; see the lines above. Without a package index here, make .venv" \
       "where there is one: sh scripts/setup.sh nvidia amd." >&2; exit 1; }
 done
+# pip compiles on one core, and what nobody imports.
+.venv/bin/python -m compileall -qq -j0 -x '/tests?/' .venv/lib || true
 .venv/bin/python -m harness.host.wheels .venv/wheels.json || exit 1
 for file in $files; do cksum < "$file" > ".venv/stamp-$file"; done
 .venv/bin/python scripts/serve_recipes.py

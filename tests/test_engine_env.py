@@ -61,12 +61,10 @@ def test_builds_once(root: Path) -> None:
     assert any("Successfully installed tiny-1.0" in line for line in lines)
     assert (root / ".engines" / "tiny.log").read_text().splitlines() == lines
     said = subprocess.check_output(
-        [python, "-c", "import tiny, stand_in; print(tiny.ANSWER, stand_in.PLACE, tiny.__cached__)"],
+        [python, "-c", "import tiny, stand_in; print(tiny.ANSWER, stand_in.PLACE)"],
         text=True,
     )
-    answer, place, cached = said.split()
-    assert (answer, place) == ("42", "shim")
-    assert Path(cached).exists(), "imports were not compiled at installation"
+    assert said.split() == ["42", "shim"]
     assert engine_env.exists("tiny", root)
     assert build(root) == []
 

@@ -78,7 +78,7 @@ def test_a_plan_of_all_has_every_variants_own_shapes() -> None:
         name: max(int(str(t.workload.params.get("input_len", 0))) for t in planned[name].trials)
         for name in ("vllm-cpu", "vllm-mori")
     }
-    assert longest == {"vllm-cpu": 3000, "vllm-mori": 30000}
+    assert longest == {"vllm-cpu": 1000, "vllm-mori": 30000}
 
 
 def test_small_weights_are_not_printed_as_none() -> None:

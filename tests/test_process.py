@@ -57,6 +57,15 @@ def test_one_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     assert "SIGKILL (by this harness)" in server.describe_exit()
 
 
+def test_an_engine_keeps_what_it_compiles_whatever_this_shell_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    server = started(tmp_path, "import sys; print('writes:', not sys.dont_write_bytecode, flush=True)")
+    assert "writes: True" in wait_log(tmp_path, "writes:")
+    server.stop(5)
+
+
 def test_a_parent_that_died_leaves_nothing(tmp_path: Path) -> None:
     server = started(tmp_path, SPAWNS + "sys.exit(3)")
     child = int(wait_log(tmp_path, "child").split()[1])

@@ -19,7 +19,7 @@ def made(*words: str, accelerator: str = "cpu") -> Recipe:
 
 
 def test_defaults_are_small_on_cpu_and_the_origins_on_gpus() -> None:
-    assert [w.label for w in made("vllm-cpu").workloads][:2] == ["text-100-200", "text-500-100"]
+    assert [w.label for w in made("vllm-cpu").workloads][:2] == ["text-100-100", "text-1000-50"]
     gpu = made("vllm-cpu", accelerator="cuda")
     assert [w.label for w in gpu.workloads] == [
         "1000-2000",
@@ -186,7 +186,7 @@ def test_keys_reach_their_fields() -> None:
         (["place=srun 'x"], "place=srun 'x is no command line"),
         (
             ["w.input_len=64", "w.output_len=8"],
-            "w.input_len= and w.output_len= hold for every workload and make 4 of them the same",
+            "w.input_len= and w.output_len= hold for every workload and make 2 of them the same",
         ),
     ],
 )

@@ -49,8 +49,8 @@ def sample(request: Request, record: RequestRecord, vocabulary: Vocabulary) -> S
 def _whole(record: RequestRecord) -> tuple[int, ...]:
     """The engine's own ids: none of those that it counts may be missing.
 
-    llama.cpp leaves some out, likely of the first part of a character: what stands behind would be judged
-    under another context than the engine's.
+    llama.cpp leaves out those that end inside a character: what stands behind would be judged under another
+    context than the engine's.
     """
     ids = record.output_token_ids or ()
     missing = record.output_len - len(ids) if ids and record.usage else 0

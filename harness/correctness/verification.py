@@ -46,6 +46,7 @@ PROMPT_TOKENS = 4096
 """Of a trial, what a reference on a CPU reads before it has seen enough."""
 PLAYED_REQUESTS, PLAYED_OUTPUT = 8, 800
 """Requests and output tokens of a trial on which the engine's precision and named faults are played."""
+CONFORMANCE = "conformance.json"
 FP8 = ("fp8", "fp8_e4m3", "float8_e4m3fn")
 """What engines call keys and values in e4m3."""
 ENOUGH_OUTPUT = 300
@@ -214,8 +215,9 @@ def _keep_unscored(samples: dict[Path, list[Sample]], cause: str, reference: str
 def preflight(visit: Path, running: server.Running, planned: Planned) -> None:
     """Ask what the engine takes of a request, then write which promises of its API it keeps.
 
-    Those it breaks become notes of its rows. A server that somebody else runs is also asked whether it
-    answers from memory: what lies before its engine is not known.
+    Those it breaks become notes of its rows. What follows from command and version, which all lives of a
+    variant have in common, is asked of the first; known answers of each. A server that somebody else runs is
+    asked everything, and whether it answers from memory: what lies before its engine is not known.
     """
     engine = registry.engine(running.launch.engine)
     target = client.Target(
@@ -228,12 +230,16 @@ def preflight(visit: Path, running: server.Running, planned: Planned) -> None:
     running.accepted = acceptance.ask(target, planned.ways, planned.sampling)
     way = running.accepted.prompts
     target = acceptance.applied(target, running.accepted)
-    points = conformance.preflight(target, way=way)
+    others = (path for path in visit.parent.glob(f"r*/{CONFORMANCE}") if path.parent != visit)
+    asked_before = planned.own_server and any(others)
+    points = () if asked_before else conformance.preflight(target, way=way)
     if way == "ids":
         points = (*points, *known(target, model_of(visit)))
     if not planned.own_server:
         points = (*points, response_cache.ask(target, way))
-    store.write(visit / "conformance.json", promises.Conformance(points=points))
+    store.write(visit / CONFORMANCE, promises.Conformance(points=points))
+    if asked_before:
+        return
     prompts = determinism.prompts(determinism.NUM_IN_PREFLIGHT, way=way)
     passes = determinism.passes(target, prompts, (1, 1, len(prompts)))
     store.write(visit / promises.DETERMINISM, promises.Determinism(passes=passes))

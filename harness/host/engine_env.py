@@ -113,15 +113,8 @@ def _build(env: Path, root: Path, on_line: OnLine, lock_fd: int) -> None:
             if _run(command, root, tell, lock_fd) != 0:
                 shutil.rmtree(env, ignore_errors=True)
                 raise _failure(env, root, _log(env).read_text(encoding="utf-8"))
+        # Nothing is compiled here: the first start writes what it imports, a fifth of what is installed.
         _hold(env)
-        # Without this every engine process compiles again what it imports wherever PYTHONDONTWRITEBYTECODE is
-        # set (vLLM: 4 s in each of 3 processes). Files written for a newer Python fail, harmlessly.
-        _run(
-            [str(_python(env)), "-m", "compileall", "-qq", "-j0", str(_site_packages(env))],
-            root,
-            tell,
-            lock_fd,
-        )
 
 
 def _hold(env: Path) -> None:

@@ -1,6 +1,10 @@
 """Three independent counts of a trial's output tokens: usage, the engine's counters, the ids received.
 
 They agree on an honest engine; where two differ by more than 1 % the row is invalid, and it is said which.
+
+Some servers send nothing while a character is not whole, then its text with the id of its last token only:
+llama.cpp, in process_token() of tools/server/server-context.cpp (fb4026604c67). Ids that lack so are counted
+as received where usage and the engine's counter agree without them, and a note says how many.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ class TokenCounts(Noun):
     """Token ids received."""
     num_without_usage: int = 0
     """Requests whose output_len is our own count."""
+    withheld: int = 0
+    """Of those received, tokens whose ids did not come because they end inside a character."""
     invalid: str = ""
     """Which counts disagree; "" when all that exist agree within 1 %."""
 
@@ -39,7 +45,7 @@ class Tally:
     def __init__(self) -> None:
         self.num = self.num_ok = 0
         self._num_with_usage = self._usage = 0
-        self._num_with_ids = self._received = 0
+        self._num_with_ids = self._received = self._withheld = 0
 
     def add(self, record: RequestRecord) -> None:
         """Take one record; of a failed one only that it failed."""
@@ -53,6 +59,7 @@ class Tally:
         if record.output_token_ids is not None:
             self._num_with_ids += 1
             self._received += len(record.output_token_ids)
+            self._withheld += withheld(record)
 
     def counts(self, counters_delta: Mapping[str, float]) -> TokenCounts:
         """The counts so far; one that not every request has is left out.
@@ -66,7 +73,21 @@ class Tally:
             received=self._received if self.num_ok and self._num_with_ids == self.num_ok else None,
             num_without_usage=self.num_ok - self._num_with_usage,
         )
+        if self._withheld and counts.received is not None and _told_twice(counts):
+            received = counts.received + self._withheld
+            counts = msgspec.structs.replace(counts, received=received, withheld=self._withheld)
         return msgspec.structs.replace(counts, invalid=_disagreement(counts))
+
+
+def withheld(record: RequestRecord) -> int:
+    """Ids that usage counts and that did not come, as far as characters of several bytes can explain them.
+
+    Each lacks because its token ends inside a character, so a character of n bytes explains n - 1.
+    """
+    if not record.usage or record.output_token_ids is None:
+        return 0
+    missing = record.output_len - len(record.output_token_ids)
+    return max(0, min(missing, len(record.text.encode("utf-8", "replace")) - len(record.text)))
 
 
 def uncounted(record: RequestRecord) -> bool:
@@ -79,6 +100,13 @@ def filled(record: RequestRecord, vocabulary: Vocabulary) -> RequestRecord:
     if not uncounted(record):
         return record
     return msgspec.structs.replace(record, output_len=vocabulary.count(record.text))
+
+
+def _told_twice(counts: TokenCounts) -> bool:
+    """Usage and the engine's own counter say the same: the ids are not needed to count."""
+    if counts.usage is None or counts.counters is None:
+        return False
+    return abs(counts.usage - counts.counters) <= TOLERANCE * max(counts.usage, counts.counters)
 
 
 def _disagreement(counts: TokenCounts) -> str:

@@ -102,7 +102,7 @@ class Seen:
 
     def notes(self, outcome: TrialResult) -> tuple[str, ...]:
         """What belongs beside valid numbers: lengths as counted, and how much of a prefix was reused."""
-        counted = () if self._exact else self._as_counted()
+        counted = (*self._withheld(outcome), *(() if self._exact else self._as_counted()))
         if spoken := self._sessions.words():
             counted = (*counted, spoken)
         ideal, hits = ideal_hit_share(outcome), self._hits(outcome)
@@ -114,6 +114,17 @@ class Seen:
         share = hits / self._read
         reused = f"prefix cache: {share:.1%} of prompt tokens reused, an ideal cache would reuse {ideal:.1%}"
         return (*counted, reused)
+
+    def _withheld(self, outcome: TrialResult) -> tuple[str, ...]:
+        """Tokens that are counted without their ids, and what that leaves unjudged."""
+        counts = self._tally.counts(outcome.counters)
+        if not counts.withheld:
+            return ()
+        return (
+            f"{counts.withheld} of {counts.usage} output tokens came without an id: they end inside a "
+            "character, and its text came with its last token. Usage and the engine's counter agree on them; "
+            "answers that hold them are not judged",
+        )
 
     def _as_counted(self) -> tuple[str, ...]:
         """How far the lengths of a server of unknown weights are from those asked for."""
