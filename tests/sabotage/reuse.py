@@ -1,6 +1,6 @@
 """Faults of caches and drafts in one life of a real vLLM, and how many affected tokens show each.
 
-    python -m tests.sabotage.reuse collect FOLDER   the engine: one start for all faults
+    python -m tests.sabotage.reuse collect FOLDER [FAULT ...]   the engine: one start for all faults
     python -m tests.sabotage.reading FOLDER MODEL   the reference, where torch and transformers are
     python -m tests.sabotage.reuse table FOLDER     the power table of docs/CORRECTNESS.md
 
@@ -51,14 +51,16 @@ def requests_of(seed: int) -> tuple[Request, ...]:
     )
 
 
-def collect(folder: Path) -> None:
-    """Every fault, and health, in one engine's life."""
+def collect(folder: Path, *faults: str) -> None:
+    """Every fault (or those named), and health, in one engine's life; what is there is kept."""
+    left = [(n, c, c.name.rpartition("_")[2]) for n, c in enumerate(REUSE)]
+    left = [one for one in left if one[2] in (faults or (one[2],)) and not (folder / one[1].name).exists()]
     word = (folder / "fault").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     word.write_text("healthy")
     with serving("vllm-cpu+prefix+draft", "reuse", ARGS, env={"SABOTAGE_FILE": str(word)}) as running:
-        for number, configuration in enumerate(REUSE):
-            word.write_text(configuration.name.rpartition("_")[2])
+        for number, configuration, fault in left:
+            word.write_text(fault)
             http.post(f"{running.launch.base_url}/reset_prefix_cache", timeout=30).raise_for_status()
             target = client.Target(
                 base_url=running.launch.base_url,
@@ -125,4 +127,4 @@ def table(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"collect": collect, "table": table}[sys.argv[1]](Path(sys.argv[2]))
+    {"collect": collect, "table": table}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
