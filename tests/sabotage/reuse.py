@@ -54,7 +54,8 @@ def requests_of(seed: int) -> tuple[Request, ...]:
 def collect(folder: Path, *faults: str) -> None:
     """Every fault (or those named), and health, in one engine's life; what is there is kept."""
     left = [(n, c, c.name.rpartition("_")[2]) for n, c in enumerate(REUSE)]
-    left = [one for one in left if one[2] in (faults or (one[2],)) and not (folder / one[1].name).exists()]
+    left = [one for one in left if not faults or one[2] in faults]
+    left = [one for one in left if not (folder / one[1].name / "drawn.requests.jsonl").exists()]
     word = (folder / "fault").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     word.write_text("healthy")
