@@ -63,7 +63,7 @@ def _launch(visit: Visit, pending: list[Trial]) -> list[Trial]:
             store.write(folder / "evidence.json", server.storable(evidence))
             keep_attestation(folder, every_rank.attest_all(visit.effective, evidence, visit.planned.variant))
             visit.progress.stage(f"{visit.planned.variant.name}: pre-flight")
-            verification.preflight(folder, running, chosen)
+            verification.preflight(folder, running, chosen, visit.recipe.request_timeout_s)
             with contextlib.ExitStack() as around:
                 for extra in visit.extras("around"):
                     around.enter_context(extra(visit, running))

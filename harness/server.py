@@ -39,6 +39,8 @@ _VARIABLES = (
 
 _LOCKED = (401, 403)
 _SAID = 160
+_ANSWER_S = 600.0
+"""Longest the first completion may take: engines compile for it."""
 _NOT_THERE = (404, 405)
 """Of a path: some endpoints have chat completions only."""
 _QUESTIONS: dict[str, dict[str, Any]] = {
@@ -222,9 +224,10 @@ def _refusal(launch: Launch) -> str:
             raise _locked(launch, alive.status_code)
         if alive.status_code != 200 and launchers.of(launch).OWNS_SERVER:
             return f"HTTP {alive.status_code} at {launch.ready_path}"
+        wait_s = min(_ANSWER_S, launch.ready_timeout_s)
         model: dict[str, Any] = {"model": launch.served_model_name, "max_tokens": 2}
         for path, prompt in _QUESTIONS.items():
-            answer = requests.post(f"{base}/v1/{path}", json=model | prompt, headers=key, timeout=600)
+            answer = requests.post(f"{base}/v1/{path}", json=model | prompt, headers=key, timeout=wait_s)
             if answer.status_code in _LOCKED:
                 raise _locked(launch, answer.status_code)
             if answer.status_code not in _NOT_THERE:

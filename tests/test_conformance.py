@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from harness.client import Target
+from harness.client import Target, known_server
+from harness.client.known_server import Script
 from harness.correctness import conformance, promises
+from harness.errors import LaunchError
 from tests.completions_server import Flaws, serving
 
 
@@ -112,3 +115,21 @@ def test_a_server_that_takes_minus_one_for_without_end_is_left_at_once() -> None
         http.shutdown()
     (point,) = (p for p in points if p.name == "max_tokens -1 is refused")
     assert (point.held, point.found) == (False, "HTTP 200")
+
+
+def test_a_server_that_ends_no_answer_is_left_after_two_questions() -> None:
+    with known_server.running(Script(fault="stall")) as url:
+        asked = Target(base_url=url, model="m", timeout_s=0.3)
+        with pytest.raises(
+            LaunchError, match=r"ended none of 2 answers of 16 tokens within 0.3 s each \(.+stalls"
+        ):
+            conformance.preflight(asked)
+
+
+def test_questions_that_come_after_the_end_of_all_fail_at_once() -> None:
+    with known_server.running(Script(fault="stall")) as url:
+        began = time.monotonic()
+        points = conformance.preflight(Target(base_url=url, model="m", ends_at_s=began))
+        took_s = time.monotonic() - began
+    assert not points[-1].held and points[-1].found.startswith("the time for all questions together is over")
+    assert took_s < conformance.TIMEOUT_S / 2

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import requests
 
-from harness.client.body import Target, authorization, body, path, url_parts
+from harness.client.body import Target, authorization, body, path, patience, url_parts
 from harness.schema import Noun, Prompts, Request, Sampling
 
 ASK_S = 120.0
@@ -128,7 +128,8 @@ def _answer(request: Request, target: Target, fields: dict[str, Any]) -> tuple[i
     url = f"{where.scheme}://{where.netloc}{path(request, target)}"
     key = authorization(target.api_key_env)
     try:
-        with requests.post(url, json=fields, headers=key, timeout=ASK_S, stream=True) as answer:
+        wait_s = patience(target, ASK_S)
+        with requests.post(url, json=fields, headers=key, timeout=wait_s, stream=True) as answer:
             return answer.status_code, "" if answer.status_code == requests.codes.ok else answer.text
     except requests.RequestException:
         return 0, ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -33,6 +34,8 @@ class Target(Noun):
     """Longest a request may take, sent -> end of answer."""
     stall_s: float = 300.0
     """Longest silence while an answer is awaited."""
+    ends_at_s: float = 0.0
+    """On this machine's monotonic clock: when all that is still awaited has failed; 0 = never."""
     api_key_env: str = ""
     """Name of the environment variable that holds the API key; the key itself is never stored."""
     extras: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -57,6 +60,11 @@ class Job(Noun):
     requests: tuple[Request, ...]
     whole: bool = True
     """False: one process's share, cut already."""
+
+
+def patience(target: Target, longest_s: float) -> float:
+    """Seconds that a question of its own may take: the longest, or what is left until the target's end."""
+    return min(longest_s, max(target.ends_at_s - monotonic(), 0.05)) if target.ends_at_s else longest_s
 
 
 def url_parts(target: Target) -> SplitResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import sys
 import threading
 from array import array
 from collections import deque
@@ -365,6 +366,7 @@ class Dispatch:
     async def _sweep(self, stop: threading.Event | None) -> None:
         """Deadlines and stop, looked at every SWEEP_S instead of by a timer per read."""
         timeout, stall = int(self._target.timeout_s * 1e9), int(self._target.stall_s * 1e9)
+        ends = int(self._target.ends_at_s * 1e9) or sys.maxsize
         while True:
             await asyncio.sleep(SWEEP_S)
             if self._due and self._start_ns + self._due[0][0] - monotonic_ns() < SEND_CLEAR_S * 1e9:
@@ -380,6 +382,8 @@ class Dispatch:
                     continue
                 if now - turn.sent_ns > timeout:
                     turn.connection.fail("timeout", f"no end after {self._target.timeout_s:g} s")
+                elif now > ends:
+                    turn.connection.fail("timeout", "the time for all questions together is over")
                 elif turn.connection.silent_ns(now) > stall:
                     turn.connection.fail("stall", f"silent for {self._target.stall_s:g} s")
             if self._open_loop:

@@ -8,6 +8,7 @@ counts, parameters honoured, bad ones refused) and the faults that engines have 
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -16,8 +17,9 @@ import requests
 from harness import client
 from harness.client import acceptance
 from harness.client.acceptance import PROMPT_IDS
-from harness.client.body import Target, authorization, body, path, url_parts
+from harness.client.body import Target, authorization, body, path, patience, url_parts
 from harness.correctness.promises import Point
+from harness.errors import LaunchError
 from harness.schema import Load, Prompts, Request, RequestRecord
 
 NUM_TOKENS = 16
@@ -30,12 +32,14 @@ _FIRST_BYTES = 200
 def preflight(target: Target, *, harsh: bool = False, way: Prompts = "ids") -> tuple[Point, ...]:
     """All points, in a fixed order. A request that fails is found in the points that needed it.
 
+    Raises LaunchError of a server that leaves two questions in a row without an end: it would every other.
     `harsh`: send also a token id beyond the vocabulary, of which a GPU engine may die. Of prompts that go as
     text or messages no length is known, and only a completion is stopped by a string that its text has.
     """
     probe = _Probe(target, way)
     streamed = probe.record()
     again = probe.record()
+    _ended(target, streamed, again)
     whole = probe.record(msgspec.structs.replace(target, stream=False))
     with_logprobs = probe.record(logprobs=True)
     exact = (_prompt_len(streamed),) if way == "ids" else ()
@@ -54,6 +58,18 @@ def preflight(target: Target, *, harsh: bool = False, way: Prompts = "ids") -> t
         *probe.bad_parameters(harsh),
         probe.alive_afterwards(),
     )
+
+
+def _ended(target: Target, *records: RequestRecord) -> None:
+    if 0 < target.ends_at_s < monotonic():  # whoever set that end says so
+        return
+    if all(record.error_kind in ("timeout", "stall") for record in records):
+        each_s = min(TIMEOUT_S, target.timeout_s)
+        raise LaunchError(
+            f"{target.base_url} ended none of {len(records)} answers of {NUM_TOKENS} tokens within "
+            f"{each_s:g} s each ({records[0].error}): it stalls, or trickles; mend it, or measure one that "
+            "answers."
+        )
 
 
 # --- points of a record --------------------------------------------------------------------------
@@ -140,14 +156,15 @@ class _Probe:
     """Sends small requests to one target."""
 
     def __init__(self, target: Target, way: Prompts) -> None:
-        self.target = msgspec.structs.replace(target, timeout_s=TIMEOUT_S, num_workers=1)
+        self.timeout_s = min(TIMEOUT_S, target.timeout_s)
+        self.target = msgspec.structs.replace(target, timeout_s=self.timeout_s, num_workers=1)
         plain = Request(request_id="preflight", max_tokens=NUM_TOKENS, ignore_eos=True)
         self.request = acceptance.asked(plain, PROMPT_IDS, way)
 
     def record(self, target: Target | None = None, *, logprobs: bool = False) -> RequestRecord:
         """One request through the very client that measures."""
         request = msgspec.structs.replace(self.request, logprobs=logprobs)
-        chosen = msgspec.structs.replace(target or self.target, timeout_s=TIMEOUT_S)
+        chosen = msgspec.structs.replace(target or self.target, timeout_s=self.timeout_s)
         found: list[RequestRecord] = []
         client.fire(chosen, (request,), Load(max_concurrency=1), found.append)
         return found[0]
@@ -162,7 +179,7 @@ class _Probe:
             url,
             json=content,
             headers=authorization(self.target.api_key_env),
-            timeout=TIMEOUT_S,
+            timeout=patience(self.target, self.timeout_s),
             stream=bool(fields.get("stream")),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +26,7 @@ from harness.correctness import (
     tokenizer_identity,
 )
 from harness.correctness.replay import Part, ReplayOptions, Sample
-from harness.errors import HarnessError, InputError
+from harness.errors import HarnessError, InputError, LaunchError
 from harness.planned import Planned, launching
 from harness.progress import Progress
 from harness.schema import (
@@ -42,6 +43,8 @@ from harness.schema import (
 )
 from harness.tokens import Vocabulary
 
+PREFLIGHT_S = 300.0
+"""Longest the pre-flight may take in all, unless a single timed request may take longer."""
 PROMPT_TOKENS = 4096
 """Of a trial, what a reference on a CPU reads before it has seen enough."""
 PLAYED_REQUESTS, PLAYED_OUTPUT = 8, 800
@@ -212,13 +215,16 @@ def _keep_unscored(samples: dict[Path, list[Sample]], cause: str, reference: str
         keep(trial, replay.unscored(chosen, cause, reference))
 
 
-def preflight(visit: Path, running: server.Running, planned: Planned) -> None:
+def preflight(visit: Path, running: server.Running, planned: Planned, request_s: float) -> None:
     """Ask what the engine takes of a request, then write which promises of its API it keeps.
 
     Those it breaks become notes of its rows. What follows from command and version, which all lives of a
     variant have in common, is asked of the first; known answers of each. A server that somebody else runs is
     asked everything, and whether it answers from memory: what lies before its engine is not known.
+
+    `request_s`: longest that a timed request may take. Raises LaunchError when not all is answered in time.
     """
+    limit_s = max(PREFLIGHT_S, request_s)
     engine = registry.engine(running.launch.engine)
     target = client.Target(
         base_url=running.launch.base_url,
@@ -226,6 +232,7 @@ def preflight(visit: Path, running: server.Running, planned: Planned) -> None:
         extras=dict(getattr(engine, "EXTRAS", {})),
         sampler=getattr(engine, "SAMPLER", Sampler()),
         api_key_env=running.launch.api_key_env,
+        ends_at_s=time.monotonic() + limit_s,
     )
     running.accepted = acceptance.ask(target, planned.ways, planned.sampling)
     way = running.accepted.prompts
@@ -238,11 +245,21 @@ def preflight(visit: Path, running: server.Running, planned: Planned) -> None:
     if not planned.own_server:
         points = (*points, response_cache.ask(target, way))
     store.write(visit / CONFORMANCE, promises.Conformance(points=points))
+    _in_time(running, target, limit_s)
     if asked_before:
         return
     prompts = determinism.prompts(determinism.NUM_IN_PREFLIGHT, way=way)
     passes = determinism.passes(target, prompts, (1, 1, len(prompts)))
+    _in_time(running, target, limit_s)
     store.write(visit / promises.DETERMINISM, promises.Determinism(passes=passes))
+
+
+def _in_time(running: server.Running, target: client.Target, limit_s: float) -> None:
+    if time.monotonic() > target.ends_at_s:
+        raise LaunchError(
+            f"{running.launch.variant}: the pre-flight's small questions were not all answered within "
+            f"{limit_s:g} s: it stalls, or trickles; mend it, or wait longer with timeout={2 * limit_s:g}."
+        )
 
 
 def known(target: client.Target, model: Model) -> tuple[promises.Point, ...]:
