@@ -1,10 +1,11 @@
 """What a run says when something breaks in each of its stages, and what it keeps: docs/RELIABILITY.md.
 
-    python -m benchmarks.faults [WORD ...]      only the faults whose name holds a WORD
+    python -m benchmarks.faults [engine=mock-slow] [WORD ...]      only the faults whose name holds a WORD
 
-Every fault is done to a whole bench of the tests' own engine, when the bench says that it is in that stage.
-Linux; disk full needs root (a tmpfs of its own), the clock step a C compiler (a library that moves the wall
-clock of the bench alone, by LD_PRELOAD). Prints a row of Markdown per fault.
+Every fault is done to a whole bench of a real engine, llama.cpp unless another is named, when the bench says
+that it is in that stage; what replays is transformers (mock, of the tests' own engine). Linux; disk full and
+out of memory need root (a tmpfs, a memory cgroup of version 1), the clock step a C compiler (a library that
+moves the wall clock of the bench alone, by LD_PRELOAD). Prints rows of Markdown.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
+from benchmarks import caching_server as cache
 from harness import store
 from harness.client import known_server
 from harness.client.known_server import Script
@@ -33,24 +35,18 @@ from harness.schema import Comparison
 
 RUN = f"faults-{os.getpid()}"
 STAGES = {
-    "start": "starting mock",
+    "start": "starting ",
     "pre-flight": ": pre-flight",
     "warm-up": ": warm-up",
     "timed part": "",
     "replay": "replay 1/",
+    "replay through itself": "replay 1/",
     "packing": "packing the records",
 }
 """Stage -> what the bench says when it begins; of the timed part nothing: its first record is there."""
-WORDS = (
-    "mock-slow",
-    "32/80",
-    "concurrency=2",
-    "num_prompts=12",
-    "reference=mock",
-    "repeats=1",
-    f"run_id={RUN}",
-)
+WORDS = ("32/80", "concurrency=2", "num_prompts=24", "repeats=1", f"run_id={RUN}")
 QUICK = ("8/8", "concurrency=2", "num_prompts=12", "reference=none", "verify=0", f"run_id={RUN}", "timeout=4")
+CGROUP = Path("/sys/fs/cgroup/memory") / RUN
 CLOCK = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -126,8 +122,10 @@ class Fault(NamedTuple):
     name: str
     stage: str
     do: Callable[[Bench], None]
-    words: tuple[str, ...] = ("bench", *WORDS)
+    words: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
+    cached: str = ""
+    """The variant that a cache of answers is put before."""
     script: Script | None = None
     """For a server of known faults instead of an engine."""
 
@@ -142,6 +140,15 @@ def starved(bench: Bench) -> None:
     """From now on the engine gets no more memory than it has, and it has only begun to load."""
     for process in [p for p in psutil.process_iter() if _of(p)]:
         process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms, process.memory_info().vms))
+
+
+def outgrown(bench: Bench) -> None:
+    """From now on the kernel's out-of-memory killer allows the engine no page more than it has."""
+    CGROUP.mkdir(exist_ok=True)
+    (CGROUP / "memory.limit_in_bytes").write_text("4096")
+    for process in [p for p in psutil.process_iter() if _of(p)]:
+        with suppress(OSError):  # a thread of a moment ago
+            (CGROUP / "cgroup.procs").write_text(str(process.pid))
 
 
 def filled(bench: Bench) -> None:
@@ -171,27 +178,40 @@ def nothing(bench: Bench) -> None:
     """The server does it."""
 
 
-def faults() -> Iterator[Fault]:
+def faults(engine: str) -> Iterator[Fault]:
     """All of the table."""
+    judge = "mock" if engine.startswith("mock") else "transformers"
+    plain, judged = (
+        ("bench", engine, *WORDS, "reference=none"),
+        ("bench", engine, *WORDS, f"reference={judge}"),
+    )
+    itself = ("bench", judge, *WORDS, f"reference={judge}")
     for stage in ("start", "pre-flight", "warm-up", "timed part"):
-        yield Fault(f"engine killed (SIGKILL), {stage}", stage, killed)
-    yield Fault("engine out of memory (its own error), start", "start", starved)
-    dies = ("bench", *WORDS[:4], "reference=mock-dies", *WORDS[5:])
-    yield Fault("reference dies in its sixth request, replay", "replay", nothing, dies)
-    poor = ("bench", *WORDS[:4], "reference=mock-oom", *WORDS[5:])
-    yield Fault("reference out of memory, replay", "replay", nothing, poor)
-    for stage in ("start", "timed part", "replay", "packing"):
-        yield Fault(f"disk full, {stage}", stage, filled)
+        yield Fault(f"engine killed (SIGKILL), {stage}", stage, killed, plain)
+        yield Fault(f"engine out of memory (killed by the kernel), {stage}", stage, outgrown, plain)
+    yield Fault("engine out of memory (its own error), start", "start", starved, plain)
+    for name, do in (("killed (SIGKILL)", killed), ("out of memory (killed by the kernel)", outgrown)):
+        yield Fault(f"reference {name}, replay", "replay", do, judged)
+        yield Fault(f"engine {name}, replay through itself", "replay through itself", do, itself)
+    for stage in ("start", "pre-flight", "warm-up", "timed part"):
+        yield Fault(f"disk full, {stage}", stage, filled, plain)
+    for stage in ("replay", "packing"):
+        yield Fault(f"disk full, {stage}", stage, filled, judged)
     for step in ("3600", "-3600"):
         env = (("CLOCK_STEP", step),)
-        yield Fault(f"wall clock steps by {step} s, timed part", "timed part", stepped, env=env)
-    yield Fault("client stopped for 5 s (SIGSTOP), timed part", "timed part", stopped)
+        yield Fault(f"wall clock steps by {step} s, timed part", "timed part", stepped, plain, env=env)
+    yield Fault("client stopped for 5 s (SIGSTOP), timed part", "timed part", stopped, plain)
+    yield from servers(engine)
+
+
+def servers(engine: str) -> Iterator[Fault]:
+    """Those that somebody else runs, and that answer as no engine does."""
     yield Fault("server stalls", "timed part", nothing, ("load", *QUICK), script=Script(fault="stall"))
     slow = Script(first_token_s=0.01, token_s=1.0)
     yield Fault("server trickles, a token a second", "timed part", nothing, ("load", *QUICK), script=slow)
     whole = Script(first_token_s=0.0, token_s=0.0, tokens_per_chunk=8)
     yield Fault("server answers at once, whole", "timed part", nothing, ("load", *QUICK), script=whole)
-    yield Fault("engine answers from its cache", "timed part", nothing, ("bench", "hoarder", *WORDS[1:]))
+    yield Fault("server answers from a cache", "timed part", nothing, ("load", *QUICK), cached=engine)
 
 
 @contextmanager
@@ -214,8 +234,9 @@ def told(fault: Fault) -> str:
         env = dict(fault.env)
         if fault.do is stepped:
             env |= {"LD_PRELOAD": clock(Path(outside)), "CLOCK_STEPPED": str(folder / "stepped")}
-        if fault.script:
-            with known_server.running(fault.script) as url:
+        if fault.script or fault.cached:
+            served = known_server.running(fault.script) if fault.script else cache.before(fault.cached)
+            with served as url:
                 bench = Bench(folder, (fault.words[0], f"url={url}", *fault.words[1:]), env)
                 status = bench.end()
         else:
@@ -224,6 +245,8 @@ def told(fault: Fault) -> str:
             fault.do(bench)
             status = bench.end()
         left = [p for p in psutil.process_iter() if _of(p)]
+        if CGROUP.exists():
+            CGROUP.rmdir()
         lived = ", an engine was left" * bool(left)
         cells = (fault.name, f"exit {status}: {words(bench)}", kept(bench) + lived)
     return "| " + " | ".join(markdown(cell, 600) for cell in cells) + " |"
@@ -268,8 +291,10 @@ def clock(folder: Path) -> str:
 def main() -> None:
     """The table."""
     print("| fault, stage | what the run says | what was kept |\n| :-- | :-- | :-- |")
-    for fault in faults():
-        if not sys.argv[1:] or any(word in fault.name for word in sys.argv[1:]):
+    given = dict(word.split("=") for word in sys.argv[1:] if "=" in word)
+    asked = [word for word in sys.argv[1:] if "=" not in word]
+    for fault in faults(given.get("engine", "llamacpp")):
+        if not asked or any(word in fault.name for word in asked):
             print(told(fault), flush=True)
 
 

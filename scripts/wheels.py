@@ -45,7 +45,7 @@ def save(known: dict[str, set[str]]) -> None:
     LOCK.write_text("".join(f"{digest}  {name}\n" for name, digest in rows), "utf-8")
 
 
-def sbom() -> int:
+def sbom() -> str:
     """CycloneDX 1.5: every installed package with its licence."""
     parts = [
         {
@@ -57,12 +57,8 @@ def sbom() -> int:
         }
         for dist in sorted(importlib.metadata.distributions(), key=lambda one: one.metadata["Name"].lower())
     ]
-    print(
-        json.dumps(
-            {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "components": parts}, indent=1
-        )
-    )
-    return 0
+    head = {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1}
+    return json.dumps({**head, "components": parts}, indent=1)
 
 
 def licence(dist: importlib.metadata.Distribution) -> dict[str, object]:
@@ -77,7 +73,8 @@ def main() -> int:
     if what == "write":
         return write([Path(word) for word in rest])
     if what == "sbom":
-        return sbom()
+        print(sbom())
+        return 0
     print(__doc__)
     return 2
 

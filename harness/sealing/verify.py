@@ -6,8 +6,9 @@ against the raw records; ends with 1 if anything is wrong. Take verify.py from w
 
 # fmt: off
 # mypy: ignore-errors
-# ruff: noqa: B905, E401, I001
-import base64, hashlib, html, io, json, lzma, math, re, shutil, subprocess, sys, tarfile, tempfile
+# ruff: noqa: B904, B905, E401, E701, I001
+try: import base64, hashlib, html, io, json, lzma, math, re, shutil, subprocess, sys, tarfile, tempfile
+except ImportError as lack: raise SystemExit(f"{lack}: install all of Python's library (Debian: python3)")
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -127,8 +128,7 @@ def check(files):
     facts = [json.loads(text) for text in re.findall(r"^```json\n(.+)\n```$", log, re.M)]
     signed, problem = signature(files, seal.get("signer"))
     problems = [*hashes(files), *[problem] * bool(problem), *promises(files, trials, facts[-1], seal)]
-    if seal and seal not in facts:
-        problems.append("run/seal.json: is not the seal that the log has")
+    problems += ["run/seal.json: is not the seal that the log has"] * bool(seal and seal not in facts)
     for row in told["rows"]:
         ended = [n for n, one in trials.items() if one["status"] == "done"]
         names = [n for n in ended if n.split("/")[1::2] == [row["variant"], row["folder"]]]
