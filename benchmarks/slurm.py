@@ -104,7 +104,8 @@ def _is_slurms(pid: int) -> bool:
         name = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return True
-    return name in ("slurmd", "slurmstepd", "unshare", "nsenter", "sh")
+    ours = ("sh", "sleep", "pgrep")  # what `unlike` began
+    return name in ("slurmd", "slurmstepd", "unshare", "nsenter", *ours)
 
 
 def missing() -> list[str]:

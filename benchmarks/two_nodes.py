@@ -90,6 +90,9 @@ import socket, time
 held = [socket.create_server(('0.0.0.0', port)) for port in range(20000, 22500)]
 time.sleep(600)" &
 while ! ss -Hltn | grep -q :22499; do sleep 0.1; done"""
+UNHEARD = """(while ! pgrep -f 'mock.py [0-9]|--node-rank [1]' >/dev/null; do sleep 0.1; done
+iptables -A OUTPUT -p tcp -d 10.78.0.1 -j DROP) &"""
+"""The nodes have met; from the moment that an engine's process is there, it does not reach the first one."""
 FAULTS = {
     "head dies": Fault("rank 0 on left ended", strike=_killed(LEFT)),
     "worker dies": Fault("rank 1 on right ended", strike=_killed(RIGHT)),
@@ -97,7 +100,7 @@ FAULTS = {
     "node hangs": Fault("rank 1 on right fell silent", strike=_frozen),
     "job cancelled": Fault("told to stop by somebody else", strike=_cancelled),
     "node drained": Fault("Slurm says that right is", strike=_drained),
-    "never joins": Fault("rank 1 on right never joined", words=("env.MOCK_NEVER_JOINS=1",)),
+    "never joins": Fault("rank 1 on right never joined", (RIGHT, UNHEARD)),
     "other weights": Fault("differ in weights", (RIGHT, _other(ROOT / "models/tiny-moe", "config.json"))),
     "other harness": Fault("differ in this harness", (RIGHT, _other(ROOT / "harness", "cost.py"))),
     "other packages": Fault(

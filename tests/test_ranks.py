@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from harness.errors import InputError
 from harness.host.machine import probe
 from harness.label import every_rank
 from harness.plan import everything
-from harness.ranks import lines, nodes, plans
+from harness.ranks import agent, lines, nodes, plans
 from harness.ranks.look import Look, Met
 from harness.schema import Effective, Evidence, Launch
 from tests.launching import render, render_variant
@@ -156,6 +157,31 @@ def test_a_port_in_use_counts_on_the_first_node_only() -> None:
 def test_a_slow_node_is_named() -> None:
     slow = msgspec.structs.replace(RIGHT, cpu_mb_s=200)
     assert nodes.slow((LEFT, slow)) == ("right is slow: 200 MB/s of sha256, the fastest node 300",)
+
+
+@pytest.mark.parametrize(
+    ("told", "away"),
+    [
+        ([(7.0, False), (7.0, False)], (1,)),
+        ([(5.0, False), (5.0, False)], ()),
+        ([(7.0, True), (7.0, True)], ()),
+        ([(0.5, False), (40.0, False)], ()),
+        ([(20.0, False), (60.0, False)], ()),
+        ([(31.0, False), (71.0, False)], (1,)),
+        ([(9.0, True), (9.0, True), (8.0, False)], (2,)),
+    ],
+)
+def test_a_rank_is_absent_once_nobody_works_and_a_caller_would_have_called_again(
+    told: list[tuple[float, bool]], away: tuple[int, ...]
+) -> None:
+    """One that has called in vain for 40 s may sleep 29 s before it calls again (torch's rendezvous)."""
+    assert nodes.absent(told) == away
+
+
+def test_a_process_that_cannot_be_seen_is_not_taken_for_idle() -> None:
+    mine = agent.work(os.getpid())
+    assert agent.work(None) is None and agent.work(0) is None and agent.work(2**22 + 1) is None
+    assert mine is not None and mine.cpu_s > 0 and mine.read_bytes > 0
 
 
 MET = "[harness] rank {0} on n{0}: joined, sent {1} bytes over eth1"

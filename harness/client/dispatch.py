@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import sys
 import threading
 from array import array
 from collections import deque
@@ -340,14 +339,8 @@ class Dispatch:
             request = self._requests[index]
             self._left -= 1
             self.num_ended += 1
-            self._keep(
-                RequestRecord(
-                    request_id=request.request_id,
-                    due_at_s=request.due_at_s,
-                    error_kind="cancelled",
-                    error=why,
-                )
-            )
+            gone = RequestRecord(request_id=request.request_id, due_at_s=request.due_at_s)
+            self._keep(msgspec.structs.replace(gone, error_kind="cancelled", error=why))
         self._end_if_all_ended()
 
     def _record(self, turn: Turn, response: Response, done_ns: int) -> RequestRecord:
@@ -366,7 +359,6 @@ class Dispatch:
     async def _sweep(self, stop: threading.Event | None) -> None:
         """Deadlines and stop, looked at every SWEEP_S instead of by a timer per read."""
         timeout, stall = int(self._target.timeout_s * 1e9), int(self._target.stall_s * 1e9)
-        ends = int(self._target.ends_at_s * 1e9) or sys.maxsize
         while True:
             await asyncio.sleep(SWEEP_S)
             if self._due and self._start_ns + self._due[0][0] - monotonic_ns() < SEND_CLEAR_S * 1e9:
@@ -382,7 +374,7 @@ class Dispatch:
                     continue
                 if now - turn.sent_ns > timeout:
                     turn.connection.fail("timeout", f"no end after {self._target.timeout_s:g} s")
-                elif now > ends:
+                elif 0 < self._target.ends_at_s < now / 1e9:
                     turn.connection.fail("timeout", "the time for all questions together is over")
                 elif turn.connection.silent_ns(now) > stall:
                     turn.connection.fail("stall", f"silent for {self._target.stall_s:g} s")

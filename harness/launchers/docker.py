@@ -69,6 +69,11 @@ class DockerServer:
         """The container's name."""
         return str(self._container.name)
 
+    @property
+    def pid(self) -> int:
+        """Of the container's first process, as the Docker Engine's machine counts; 0 once it has ended."""
+        return int(self._state().get("Pid") or 0)
+
     def poll(self) -> int | None:
         """Exit code, or None while it runs. Raises MachineError when the Docker Engine does not answer."""
         state = self._state()

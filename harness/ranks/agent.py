@@ -35,9 +35,11 @@ from harness.secrets import is_secret
 JOB = "SERVING_HARNESS_JOB"
 MARK = "@harness "
 BEAT_S = 1.0
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 1.0
 _COMPUTES = 0.05
 """Share of a core that no process needs which only waits."""
+_READS = 1 << 20
+"""Bytes a look that no process reads which only waits."""
 _STEP_S = 0.2
 _AT_ONCE_S = 1.0
 
@@ -66,8 +68,32 @@ class Idle(NamedTuple):
     """A rank on its way."""
 
     seconds: float
-    """Since its processes last computed."""
+    """Since its processes last computed or read."""
     joined: bool
+
+
+class Work(NamedTuple):
+    """What a rank's processes have done since they began."""
+
+    cpu_s: float = 0.0
+    read_bytes: int = 0
+    awaits_disk: bool = False
+
+
+def work(pid: int | None) -> Work | None:
+    """Of a process and all below it; None where it cannot be seen, as in another container's namespace."""
+    if not pid:
+        return None
+    cpu_s, read, awaits = 0.0, 0, False
+    with contextlib.suppress(psutil.Error):
+        first = psutil.Process(pid)
+        for process in (first, *first.children(recursive=True)):
+            cpu_s += sum(process.cpu_times()[:2])
+            awaits |= process.status() == psutil.STATUS_DISK_SLEEP
+            with contextlib.suppress(psutil.AccessDenied):
+                read += process.io_counters().read_chars
+        return Work(cpu_s, read, awaits)
+    return None
 
 
 def tell(kind: str, what: object = "") -> None:
@@ -100,7 +126,7 @@ class Agent:
         """How long a rank is given to end: little, once another has failed."""
         self.settled = False
         """Once the engine has answered, nobody asks any more whether it will."""
-        self._cpu_s, self._computed_at = 0.0, time.monotonic()
+        self._work, self._worked_at = Work(), time.monotonic()
         self._sent_before: dict[str, int] = {}
         self._head = ""
 
@@ -124,15 +150,16 @@ class Agent:
             tell("shown", self._shown(self.server))
 
     def idle(self, server: Server) -> Idle:
-        """How long its rank has not computed: one that waits for another one sleeps."""
-        now, used = time.monotonic(), 0.0
-        with contextlib.suppress(psutil.Error):
-            first = psutil.Process(getattr(server, "pid", None))
-            for process in (first, *first.children(recursive=True)):
-                used += sum(process.cpu_times()[:2])
-        if abs(used - self._cpu_s) > _COMPUTES * LOOK_EVERY_S:
-            self._cpu_s, self._computed_at = used, now
-        return Idle(now - self._computed_at, self._joined())
+        """How long its rank has done nothing: one that waits for another one sleeps. Unseen, it works."""
+        now, done, before = time.monotonic(), work(getattr(server, "pid", None)), self._work
+        if (
+            done is None
+            or done.awaits_disk
+            or abs(done.cpu_s - before.cpu_s) > _COMPUTES * LOOK_EVERY_S
+            or abs(done.read_bytes - before.read_bytes) > _READS
+        ):
+            self._work, self._worked_at = done or before, now
+        return Idle(now - self._worked_at, self._joined())
 
     def _joined(self) -> bool:
         """Whether a connection with the first node is open (on that one: with any other)."""

@@ -9,6 +9,12 @@ from harness.ranks.look import Look, Met
 
 CLOCKS_S = 0.05
 """Time stamps of several logs are put side by side."""
+IDLE_S = 6.0
+"""Of all ranks at once: no step of a start is that long without computing or reading."""
+RETRY = 0.75
+"""Of the time for which a rank has called the first one in vain: longest until it calls again. torch 2.13's
+rendezvous waited 0.3 to 0.7 of it from its fifth call on, at 86 s for 29 s; a quarter of its intervals of
+1.5**n is chance (docs/NODES.md)."""
 _SLOWER = 0.85
 """Share of the fastest node's speed from which on a node holds the others up."""
 
@@ -49,6 +55,14 @@ def _clocks(looks: Sequence[Look], met: Sequence[Met]) -> Iterator[str]:
 def _ports(looks: Sequence[Look], met: Sequence[Met]) -> Iterator[str]:
     for port in looks[0].busy_ports:  # only the first node listens
         yield f"port {port} is in use on {looks[0].host}"
+
+
+def absent(told: Sequence[tuple[float, bool]]) -> tuple[int, ...]:
+    """Ranks that will never join, of (seconds idle, joined) by rank: nobody works, nor is to call again."""
+    least, most = min(seconds for seconds, _ in told), max(seconds for seconds, _ in told)
+    if least < max(IDLE_S, RETRY * (most - least)):
+        return ()
+    return tuple(rank for rank, (_, joined) in enumerate(told) if rank and not joined)
 
 
 def slow(looks: Sequence[Look]) -> tuple[str, ...]:

@@ -31,8 +31,6 @@ from harness.schema import Launch, Noun
 T = TypeVar("T")
 SILENT_S = 8.0
 """Agents say something every second."""
-IDLE_S = 15.0
-"""For all ranks at once; longer than a repository or an engine on a cold disk is waited for."""
 START_S = 60.0
 """From the first node's agent to the last one's: a repository on a slow disk is read meanwhile."""
 _FORCED_S = 2.0
@@ -185,14 +183,12 @@ class Step:
                 self._look_at_states()
 
     def _wait_for_each_other(self) -> None:
-        """A rank that never joins: nobody computes any more, and somebody has not met the first."""
-        told = [self._told.get((rank, "idle")) for rank in range(self._num)]
-        if all(each is not None and each[0] > IDLE_S for each in told):
-            away = [self.name(rank) for rank, each in enumerate(told) if rank and each and not each[1]]
-            if away:
-                self.fail(
-                    f"{' and '.join(away)} never joined: no rank has computed anything for {IDLE_S:.0f} s"
-                )
+        """A rank that never joins."""
+        told = [idle for rank in range(self._num) if (idle := self._told.get((rank, "idle")))]
+        if len(told) == self._num and (away := nodes.absent(told)):
+            names = " and ".join(map(self.name, away))
+            least = min(seconds for seconds, _ in told)
+            self.fail(f"{names} never joined: no rank has computed or read anything for {least:.0f} s")
 
     def _look_at_states(self) -> None:
         for state, node in states(self.nodes):
