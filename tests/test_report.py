@@ -10,9 +10,20 @@ import msgspec
 from rich.console import Console
 
 from harness.escape import markdown, plain
-from harness.reporting import answer, report, report_html
+from harness.reporting import answer, evidence, report, report_html
 from harness.reporting.cells import COLUMNS, DEFINITIONS, standings
-from harness.schema import Comparison, Contrast, Interval, Ranked, Row, Silence, Silences, Tail
+from harness.schema import (
+    Agreement,
+    Comparison,
+    Contrast,
+    Interval,
+    Ranked,
+    Row,
+    Silence,
+    Silences,
+    Tail,
+    Verdict,
+)
 from tests.examples import COMPARISON, ENVIRONMENT, HOSTILE, RECIPE, row
 
 MARKDOWN = report.markdown(COMPARISON, ENVIRONMENT, RECIPE)
@@ -231,6 +242,25 @@ def test_silences_are_told_with_length_share_and_period() -> None:
     assert f"## Silences\n\n- {told}\n" in report.markdown(comparison, None)
     assert told in " ".join(" ".join(report.footnotes(comparison)).split())
     assert told in report_html.document(comparison, None, [])
+
+
+def test_what_a_verdict_would_have_seen_stands_beside_it_and_the_weakest_is_told() -> None:
+    def judged(variant: str, effective: int | None, verdict: Verdict = "PASS") -> Row:
+        power = "would have seen (95 %): one expert fewer; could not have seen: int8 weights"
+        found = Agreement(verdict=verdict, num_tokens=1200, num_effective=effective, power=power)
+        return row(variant, 100.0, agreement=found)
+
+    rows = (judged("a", 700), judged("b", 350), judged("c", 90, "CANNOT TELL"), judged("d", None))
+    comparison = Comparison(run_id="r", question="q", rows=rows)
+    told = (
+        "b at 1000-2000@c8: 1,200 tokens, worth 350 uncertain ones, would have seen (95 %): one expert "
+        "fewer; could not have seen: int8 weights"
+    )
+    assert evidence.lines(rows)[1] == told and "1,200 tokens would have seen" in evidence.lines(rows)[3]
+    assert f"\n- {told}\n" in report.markdown(comparison, None)
+    shown = report.footnotes(comparison)
+    assert f"of 2 PASS the one on least evidence: {told}" in " ".join(" ".join(shown).split())
+    assert max(map(len, shown)) <= 80
 
 
 def test_escapes() -> None:

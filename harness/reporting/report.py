@@ -10,7 +10,7 @@ from rich.text import Text
 
 from harness.escape import block, plain
 from harness.escape import markdown as md
-from harness.reporting import answer, goodput, opinions, pairs, stops, what_ran
+from harness.reporting import answer, evidence, goodput, opinions, pairs, stops, what_ran
 from harness.reporting.cells import COLUMNS, DEFINITIONS, Column, Standing, standings
 from harness.schema import Comparison, Environment, Recipe, Row, Scalar
 
@@ -63,7 +63,7 @@ def footnotes(comparison: Comparison, width: int = WIDTH, most: int = LINES) -> 
     lines = _folded(told, width)
     above = [comparison.question, *(one.full_line for one in answer.answers(comparison))]
     used = len(_folded(above, width)) + len(rows) + _FRAME
-    notes = [*stops.lines(rows), *comparison.notes]
+    notes = [*evidence.weakest(rows), *stops.lines(rows), *comparison.notes]
     while notes and len(more := _folded(notes[:1], width)) < most - used - len(lines):
         lines += more
         del notes[0]
@@ -85,6 +85,7 @@ def markdown(comparison: Comparison, environment: Environment | None, recipe: Re
         ("Pairs", _tabled(pairs.ABOUT, pairs.HEADERS, pairs.rows(comparison))),
         ("Verdicts", _bullets(f"{c.scenario}: {c.words}" for c in comparison.contrasts)),
         ("Failures", _bullets(failures(comparison.rows))),
+        ("What the agreement would have seen", _bullets(evidence.lines(comparison.rows))),
         ("Alarms", _bullets(alarms(comparison.rows))),
         ("Silences", _bullets(stops.lines(comparison.rows))),
         ("Notes", _bullets((*comparison.notes, *_row_notes(comparison.rows)))),

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness import store
 from harness.correctness import promises, textcheck
 from harness.errors import StoreError
+from harness.reporting import evidence
 from harness.reporting.report_html import Section
 from harness.schema import Agreement, Comparison, RequestRecord
 
@@ -64,10 +65,9 @@ def _figure(value: float | None) -> str:
 def _floors(comparison: Comparison) -> list[str]:
     """Where each floor comes from, and what the verdict would have seen."""
     return [
-        f"{row.variant} at {row.scenario}: floor {row.agreement.floor_source}; "
-        f"{row.agreement.num_effective or 'unknown'} effective tokens; {row.agreement.power or 'no power'}"
+        f"{row.variant} at {row.scenario}: floor {found.floor_source}; {evidence.words(found)}"
         for row in comparison.rows
-        if row.agreement and row.agreement.floor_source
+        if (found := row.agreement) and found.floor_source
     ]
 
 
