@@ -143,6 +143,8 @@ POWER_HEALTHY = tuple(
 POWER_LATE = Part(seed=530, num=24, input_len=1950, output_len=200)
 POWER_CROWDED = Part(seed=531, concurrency=48, num=96, input_len=100, output_len=200)
 MANY = ("--max-num-seqs", "64")
+SLOTS = ("--slots", "16", "--max-model-len", "512")
+LLAMA_BF16 = (*SLOTS, "--weights", "bf16")
 
 
 def _power(name: str, parts: tuple[Part, ...] = POWER_PARTS, **fields: Any) -> Configuration:
@@ -160,7 +162,11 @@ POWER = (
     _power("fp16", (POWER_TEXT, *POWER_HEALTHY[:6]), args=("--dtype", "float16")),
     _power("sglang-bf16", (*POWER_PARTS, *POWER_HEALTHY), variant="sglang-cpu"),
     _power("sglang-k-1", variant="sglang-cpu", checkpoint="k-1"),
-    _power("llamacpp-bf16", (POWER_TEXT, *POWER_HEALTHY[:6]), variant="llamacpp"),
+    _power("llamacpp-bf16", (*POWER_PARTS, *POWER_HEALTHY[:6]), variant="llamacpp", args=LLAMA_BF16),
+    *(
+        _power(f"llamacpp-{name}", variant="llamacpp", checkpoint=name, args=LLAMA_BF16)
+        for name in ("k-1", "eps-100", "int8", "rope-1.5", "expert-1.5")
+    ),
     _power("transformers-bf16", POWER_HEALTHY[:4], variant="transformers", args=("--dtype", "bfloat16")),
     _power("transformers-fp16", POWER_HEALTHY[:4], variant="transformers", args=("--dtype", "float16")),
 )
@@ -191,10 +197,9 @@ FP16, BF16, KV_FP8 = (
     ("--dtype", "bfloat16"),
     ("--kv-cache-dtype", "fp8_e4m3"),
 )
-SLOTS = ("--slots", "16", "--max-model-len", "512")
 SOUND = (
     _sound("llamacpp-fp32", 1000, 24, variant="llamacpp", args=SLOTS),
-    _sound("llamacpp-bf16", 1030, 12, variant="llamacpp", args=(*SLOTS, "--weights", "bf16")),
+    _sound("llamacpp-bf16", 1030, 12, variant="llamacpp", args=LLAMA_BF16),
     _sound("llamacpp-fp16", 1050, 12, variant="llamacpp", args=(*SLOTS, "--weights", "f16")),
     _sound("vllm-bf16", 1100, 24),
     _sound("vllm-fp16", 1200, 12, args=FP16),
@@ -202,6 +207,7 @@ SOUND = (
     _sound("vllm-kv-fp8", 1400, 12, args=KV_FP8),
     _sound("sglang-bf16", 1500, 18, variant="sglang-cpu"),
     _sound("sglang-fp16", 1600, 8, variant="sglang-cpu", args=FP16),
+    _sound("sglang-kv-fp8", 1640, 8, variant="sglang-cpu", args=KV_FP8),
     _sound("sglang-fp32", 1700, 12, variant="sglang-cpu-fp32"),
     _sound("transformers-fp32", 1750, 8, variant="transformers"),
     _sound("transformers-bf16", 1800, 8, variant="transformers", args=BF16),
