@@ -132,7 +132,7 @@ def test_engine_text_is_inert_in_the_terminal() -> None:
 
 
 def test_the_first_command_takes_25_lines_of_80_columns() -> None:
-    """As the first command ends: five scenarios of three variants, whatever is decided."""
+    """More than the first command ends with: five scenarios of three variants, whatever is decided."""
     scenarios = (
         "text-100-200@c4",
         "text-500-100@c4",

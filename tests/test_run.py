@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from harness import store
+from harness.correctness.promises import Conformance
 from harness.extras import traces
 from harness.launchers.process import MARK
 from harness.registry import ROOT
@@ -177,6 +178,9 @@ def test_restarts_interleave_and_give_an_interval(desk: Desk) -> None:
     rate = desk.row("mock").output_throughput
     assert rate is not None and rate.num == 2 and rate.low < rate.mean < rate.high
     assert any("mock-slow" in c.variant for c in desk.comparison().contrasts)
+    lives = [desk.runs[0] / "mock" / restart / "conformance.json" for restart in ("r1", "r2")]
+    first, second = (store.read(path, Conformance).points for path in lives)
+    assert len(first) > 9 and len(second) <= 1, "its API is asked once, known answers of every life"
 
 
 def test_an_engine_that_cannot_be_reset_starts_anew_for_every_scenario(desk: Desk) -> None:

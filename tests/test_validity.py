@@ -60,6 +60,16 @@ def test_each_condition_has_its_sentence(
     assert reason in "".join(found)
 
 
+def test_tokens_whose_ids_did_not_come_are_counted_and_told() -> None:
+    """Of nine tokens two ended inside a character; the engine's counter holds all nine."""
+    seen = Seen([Request(request_id="r0", max_tokens=9)])
+    seen.add(msgspec.structs.replace(GOOD, text="abcdeçñ", output_token_ids=tuple(range(7))))
+    outcome = msgspec.structs.replace(OUTCOME, counters={"generation_tokens": 9.0})
+    assert seen.reasons(outcome, STATS) == []
+    (note,) = seen.notes(outcome)
+    assert note.startswith("2 of 9 output tokens came without an id") and "not judged" in note
+
+
 def shared(cached_len: int) -> tuple[list[str], tuple[str, ...]]:
     """Verdict and notes on four requests of eight tokens, three of which repeat six."""
     params = {"prefix_len": 6, "suffix_len": 2, "num_prefixes": 1}
