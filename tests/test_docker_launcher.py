@@ -28,6 +28,7 @@ from harness.host import clean, engine_env
 from harness.launchers import docker
 from harness.launchers.docker import by_hand
 from harness.planned import TRACES, deploy, launching, render
+from harness.ranks import agent
 from harness.schema import Deployment, Launch, Machine, Model, Recipe, Variant
 from tests.containers import HOST_IMAGE, PYTHON, SERVER, engine_client, host_mounts
 
@@ -355,6 +356,16 @@ def test_it_shows_its_command_and_environment(start: Start) -> None:
     cmdline, environ = start(env={"GREETING": "hello"}).process_evidence()
     assert cmdline[:2] == (PYTHON, "/server.py")
     assert environ["GREETING"] == "hello"
+
+
+@pytest.mark.docker
+def test_what_its_processes_compute_is_seen_from_outside(start: Start) -> None:
+    """Of a container's start that waits for another node nothing else tells."""
+    running = start()
+    seen = agent.work(running.pid)
+    assert seen is not None and seen.cpu_s > 0
+    running.stop(1.0)
+    assert agent.work(running.pid) is None
 
 
 @pytest.mark.docker
