@@ -53,6 +53,7 @@ def launch(deployment: Deployment, variant: Variant) -> Launch:
         argv=(
             *(deployment.python or "python3", "-m", "engines.llamacpp", deployment.model_path),
             *("--name", deployment.served_model_name, "--port", str(deployment.port)),
+            *(("--host", deployment.host) if deployment.host != HOST else ()),
             *_switched(variant, deployment.draft_path),
             *variant.args,
             *deployment.extra_args,
@@ -176,7 +177,7 @@ def main() -> None:
         "flash": given.flash_attention,
         "cache_prompt": given.cache_prompt,
         "speculative": given.speculative,
-        "at": getattr(server, "listening_address", f"http://{HOST}:{given.port}"),
+        "at": getattr(server, "listening_address", f"http://{given.host}:{given.port}"),
     }
     print(f"serving {json.dumps(facts)}", flush=True)
     while True:
@@ -187,6 +188,7 @@ def arguments() -> argparse.ArgumentParser:
     """What this file is told."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--host", default=HOST)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--slots", type=int, default=4, help="requests at a time")
@@ -211,9 +213,9 @@ def configured(given: argparse.Namespace) -> Any:
     # One name and one address until 2026; several since.
     params.model_alias = given.name if isinstance(params.model_alias, str) else {given.name}
     if hasattr(params, "hostnames"):
-        params.hostnames = [HOST]
+        params.hostnames = [given.host]
     else:
-        params.hostname = HOST
+        params.hostname = given.host
     params.port = given.port
     params.n_parallel = given.slots
     params.n_ctx = given.slots * given.max_model_len

@@ -25,6 +25,7 @@ from tests.containers import HOST_IMAGE, engine_client
 from tests.image_standins import REF, build_standins
 
 BASE = "serving-harness/base:bookworm"
+GPU_IMAGES = [name for name in images.names() if name not in ("llamacpp", "vllm-cpu")]
 
 
 def silent(line: str) -> None:
@@ -32,7 +33,7 @@ def silent(line: str) -> None:
 
 
 def test_every_dockerfile_has_a_name_and_stands_in_the_readme() -> None:
-    assert images.names() == ("sglang-deepep", "trtllm", "vllm-cpu", "vllm-mori")
+    assert images.names() == ("llamacpp", "sglang-deepep", "trtllm", "vllm-cpu", "vllm-mori")
     readme = (DOCKERFILES / "README.md").read_text()
     for name in images.names():
         assert f"| `{name}` |" in readme
@@ -41,7 +42,7 @@ def test_every_dockerfile_has_a_name_and_stands_in_the_readme() -> None:
 
 
 def test_an_unknown_image_lists_what_exists() -> None:
-    with pytest.raises(InputError, match=r"no image 'vlm-cpu' to build. There are: sglang-deepep, trtllm"):
+    with pytest.raises(InputError, match=r"no image 'vlm-cpu' to build. There are: llamacpp, sglang-deepep"):
         images.run("vlm-cpu")
 
 
@@ -158,7 +159,7 @@ def engine() -> Iterator[Any]:
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("name", [n for n in images.names() if n != "vllm-cpu"])
+@pytest.mark.parametrize("name", GPU_IMAGES)
 def test_the_engine_parses_it_and_a_failed_build_is_a_sentence(engine: Any, name: str) -> None:
     """HOST_IMAGE holds no shell: the file is parsed whole, FROM and ARG pass, the first RUN fails."""
     lines: list[str] = []
@@ -214,7 +215,7 @@ GPU_BUILDS = {
 def test_the_gpu_images_build_whole_on_stand_ins(engine: Any, base: str, tmp_path: Path) -> None:
     """Every step runs; what is replaced, and so not tested, stands in tests/image_standins.py."""
     standins = build_standins(engine, base, tmp_path)
-    assert sorted(GPU_BUILDS) == [name for name in images.names() if name != "vllm-cpu"]
+    assert sorted(GPU_BUILDS) == GPU_IMAGES
     for name, (settings, command, shown) in GPU_BUILDS.items():
         image = images.run(name, [f"BASE={standins}", "TAG=standin", *settings], silent)
         output = engine.containers.run(image, ["sh", "-c", command], entrypoint="", remove=True)
