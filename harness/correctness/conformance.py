@@ -37,9 +37,7 @@ def preflight(target: Target, *, harsh: bool = False, way: Prompts = "ids") -> t
     text or messages no length is known, and only a completion is stopped by a string that its text has.
     """
     probe = _Probe(target, way)
-    streamed = probe.record()
-    again = probe.record()
-    _ended(target, streamed, again)
+    streamed, again = _twice(probe)
     whole = probe.record(msgspec.structs.replace(target, stream=False))
     with_logprobs = probe.record(logprobs=True)
     exact = (_prompt_len(streamed),) if way == "ids" else ()
@@ -60,16 +58,22 @@ def preflight(target: Target, *, harsh: bool = False, way: Prompts = "ids") -> t
     )
 
 
-def _ended(target: Target, *records: RequestRecord) -> None:
+def answering(target: Target, way: Prompts) -> None:
+    """Raises LaunchError of a server that leaves two questions in a row without an end."""
+    _twice(_Probe(target, way))
+
+
+def _twice(probe: _Probe) -> tuple[RequestRecord, RequestRecord]:
+    records, target = (probe.record(), probe.record()), probe.target
     if 0 < target.ends_at_s < monotonic():  # whoever set that end says so
-        return
+        return records
     if all(record.error_kind in ("timeout", "stall") for record in records):
-        each_s = min(TIMEOUT_S, target.timeout_s)
         raise LaunchError(
             f"{target.base_url} ended none of {len(records)} answers of {NUM_TOKENS} tokens within "
-            f"{each_s:g} s each ({records[0].error}): it stalls, or trickles; mend it, or measure one that "
-            "answers."
+            f"{target.timeout_s:g} s each ({records[0].error}): it stalls, or trickles; mend it, or measure "
+            "one that answers."
         )
+    return records
 
 
 # --- points of a record --------------------------------------------------------------------------

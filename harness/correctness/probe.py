@@ -29,13 +29,14 @@ def run(url: str, model: str = "", *, harsh: bool = False, api_key_env: str = ""
     """Probe the endpoint at base `url`; `model` = its served name, "" = the first it lists.
 
     `harsh` sends also a token id beyond the vocabulary; `api_key_env` names the variable with its API key.
-    Raises InputError when nothing answers there.
+    Raises InputError when nothing answers there, LaunchError when its answers do not end.
     """
     name = model or _first_model(url, api_key_env)
     asked = Target(base_url=url, model=name, api_key_env=api_key_env)
     accepted = acceptance.ask(asked, ("ids", "text", "chat"))
     way = accepted.prompts
     target = acceptance.applied(asked, accepted)
+    conformance.answering(target, way)
     known = _known(target, name)
     prompts = determinism.prompts(NUM_PROMPTS, OUTPUT_LEN, logprobs=True, way=way)
     passes = determinism.passes(target, prompts)
