@@ -174,6 +174,9 @@ def timed_part(
 ) -> TrialResult:
     """Fire once, with telemetry beside; how it ended and whether its numbers count."""
     folder = store.trial_folder(visit.run, trial)
+    if dead := running.dead():
+        begun = TrialResult(trial=trial, status="failed", started_at=environment.now())
+        return _failed(running, begun, f"died before {trial.scenario} began ({dead})")
     target, timed = work
     worded = spoken(visit, running, timed)
     flush(visit, running)
@@ -349,18 +352,21 @@ def judged(
         seen.add(record)
     if dead := running.dead():
         what = f"died during {outcome.trial.scenario} ({dead}), {seen.num_ok} requests had finished"
-        reason, evidence = failure(running.launch, running.log_path, what)
-        return msgspec.structs.replace(outcome, status="failed", reason=reason, evidence=evidence)
+        return _failed(running, outcome, what)
     if not seen.num_ok:
         first = seen.first_error or "no request was sent"
         what = (
             f"runs, but all {seen.num} requests of {outcome.trial.scenario} failed, the first with: {first}"
         )
-        reason, evidence = failure(running.launch, running.log_path, what)
-        return msgspec.structs.replace(outcome, status="failed", reason=reason, evidence=evidence)
+        return _failed(running, outcome, what)
     return msgspec.structs.replace(
         outcome,
         told=seen.told,
         invalid="; ".join(seen.reasons(outcome, stats)),
         notes=(*outcome.notes, *seen.notes(outcome)),
     )
+
+
+def _failed(running: Running, outcome: TrialResult, what: str) -> TrialResult:
+    reason, evidence = failure(running.launch, running.log_path, what)
+    return msgspec.structs.replace(outcome, status="failed", reason=reason, evidence=evidence)

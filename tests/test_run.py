@@ -148,6 +148,13 @@ def test_an_engine_that_dies_loses_only_what_was_in_flight(desk: Desk) -> None:
     assert "died during" in desk.log.read_text()
 
 
+def test_an_engine_that_dies_in_the_pre_flight_is_sent_no_timed_request(desk: Desk) -> None:
+    done = desk.run("bench", "mock", "32/8", "env.MOCK_DIE_AT=2", *ONCE)
+    assert done.returncode == 1, done.stderr
+    assert "mock died before text-32-8@c2 began (exit code 3)" in desk.row("mock").reason
+    assert not list(desk.runs[0].rglob("requests.jsonl*"))
+
+
 def test_an_engine_that_exits_at_the_start_is_a_failed_row_with_its_cause(finished: Desk) -> None:
     row = finished.row("mock-exits")
     assert row.status == "failed" and "memory" in row.reason
