@@ -64,7 +64,6 @@ def guilty(number: int) -> int:
 
 def campaign(folder: Path, kind: str, number: int) -> dict[str, object]:
     """One bisection, and what it said."""
-    planted.write(folder / "wheels", {"1.9": Release(), **releases(kind, number)})
     began = time.monotonic()
     said, restarts = (typed if kind == "wrong" else timed)(folder / f"{kind}-{number}", number)
     for left in (registry.ROOT / ".engines").glob(f"planted@{number}.*"):
@@ -134,6 +133,9 @@ def main(folder: Path, kind: str, first: int, last: int) -> None:
     found = folder / "found.jsonl"
     lines = found.read_text().splitlines() if found.exists() else []
     known = {(line["kind"], line["number"]) for line in map(json.loads, lines)}
+    # All before the first: what an index holds is asked once a process.
+    for number in range(first, last + 1):
+        planted.write(folder / "wheels", {"1.9": Release(), **releases(kind, number)})
     for number in range(first, last + 1):
         if (kind, number) not in known:
             line = json.dumps(campaign(folder, kind, number))
