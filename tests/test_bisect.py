@@ -9,18 +9,20 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from harness import registry, store
-from harness.bisect import search, verbs, words
+from harness.bisect import evidence, search, verbs, words
 from harness.bisect.drift import Fit, Point
 from harness.bisect.evidence import METRICS
 from harness.bisect.judging import MOST, Judge, Seen
 from harness.errors import InputError
 from harness.extras import bisect
 from harness.host import engine_env
-from harness.schema import Options, Recipe, WorkloadSpec
+from harness.schema import Options, Recipe, TrialResult, WorkloadSpec
 from tests import planted
+from tests.runs import RECIPE, write_run
 from tests.test_run import Desk
 
 NOISE, SLOWDOWN = 0.03, math.log(0.92)
@@ -132,6 +134,20 @@ def test_ends_are_looked_at_only_after_the_rounds_that_were_planned() -> None:
     assert Judge(far, 2).ends() == "more"
     far += [Seen(v, 3, 1.0 * v + 0.002 * v) for v in (0, 1)]
     assert Judge(far, 2).ends() == "apart"
+
+
+def test_an_output_that_ended_early_is_an_answer_and_no_speed(tmp_path: Path) -> None:
+    """llama.cpp#21203: `ignore_eos` was taken and had no effect, which is what a bisection is to find."""
+    early = "3 outputs ended before max_tokens although ignore_eos was asked for"
+    run = write_run(tmp_path / "run")
+    place = RECIPE.variants.index("fast")
+    for metric, answered in (("output", True), ("output_throughput", False)):
+        asked = msgspec.structs.replace(RECIPE, loads=RECIPE.loads[:1], options=Options(bisect=metric))
+        trial = evidence.trial_of(asked, place, 1)
+        ended = TrialResult(trial=trial, status="done", invalid=early)
+        store.write(store.trial_folder(run, trial) / "trial.json", ended)
+        shown = evidence.seen(run, asked, place, 1)
+        assert shown is not None and shown.problem == early and (shown.value is not None) == answered
 
 
 def test_its_words_are_those_of_a_bench() -> None:

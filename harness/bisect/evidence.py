@@ -81,10 +81,13 @@ def seen(run: Path, recipe: Recipe, place: int, number: int, rows: Sequence[Row]
     if recipe.options.bisect == "label":
         proven = measured.attestation is not None and measured.attestation.valid
         return Seen(place, number, PROVEN if proven else UNPROVEN)
-    if why := _other(measured.attestation) or result.invalid:
+    if why := _other(measured.attestation) or _failures(measured):
         return Seen(place, number, problem=why)
     if recipe.options.bisect == "output":
-        return Seen(place, number, _digest(measured))
+        # What makes a speed invalid (outputs that ended early) may be the very change.
+        return Seen(place, number, _digest(measured), result.invalid)
+    if result.invalid:
+        return Seen(place, number, problem=result.invalid)
     if recipe.options.bisect == "verdict":
         return _judged(place, number, recipe, rows)
     speed = METRICS[recipe.options.bisect].speed
@@ -107,6 +110,11 @@ def _other(attestation: Attestation | None) -> str:
     """Claims that are shown not to hold; what an older engine does not show is no other work."""
     shown = [c for c in attestation.claims if not c.held and c.actual is not None] if attestation else []
     return "; ".join(f"{c.field}: label says {c.expected!r}, engine runs {c.actual!r}" for c in shown)
+
+
+def _failures(measured: Measured) -> str:
+    failed = measured.metrics.failed if measured.metrics else 0
+    return f"{failed} requests failed" if failed else ""
 
 
 def _digest(measured: Measured) -> str:
