@@ -3,13 +3,15 @@
 Prompt logprobs (vLLM's field, SGLang's /generate) score the whole output in one pass, as a reference of our
 own does. An endpoint with neither is asked the weaker test: for each of an output's first tokens, the
 completion of one token behind prompt and output so far, with as many alternatives as it grants. One beyond
-those counts as the least of them: a disagreement can only look smaller than it is. The name says so.
+those counts as the least of them: a disagreement can only look smaller than it is. llama.cpp names none where
+it would say the first part of a character: an output is judged up to there. The name says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product, takewhile
 from typing import Any
 
 import msgspec
@@ -32,6 +34,9 @@ ALTERNATIVES = (20, 5, 1)
 _ASK_S = 60.0
 _ID = "token_id:"
 _LOCKED = ("HTTP 401", "HTTP 403")
+_UNNAMED = "the reference gave no alternatives whose tokens could be told"
+_TRIED = 3
+"""Prompts that an endpoint is tried with: its next token of one may be what it names no alternatives for."""
 
 
 def score(
@@ -42,12 +47,13 @@ def score(
     Raises AttestationError when it answers none: it cannot be a reference.
     """
     for dialect in (d for d in dialects() if not d.plays):
-        if not _refusal(base_url, model, dialect, options):
+        if not _refusal(base_url, model, dialect, PROMPT_IDS, options):
             return replay.score(base_url, dialect, model, samples, options)
     refusal = ""
-    for number in ALTERNATIVES:
+    prompts = [s.prompt_token_ids for s in samples if s.prompt_token_ids][:_TRIED] or [PROMPT_IDS]
+    for number, prompt in product(ALTERNATIVES, prompts):
         weaker = next_token(number, vocabulary)
-        refusal = _refusal(base_url, model, weaker, options)
+        refusal = _refusal(base_url, model, weaker, prompt, options)
         if not refusal:
             return _weaker(base_url, model, samples, (weaker, number), options)
     if refusal.startswith(_LOCKED):
@@ -61,16 +67,17 @@ def score(
     )
 
 
-def _refusal(base_url: str, model: str, dialect: Dialect, options: ReplayOptions) -> str:
+def _refusal(base_url: str, model: str, dialect: Dialect, prompt: Ids, options: ReplayOptions) -> str:
     """Why this dialect does not work there; "" when it does."""
-    prompt, output = PROMPT_IDS, (PROMPT_IDS[0],)
+    output = (PROMPT_IDS[0],)
     path, body = dialect.scoring(prompt, output, model, 1)
     key = authorization(options.api_key_env)
     try:
         answer = requests.post(base_url + path, json=body, headers=key, timeout=_ASK_S)
         if answer.status_code != requests.codes.ok:
             return f"HTTP {answer.status_code}: {answer.text}"
-        dialect.scored(answer.json(), prompt, output)
+        if not dialect.scored(answer.json(), prompt, output).rank:
+            return _UNNAMED
     except (
         requests.RequestException,
         ValueError,
@@ -103,7 +110,7 @@ def next_token(number: int, vocabulary: Vocabulary) -> Dialect:
 
 
 def _read(response: dict[str, Any], token: int, vocabulary: Vocabulary) -> Forced:
-    """Where the token stands among the alternatives. Raises AttestationError where there are none."""
+    """Where the token stands among the alternatives, nowhere where none is named. Raises AttestationError."""
     answer = Answer()
     try:
         answer.add(msgspec.convert(response, Chunk), 1)
@@ -115,7 +122,7 @@ def _read(response: dict[str, Any], token: int, vocabulary: Vocabulary) -> Force
         if given is not None:
             known[given] = logprob
     if not known:
-        raise AttestationError("the reference gave no alternatives whose tokens could be told")
+        return Forced((), (), ())
     best = max(known.values())
     own = known.get(token, min(known.values()))
     rank = 1 + sum(logprob > own for logprob in known.values()) + (token not in known)
@@ -169,9 +176,18 @@ def _joined(sample: Sample, steps: Sequence[Score], reference: str) -> Score:
     error = next((step.error for step in steps if step.error), "")
     if error:
         return replay.unscored([sample], error, reference)[0]
+    told = [*takewhile(lambda step: step.rank, steps)]
+    if not told:
+        return replay.unscored([sample], _UNNAMED, reference)[0]
+    emitted = sample.emitted_logprobs
+    cut = msgspec.structs.replace(
+        sample,
+        output_token_ids=sample.output_token_ids[: len(told)],
+        emitted_logprobs=emitted[: len(told)] if emitted else emitted,
+    )
     return msgspec.structs.replace(
-        replay.unscored([sample], "", reference)[0],
-        logprob=tuple(step.logprob[0] for step in steps),
-        rank=tuple(step.rank[0] for step in steps),
-        margin=tuple(step.margin[0] for step in steps),
+        replay.unscored([cut], "", reference)[0],
+        logprob=tuple(step.logprob[0] for step in told),
+        rank=tuple(step.rank[0] for step in told),
+        margin=tuple(step.margin[0] for step in told),
     )
