@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from harness import plan, registry
+from harness.client.acceptance import PROMPT_IDS
 from harness.correctness import foreign_reference
 from harness.correctness.replay import ReplayOptions, Sample
 from harness.errors import AttestationError
@@ -21,6 +22,8 @@ from tests.answering import Answering, listening
 
 VOCABULARY = Vocabulary(registry.ROOT / "models" / "tiny-moe")
 OPTIONS = ReplayOptions(reference="elsewhere", concurrency=2)
+SILENT = 380
+"""Behind this token and behind PROMPT_IDS the endpoint would say a part of a character."""
 Gives = Literal["prompt_logprobs", "named", "ids", "nothing", "locked"]
 
 
@@ -68,6 +71,8 @@ def _choice(gives: Gives, asked: dict[str, Any]) -> dict[str, Any]:
                 }
             )
         return {**plain, "prompt_logprobs": rows}
+    if ids[-1] in (SILENT, PROMPT_IDS[-1]):
+        return {**plain, "text": "\N{REPLACEMENT CHARACTER}", "logprobs": None}
     if gives in ("named", "ids", "locked") and asked.get("logprobs"):
         logprobs = [-0.1, *(-2.0 - i for i in range(1, asked["logprobs"]))]
         tokens = following(ids[-1], len(logprobs))
@@ -118,6 +123,16 @@ def test_logprobs_of_one_token_are_the_weaker_test_and_named_so(gives: Gives) ->
 def test_an_endpoint_without_any_logprobs_cannot_be_a_reference() -> None:
     with endpoint("nothing") as url, pytest.raises(AttestationError, match="cannot be a reference"):
         foreign_reference.score(url, "m", [said((310,), 4)], OPTIONS, VOCABULARY)
+
+
+def test_an_endpoint_that_names_nothing_for_parts_of_characters_is_asked_up_to_there() -> None:
+    """llama.cpp answers `logprobs: null` where the one token asked for is not yet a character."""
+    whole, cut = said((310, 311), 24), said((310, 311), 24, wrong_at=3, by=SILENT - 315)
+    with endpoint("named") as url:
+        first, second = foreign_reference.score(url, "m", [whole, cut], OPTIONS, VOCABULARY)
+        assert foreign_reference.score(url, "m", [], OPTIONS, VOCABULARY) == []
+    assert (len(first.rank), first.error) == (16, "")
+    assert (len(second.rank), len(second.token_ids), second.error) == (4, 4, "")
 
 
 def test_a_reference_may_be_an_address() -> None:

@@ -46,6 +46,8 @@ def score(
 
     Raises AttestationError when it answers none: it cannot be a reference.
     """
+    if not samples:
+        return []
     for dialect in (d for d in dialects() if not d.plays):
         if not _refusal(base_url, model, dialect, PROMPT_IDS, options):
             return replay.score(base_url, dialect, model, samples, options)
