@@ -105,21 +105,24 @@ def timed(folder: Path, number: int) -> tuple[str, int]:
             recipe, _ = plan.recipe_of([names[version], "32/8", "reference=none"], machine)
             (made[version],) = plan.plan(recipe, machine)
         starts.append(version)
-        return Seen(version, number, math.log(tpot_s(made[version], folder / names[version])))
+        return timed_start(made[version], folder / names[version], Seen(version, number))
 
     found = search.driven(NUM, MOST, showing)
     return words.lines(found, names, "tpot")[0], len(starts)
 
 
-def tpot_s(planned: Planned, folder: Path) -> float:
-    """Median TPOT of the requests, seconds, of one start."""
+def timed_start(planned: Planned, folder: Path, shown: Seen) -> Seen:
+    """The same with the median TPOT of one start, or why there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = launching(planned, server.port_for(planned.launch), folder)
     records: list[RequestRecord] = []
     with server.serving(chosen.launch, folder / "server.log", "campaign") as running:
         target = client.Target(base_url=running.launch.base_url, model=running.launch.served_model_name)
         client.fire(target, REQUESTS, Load(max_concurrency=len(REQUESTS)), records.append)
-    return median((r.content_at_s[-1] - r.content_at_s[0]) / (len(r.content_at_s) - 1) for r in records)
+    if failed := next((r.error for r in records if r.error), ""):
+        return shown._replace(problem=failed)
+    spans = [(r.content_at_s[-1] - r.content_at_s[0]) / (len(r.content_at_s) - 1) for r in records]
+    return shown._replace(value=math.log(median(spans)))
 
 
 def main(folder: Path, kind: str, first: int, last: int) -> None:
