@@ -11,10 +11,9 @@ CLOCKS_S = 0.05
 """Time stamps of several logs are put side by side."""
 IDLE_S = 6.0
 """Of all ranks at once: no step of a start is that long without computing or reading."""
-RETRY = 0.75
+RETRY = 1.0
 """Of the time for which a rank has called the first one in vain: longest until it calls again. torch 2.13's
-rendezvous waited 0.3 to 0.7 of it from its fifth call on, at 86 s for 29 s; a quarter of its intervals of
-1.5**n is chance (docs/NODES.md)."""
+rendezvous, against a closed port, paused for 0.3 to 0.7 of it (docs/NODES.md); chance may stretch that."""
 _SLOWER = 0.85
 """Share of the fastest node's speed from which on a node holds the others up."""
 
