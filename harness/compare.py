@@ -17,8 +17,8 @@ from harness.errors import StoreError
 from harness.host import calibration
 from harness.label import fairness, provenance, slots
 from harness.numbers import energy, hosts, intervals, load_search, reuse, silences, strict, validity, verdicts
-from harness.numbers.load_search import SearchResult
 from harness.numbers.measured import Measured, calibrations, load, sampled
+from harness.numbers.metrics import over_restarts
 from harness.reporting import opinions
 from harness.schema import (
     Agreement,
@@ -107,21 +107,21 @@ def _host_bound(rows: Iterable[Row], groups: dict[tuple[str, str], list[Measured
 
 def _searches(
     groups: dict[tuple[str, str], list[Measured]], notes: list[str]
-) -> dict[tuple[str, str], dict[int, SearchResult]]:
+) -> dict[tuple[str, str], dict[int, load_search.SearchResult]]:
     """What searches for the largest rate within the SLO found, by restart."""
     return {
         key: {
             trial.result.trial.restart: result
             for trial in trials
             if (trial.folder / "search.json").exists()
-            for result in _stored(trial.folder / "search.json", SearchResult, notes)
+            for result in _stored(trial.folder / "search.json", load_search.SearchResult, notes)
         }
         for key, trials in groups.items()
     }
 
 
 def _rates(
-    searches: dict[tuple[str, str], dict[int, SearchResult]],
+    searches: dict[tuple[str, str], dict[int, load_search.SearchResult]],
 ) -> dict[tuple[str, str], dict[int, float]]:
     return {key: {restart: one.rate for restart, one in found.items()} for key, found in searches.items()}
 
@@ -198,7 +198,7 @@ def _row(
         row,
         status="done",
         reason="",
-        metrics=median.metrics,
+        metrics=over_restarts([t.metrics for t in done if t.metrics], median.metrics),
         output_throughput=rate,
         plateau=steady if samples.closed(last.result.trial.load) else None,
         ranked_by=samples.ranked_by(row, done, recipe, rates),

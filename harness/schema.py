@@ -1112,7 +1112,7 @@ class Row(Noun):
     reason: str = ""
     num_gpus: int = 0
     metrics: Metrics | None = None
-    """Of the median restart."""
+    """Latencies: the median of the restarts' own; failures: all; the rest: of the restart of median rate."""
     output_throughput: Interval | None = None
     """Of the plateau where every ranked row of the scenario has one, else of the whole window."""
     plateau: bool | None = None

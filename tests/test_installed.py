@@ -56,6 +56,12 @@ def test_one_changed_byte_a_missing_file_and_an_added_one_are_named(site: Path) 
     assert [name for name, _ in found["added"]] == ["sitecustomize.py", "tomlkit/fast_path.py"]
 
 
+def test_a_folder_of_packages_with_another_name_shortens_paths_as_well(site: Path) -> None:
+    wheels = site.rename(site.parent / "wheels")
+    (wheels / PACKAGE / "items.py").unlink()
+    assert look(wheels)["missing"] == ["tomlkit/items.py"]
+
+
 def test_a_package_that_lies_earlier_on_the_path_is_named(site: Path, tmp_path: Path) -> None:
     before = tmp_path / "before" / PACKAGE
     before.mkdir(parents=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.errors import InputError
 from harness.numbers.columns import columns
-from harness.numbers.metrics import attained, metrics
+from harness.numbers.metrics import attained, metrics, over_restarts
 from harness.schema import RequestRecord
 
 SLOW_START = RequestRecord(
@@ -49,6 +49,18 @@ def test_hand_worked_numbers() -> None:
     assert m.icl_s.count == 3 and m.icl_s.p50 == pytest.approx(0.1)
     assert m.e2el_s is not None and m.e2el_s.max == pytest.approx(1.0)
     assert m.schedule_delay_s is not None and m.schedule_delay_s.max == pytest.approx(0.5)
+
+
+def test_a_row_shows_the_median_of_its_restarts_latencies_and_all_their_failures() -> None:
+    late_first = RequestRecord(request_id="e", content_at_s=(0.9, 1.0), output_len=2)
+    lives = [metrics([SLOW_START]), metrics([late_first, FAILED]), metrics([ONE_TOKEN, LATE])]
+    shown = over_restarts(lives, lives[0])
+    assert shown is not None and shown.ttft_s is not None and shown.tpot_s is not None
+    assert shown.ttft_s.p50 == pytest.approx(0.5)  # of 0.5, 0.9 and 0.15, whichever life is in the middle
+    assert shown.ttft_s.count == 4
+    assert shown.tpot_s.p50 == pytest.approx(0.1)  # of 0.05, 0.1 and 0.8
+    assert (shown.completed, shown.failed) == (4, 1)
+    assert shown.output_throughput == lives[0].output_throughput
 
 
 def test_goodput_counts_requests_that_meet_every_limit() -> None:

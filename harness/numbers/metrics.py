@@ -6,9 +6,10 @@ first sent -> last content of the successful requests. Percentiles interpolate l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from harness.errors import InputError
@@ -73,6 +74,31 @@ def distribution(values: NDArray[np.floating]) -> Distribution | None:
         p95=p95,
         p99=p99,
         max=float(defined.max()),
+    )
+
+
+def over_restarts(restarts: Sequence[Metrics], middle: Metrics | None) -> Metrics | None:
+    """What a row shows: `middle`, with each latency the median of the restarts' own and the failures of all.
+
+    Where the load fixes the throughput, the restart in the middle of it is in the middle of nothing else.
+    """
+    if middle is None:
+        return None
+    latencies = {
+        name: _over([seen for m in restarts if (seen := getattr(m, name)) is not None])
+        for name, value in structs.asdict(middle).items()
+        if isinstance(value, Distribution)
+    }
+    num = {name: sum(getattr(m, name) for m in restarts) for name in ("completed", "failed")}
+    return structs.replace(middle, **latencies, **num)
+
+
+def _over(seen: Sequence[Distribution]) -> Distribution:
+    """Each statistic the median over restarts; None where a restart has none."""
+    told = {name: [getattr(one, name) for one in seen] for name in Distribution.__struct_fields__}
+    count = sum(told.pop("count"))
+    return Distribution(
+        count=count, **{n: None if None in v else float(np.median(v)) for n, v in told.items()}
     )
 
 

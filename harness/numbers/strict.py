@@ -50,5 +50,8 @@ def _limits(row: Row, slo: Mapping[str, float]) -> Iterator[str]:
     if row.within and not row.within.certified:
         held = " and ".join(f"{name} <= {limit:g}" for name, limit in slo.items())
         least = tails.required(row.within.asked)
-        seen = f"{row.within.share:.1%} of {row.within.num} did; {least} are the fewest that can show it"
-        yield f"{row.within.asked:.0%} of requests within {held} at once is not shown ({seen})"
+        seen = f"{row.within.share:.1%} of {row.within.num} did"
+        needs = (
+            f"{least} without a miss are the fewest that can show it, and requests slow together count less"
+        )
+        yield f"{row.within.asked:.0%} of requests within {held} at once is not shown ({seen}; {needs})"

@@ -253,10 +253,11 @@ COLUMNS = (
     Column(
         "TTFT p50",
         _ttft,
-        "first chunk that carries generated content - sent; an empty role chunk is not a token. Beside it "
-        "the highest percentile, up to the one asked for, that so many requests certify (99 % confidence, "
-        "requests slow together counted less), and how many more the one asked for needs; - where answers "
-        "arrived whole or in chunks of many tokens: those times are the delivery's, not the engine's",
+        "first chunk that carries generated content - sent; an empty role chunk is not a token; the median "
+        "of the restarts' own. Beside it the highest percentile, up to the one asked for, that so many "
+        "requests certify (99 % confidence, requests slow together counted less), and how many more the one "
+        "asked for needs; - where answers arrived whole or in chunks of many tokens: those times are the "
+        "delivery's, not the engine's",
         term="TTFT",
         short="TTFT ms",
         unit="ms",
@@ -266,7 +267,8 @@ COLUMNS = (
     Column(
         "TPOT p50",
         _tpot,
-        "(last content - first content) / (output tokens - 1); undefined for one token",
+        "(last content - first content) / (output tokens - 1); undefined for one token; the median of the "
+        "restarts' own",
         term="TPOT",
         short="TPOT ms",
         unit="ms",
@@ -276,7 +278,7 @@ COLUMNS = (
     Column(
         "failed",
         _failed,
-        "requests that failed / all; they enter no latency and no throughput",
+        "requests that failed / all, of all restarts; they enter no latency and no throughput",
         short="failed",
         numeric=True,
         measured=True,

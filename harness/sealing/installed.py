@@ -46,7 +46,8 @@ def look(package: str, whole: bool = False) -> dict[str, object]:
         expected |= hashed
     with ThreadPoolExecutor(8) as pool:
         found = dict(zip(expected, pool.map(_digest, expected, expected.values()), strict=True))
-    added = _added({str(dist.locate_file("")) for dist in held}, package, whole)
+    sites = {os.path.normpath(str(dist.locate_file(""))) for dist in held}
+    added = _added(sites, package, whole)
     spec = importlib.util.find_spec(package) if held else None
     if spec and spec.origin:  # a folder earlier on the path may take the package's place
         added.add(os.path.normpath(spec.origin))
@@ -56,9 +57,9 @@ def look(package: str, whole: bool = False) -> dict[str, object]:
     return {
         "packages": dict(sorted(packages.items())),
         "num_files": len(expected),
-        "changed": sorted(_short(p) for p, digest in found.items() if digest not in ("", expected[p])),
-        "missing": sorted(_short(p) for p, digest in found.items() if not digest),
-        "added": sorted((_short(path), _sha256(path)) for path in added),
+        "changed": sorted(_short(p, sites) for p, digest in found.items() if digest not in ("", expected[p])),
+        "missing": sorted(_short(p, sites) for p, digest in found.items() if not digest),
+        "added": sorted((_short(path, sites), _sha256(path)) for path in added),
         "unheld": sorted(unheld),
     }
 
@@ -105,10 +106,11 @@ def _sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _short(path: str) -> str:
-    """The path below site-packages."""
+def _short(path: str, sites: set[str]) -> str:
+    """The path below the folder of packages, whatever that is called."""
+    above = [site + os.sep for site in sites if path.startswith(site + os.sep)]
     _, found, rest = path.rpartition("-packages/")
-    return rest if found else os.path.basename(path)
+    return path.removeprefix(max(above, key=len)) if above else rest if found else os.path.basename(path)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def plateau(done):
     whole = [b - a < 1e-9 and start <= a <= end for _, a, b, _ in done]
     return sum(one[3] * (1 if w else s) for one, w, s in zip(done, whole, share)) / (end - start)
 def measured(files, name, steady):
-    """(output tok/s, every TTFT, every TPOT, failed of all) of one trial's records."""
+    """(output tok/s, every TTFT, every TPOT, failed, all) of one trial's records."""
     done, failed, records = [], 0, lines(files, f"{name}/requests.jsonl")
     for r in records:
         at = r["content_at_s"] if "content_at_s" in r else [t / 1e6 for t in accumulate(r["content_gaps_us"])]
@@ -94,7 +94,7 @@ def measured(files, name, steady):
     span = max((d[2] for d in done), default=1) - min((d[0] for d in done), default=0)
     rate = plateau(done) if steady else sum(d[3] for d in done) / span
     tpot = [(last - first) / (n - 1) for _, first, last, n in done if n > 1]
-    return rate, [d[1] - d[0] for d in done], tpot, f"{failed}/{len(records)}"
+    return rate, [d[1] - d[0] for d in done], tpot, failed, len(records)
 def number(value):
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 def student(freedom, num=20000):
@@ -105,13 +105,13 @@ def student(freedom, num=20000):
     return math.sqrt(freedom) * math.tan(step * (at - (area[at] - most) / (area[at] - area[at - 1])))
 def figures(files, row, names):
     """(column, text) that a row must show, from the records and scores of its trials."""
-    found = sorted((measured(files, name, row["plateau"]) for name in names), key=lambda one: one[0])
-    rates, num, (_, ttft, tpot, failed) = [one[0] for one in found], len(found), found[len(found) // 2]
-    mean, half = fmean(rates), student(num - 1) * stdev(rates) / math.sqrt(num) if num > 1 else 0
+    rates, ttft, tpot, failed, asked = zip(*(measured(files, name, row["plateau"]) for name in names))
+    mean, num, both = fmean(rates), len(rates), (("TTFT", ttft), ("TPOT", tpot))
+    half = student(num - 1) * stdev(rates) / math.sqrt(num) if num > 1 else 0
     span = f" ({number(max(mean - half, 0))}-{number(mean + half)}, n={num})" if num > 1 else ""
     yield "output tok/s", number(mean) + span
-    yield from ((f"{n} p50 ms", number(1e3 * median(v))) for n, v in (("TTFT", ttft), ("TPOT", tpot)) if v)
-    yield "failed", failed
+    yield from ((f"{n} p50 ms", number(1e3 * median(map(median, v)))) for n, v in both if all(v))
+    yield "failed", f"{sum(failed)}/{sum(asked)}"
     said = {(n, r["request_id"]): r for n in names for r in lines(files, f"{n}/requests.jsonl")}
     scores = [{"emitted_logprob": said.get((n, s["request_id"]), {}).get("output_logprobs"), **s}
               for n in names for s in lines(files, f"{n}/scores.jsonl") if s["token_ids"]]
