@@ -275,7 +275,7 @@ class Handler(BaseHTTPRequestHandler):
     def _whole(self, answer: Answer, scored: View | None) -> None:
         question = answer.question
         text = "".join(piece for piece, _ in answer.pieces())
-        choice = _said(question, text, answer.finish_reason, whole=True)
+        choice = _choice(question, text, answer.finish_reason, whole=True)
         choice["logprobs"] = answer.logprobs(answer.tops)
         if scored is not None:
             choice["prompt_logprobs"] = prompt_logprobs(
@@ -305,7 +305,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         for piece, top in answer.pieces():
             last = answer.finish_reason == "stop" or len(answer.tops) == question.max_tokens
-            choice = _said(question, piece, answer.finish_reason if last else None, whole=False)
+            choice = _choice(question, piece, answer.finish_reason if last else None, whole=False)
             choice["logprobs"] = answer.logprobs([top])
             if question.return_token_ids:
                 choice["token_ids"] = [top.token_id]
@@ -339,7 +339,7 @@ def _frame(name: str, question: Question) -> dict[str, Any]:
     return {"id": f"cmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": name}
 
 
-def _said(question: Question, text: str, finish: str | None, *, whole: bool) -> dict[str, Any]:
+def _choice(question: Question, text: str, finish: str | None, *, whole: bool) -> dict[str, Any]:
     if question.messages is None:
         return {"index": 0, "text": text, "finish_reason": finish}
     key = "message" if whole else "delta"

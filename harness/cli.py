@@ -139,7 +139,7 @@ def _against(folder: Path, name: str) -> None:
     from harness.history import against
     from harness.reporting import logbook, publish
 
-    lines = against.told(publish.log_path(), folder, name)
+    lines = against.remarks(publish.log_path(), folder, name)
     logbook.note(publish.log_path(), folder.name, "\n".join(lines))
     for line in lines:
         say(line)
@@ -307,7 +307,7 @@ def replay(entry: str) -> None:
     with Progress() as progress, claim.alone(folder, progress.note):
         comparison = benching.bench(recipe, probe(), folder, progress)
     show(comparison)
-    lines = replay.told(old, experiment_log.find(path, folder.name), comparison, folder)
+    lines = replay.differences(old, experiment_log.find(path, folder.name), comparison, folder)
     logbook.note(path, folder.name, f"Replay of {old.run_id}.\n\n" + "\n".join(f"- {line}" for line in lines))
     for line in lines:
         say(line)

@@ -86,9 +86,9 @@ def compare(run: Path, baseline: str = "") -> Comparison:
             *([_OF_OLD] if any(spec.of_old for spec in recipe.workloads) else []),
             *calibration.drift(calibrations(run)),
             *_host_bound(rows, groups),
-            *slots.told(rows, _launches(groups), recipe.options.tuning),
+            *slots.remarks(rows, _launches(groups), recipe.options.tuning),
             *samples.sampling_costs(groups, recipe),
-            *task_accuracy.told(run, recipe.baseline or recipe.variants[0]),
+            *task_accuracy.remarks(run, recipe.baseline or recipe.variants[0]),
         ),
     )
 
@@ -276,7 +276,9 @@ def _with_populations(found: Agreement | None, done: list[Measured], recipe: Rec
     """The verdict beside those on the tokens that a cache or a draft had a hand in."""
     if found is None or not any(t.scores for t in done):
         return found
-    outputs = [one for t in done for one in affected.told(t.scores, t.records, affected.turns(sampled(t)))]
+    outputs = [
+        one for t in done for one in affected.outputs_of(t.scores, t.records, affected.turns(sampled(t)))
+    ]
     settings = JudgeSettings(dtype=_dtype(done), seed=recipe.seed, eight_bit=_eight_bit(done))
     shown = [t.attestation.effective.speculative for t in done if t.attestation]
     drafting = any(method not in (None, "none") for method in shown)

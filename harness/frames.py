@@ -45,7 +45,7 @@ def runs(*names: str) -> pd.DataFrame:
             "recipe": msgspec.to_builtins(store.read_recipe(run)),
             "environment": msgspec.to_builtins(store.read(run / "environment.json", Environment)),
         }
-        for run in _found(names)
+        for run in _runs(names)
     )
     return _table(found, depth=1)
 
@@ -54,7 +54,7 @@ def rows(*names: str) -> pd.DataFrame:
     """One row per line of the table: a variant at a scenario over all restarts, as comparison.json has it."""
     return _table(
         {"run_id": run.name, "rankable": row.rankable, **msgspec.to_builtins(row)}
-        for run in _found(names)
+        for run in _runs(names)
         for row in _comparison(run).rows
     )
 
@@ -129,7 +129,7 @@ def _text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def _found(names: tuple[str, ...]) -> list[Path]:
+def _runs(names: tuple[str, ...]) -> list[Path]:
     return [store.find_run(name) for name in names or ("",)]
 
 
@@ -140,7 +140,7 @@ def _comparison(run: Path) -> Comparison:
 
 def _trials(names: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], Path]]:
     """Where each trial stands, and its trial.json; those without records are left out."""
-    for run in _found(names):
+    for run in _runs(names):
         for path in sorted(run.glob("*/r*/*/trial.json")):
             trial = store.read(path, TrialResult).trial
             where = {"run_id": run.name, "variant": trial.variant, "scenario": trial.scenario}

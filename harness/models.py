@@ -78,7 +78,7 @@ YARDSTICK = "models/tiny-moe"
 """Folder, in the repository, of the tokenizer that measures prompts for a model whose own is not known."""
 
 
-def said(name: str) -> Model:
+def called(name: str) -> Model:
     """What a server's own name for its model stands for: an alias, an alias's id, else a mere name."""
     for model in models().values():
         if name and name in (model.alias, model.hf_id):

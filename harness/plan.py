@@ -282,7 +282,7 @@ def _unreadable(variant: Variant, model: Model) -> str:
 def _called(served: endpoint.Served, api_key_env: str) -> Model:
     """What a server's own name for its model stands for, where it counts tokens as that model does."""
     name = served.name()
-    model = models.said(name)
+    model = models.called(name)
     folder = model.path or model.tokenizer
     if not folder:
         return model

@@ -361,7 +361,7 @@ def judged(
         return _failed(running, outcome, what)
     return msgspec.structs.replace(
         outcome,
-        told=seen.told,
+        told=seen.sums,
         invalid="; ".join(seen.reasons(outcome, stats)),
         notes=(*outcome.notes, *seen.notes(outcome)),
     )

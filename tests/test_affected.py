@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from harness.correctness import affected
-from harness.correctness.affected import CACHED, DRAFTED, OTHERS, Told
+from harness.correctness.affected import CACHED, DRAFTED, OTHERS, Output
 from harness.correctness.agreement import judge
 from harness.correctness.floors import JudgeSettings
 from harness.schema import Population, Request, RequestRecord, Score
@@ -39,7 +39,7 @@ def by_name(found: tuple[Population, ...]) -> dict[str, Population]:
 @pytest.mark.parametrize("seed", range(2))
 def test_healthy_tokens_pass_on_both_sides(seed: int) -> None:
     made = scores(seed, num=24)
-    outputs = [Told(s, record(s.request_id, hit=i % 2 == 0, every=3)) for i, s in enumerate(made)]
+    outputs = [Output(s, record(s.request_id, hit=i % 2 == 0, every=3)) for i, s in enumerate(made)]
     found = by_name(affected.populations(outputs, BF16, drafting=True))
     assert {p.verdict for p in found.values()} == {"PASS"}
     assert found[CACHED].num_tokens == 12 * LENGTH
@@ -57,7 +57,7 @@ def test_a_fault_in_few_tokens_fails_them_though_the_mean_over_all_passes() -> N
         if hit:
             off = np.asarray(score.emitted_logprob) + 0.055 * np.where(np.arange(LENGTH) % 2, 1, -1)
             score = msgspec.structs.replace(score, emitted_logprob=tuple(off.tolist()))
-        outputs.append(Told(score, record(score.request_id, hit)))
+        outputs.append(Output(score, record(score.request_id, hit)))
     whole = judge([o.score for o in outputs], ())
     assert whole.verdict == "PASS"
     found = affected.populations(outputs, BF16, drafting=False)
@@ -69,7 +69,7 @@ def test_a_fault_in_few_tokens_fails_them_though_the_mean_over_all_passes() -> N
 def test_unverified_drafts_fail_as_drafts() -> None:
     outputs = []
     for score in scores(4, num=16):
-        told = Told(score, record(score.request_id, every=4))
+        told = Output(score, record(score.request_id, every=4))
         mask = affected.drafted(told) & (np.random.default_rng(5).random(LENGTH) < 0.5)
         outputs.append(told._replace(score=spoilt(score, mask)))
     found = by_name(affected.populations(outputs, BF16, drafting=True))
@@ -82,7 +82,7 @@ def test_a_conversation_that_goes_bad_names_the_turn() -> None:
     for i, score in enumerate(made):
         turn = 1 + i % 3
         bad = np.random.default_rng(i).random(LENGTH) < (0.3 if turn == 3 else 0.0)
-        outputs.append(Told(spoilt(score, bad), record(score.request_id, hit=turn > 1), turn))
+        outputs.append(Output(spoilt(score, bad), record(score.request_id, hit=turn > 1), turn))
     found = by_name(affected.populations(outputs, BF16, drafting=False))
     assert found[f"{CACHED}, turn 2"].verdict == "PASS"
     assert found[f"{CACHED}, turn 3"].verdict == "FAIL"
@@ -90,31 +90,31 @@ def test_a_conversation_that_goes_bad_names_the_turn() -> None:
 
 def test_without_a_cache_a_conversation_is_judged_by_turn_all_the_same() -> None:
     made = scores(10, num=24)
-    outputs = [Told(s, record(s.request_id), 1 + i % 3) for i, s in enumerate(made)]
+    outputs = [Output(s, record(s.request_id), 1 + i % 3) for i, s in enumerate(made)]
     found = affected.populations(outputs, BF16, drafting=False)
     assert [(p.name, p.verdict) for p in found] == [(f"all output, turn {t}", "PASS") for t in (1, 2, 3)]
 
 
 def test_few_tokens_cannot_tell_and_leave_the_row_its_verdict() -> None:
     made = scores(7, num=16)
-    outputs = [Told(s, record(s.request_id, hit=i == 0)) for i, s in enumerate(made)]
+    outputs = [Output(s, record(s.request_id, hit=i == 0)) for i, s in enumerate(made)]
     found = affected.populations(outputs, BF16, drafting=False)
     assert by_name(found)[CACHED].verdict == "CANNOT TELL"
     assert affected.joined(judge(made, ()), found).verdict == "PASS"
 
 
 def test_nothing_is_affected_where_nothing_was_reused_or_drafted() -> None:
-    outputs = [Told(s, record(s.request_id, every=3)) for s in scores(8)]
+    outputs = [Output(s, record(s.request_id, every=3)) for s in scores(8)]
     assert affected.populations(outputs, BF16, drafting=False) == ()
 
 
 def test_all_but_the_last_token_of_a_verification_are_the_drafts() -> None:
     (score,) = scores(9, num=1, length=8)
-    told = Told(score, RequestRecord(request_id="r0", runs=((1, 3), (5, 2))))
+    told = Output(score, RequestRecord(request_id="r0", runs=((1, 3), (5, 2))))
     assert affected.drafted(told).tolist() == [False, True, True, False, False, True, False, False]
-    lump = Told(score, RequestRecord(request_id="r0", runs=((0, 64),)))
+    lump = Output(score, RequestRecord(request_id="r0", runs=((0, 64),)))
     assert not affected.drafted(lump).any()
-    alone = Told(score, RequestRecord(request_id="r0", accepted_len=2))
+    alone = Output(score, RequestRecord(request_id="r0", accepted_len=2))
     assert affected.drafted(alone).all()
 
 

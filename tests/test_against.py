@@ -56,7 +56,7 @@ def test_last_is_the_newest_that_asked_the_same(runs: Runs) -> None:
     now = runs.add(
         4, 0.8, harness_commit="e" * 40, gpus=(Gpu(index=0, name="H200", memory_gb=1, driver="2"),)
     )
-    head, *lines = against.told(runs.log, now, "last")
+    head, *lines = against.remarks(runs.log, now, "last")
     assert head == "against run-2 of 2026-11-02T00:00:00Z:"
     text = "\n".join(lines)
     assert "engine-b at 1000-2000@c8: 1000 then, 800 output tok/s now (-20.0%, intervals apart)" in text
@@ -72,7 +72,7 @@ def test_an_entry_can_be_named(runs: Runs) -> None:
     runs.add(1)
     runs.add(2)
     now = runs.add(3)
-    assert against.told(runs.log, now, "run-1")[0].startswith("against run-1 ")
+    assert against.remarks(runs.log, now, "run-1")[0].startswith("against run-1 ")
     against.check(runs.log, "run-1")
     against.check(runs.log, "last")
     with pytest.raises(InputError, match="names no entry"):
@@ -89,14 +89,14 @@ def test_an_entry_can_be_named(runs: Runs) -> None:
 def test_what_was_not_asked_alike_is_not_compared(runs: Runs, recipe: Recipe, lacking: str) -> None:
     runs.add(1)
     now = runs.add(2, 0.5, recipe=recipe)
-    (line,) = against.told(runs.log, now, "last")
+    (line,) = against.remarks(runs.log, now, "last")
     assert "no entry asked the same, so nothing was compared; run-1, which comes nearest" in line
     assert lacking in line
-    assert "nothing was compared" in against.told(runs.log, now, "run-1")[0]
+    assert "nothing was compared" in against.remarks(runs.log, now, "run-1")[0]
 
 
 def test_the_first_run_says_so(runs: Runs) -> None:
     now = runs.add(1)
-    assert against.told(runs.log, now, "last") == [
+    assert against.remarks(runs.log, now, "last") == [
         "against=last: the log has no earlier run, so nothing was compared."
     ]

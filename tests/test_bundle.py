@@ -247,7 +247,7 @@ def test_the_checking_program_is_small_and_knows_nothing_of_the_harness() -> Non
 @pytest.mark.parametrize("name", ["20261121-030948-all", "20261121-h200-long-prompts"])
 def test_figures_of_kept_runs_are_recomputed_to_the_last_digit(name: str) -> None:
     run = ROOT / "results" / name
-    told = pack.told(run, store.read(run / "comparison.json", Comparison))
+    told = pack.summary(run, store.read(run / "comparison.json", Comparison))
     files = {f"run/{p.relative_to(run).as_posix()}": p.read_bytes() for p in run.rglob("*") if p.is_file()}
     trials = [n[:-11] for n in sorted(files) if n.endswith("/trial.json")]
     shown = 0

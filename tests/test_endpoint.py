@@ -165,7 +165,7 @@ def test_a_tokenizer_is_known_by_its_counts() -> None:
     said = models.assumed(models.resolve("tiny-moe"), "")
     assert "that it serves those weights is assumed" in said
     assert models.assumed(models.resolve("tiny-moe"), "tiny-moe") == ""
-    assert models.assumed(models.said("acme/unheard-of-7b"), "") == ""
+    assert models.assumed(models.called("acme/unheard-of-7b"), "") == ""
 
 
 def test_a_named_model_is_held_to_its_own_tokens(desk: Desk) -> None:
@@ -205,8 +205,8 @@ def test_the_name_that_is_served_wins_over_our_alias() -> None:
 
 
 def test_a_served_name_that_is_an_alias_or_its_id_brings_the_tokenizer() -> None:
-    assert models.said("tiny-moe").path.endswith("models/tiny-moe")
-    assert models.said("acme/unheard-of-7b").path == ""
+    assert models.called("tiny-moe").path.endswith("models/tiny-moe")
+    assert models.called("acme/unheard-of-7b").path == ""
     with trtllm_server.serving(render("trtllm-ep")) as (url, _):
         recipe, _ = plan.recipe_of(["attach", "32/8", f"url={url}"], probe())
         (planned,) = plan.plan(recipe, probe())

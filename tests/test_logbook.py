@@ -134,7 +134,7 @@ def test_replay_says_what_else_changed(tmp_path: Path) -> None:
         taken = Calibration(taken_at="", cpu_mb_s=cpu, memory_gb_s=10.0, load_average=0.0)
         store.write(tmp_path / name / "v" / "r1" / "calibration.json", taken)
     old, new = (log.find(path, name) for name in ("20261120", "20261121"))
-    lines = replay.told(old, new, COMPARISON, tmp_path / new.run_id)
+    lines = replay.differences(old, new, COMPARISON, tmp_path / new.run_id)
     assert "host's sha256: 1000 MB/s then, 900 now (-10.0%)" in lines
     assert old.facts is not None
     other = msgspec.structs.replace(old.facts, commit="f" * 40, host="elsewhere")

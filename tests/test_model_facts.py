@@ -312,7 +312,7 @@ def test_an_id_that_is_nowhere_is_one_sentence(tmp_path: Path, monkeypatch: pyte
 
 def test_an_alias_id_brings_its_pin_and_another_revision_does_not() -> None:
     assert models.resolve("deepseek-ai/DeepSeek-R1").alias == "deepseek-r1"
-    assert models.said("deepseek-ai/DeepSeek-R1").revision
+    assert models.called("deepseek-ai/DeepSeek-R1").revision
 
 
 def test_what_fits_a_node_follows_from_config_and_layout() -> None:

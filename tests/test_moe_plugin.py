@@ -201,7 +201,7 @@ def test_moe_log_where_there_is_nothing_to_log(tmp_path: Path) -> None:
 
 def test_what_a_visit_told(tmp_path: Path) -> None:
     moe_logs.random_log(tmp_path / moe_log.LOG, 4, seed=1, favour=2.0)
-    assert "routing of 2 layers" in moe_log.told(tmp_path)
+    assert "routing of 2 layers" in moe_log.remark(tmp_path)
     assert (tmp_path / "moe" / "moe.json").exists()
 
 

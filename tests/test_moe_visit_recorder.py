@@ -40,7 +40,7 @@ def test_a_recorder_that_refuses_never_fails_the_trials(tmp_path: Path) -> None:
     assert measured == ["trial"]
     with pytest.raises(InputError, match=r"refused /start_expert_distribution_record with HTTP 404"):
         routing_log.read([str(tmp_path / visit_recorder.LOG)])
-    assert "routing is not logged" in moe_log.told(tmp_path)
+    assert "routing is not logged" in moe_log.remark(tmp_path)
 
 
 def test_on_a_cpu_it_is_never_stopped_and_a_damaged_dump_is_named(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_on_a_cpu_it_is_never_stopped_and_a_damaged_dump_is_named(tmp_path: Path
     ):
         pass
     assert asked == ["/start_expert_distribution_record", "/dump_expert_distribution_record"]
-    assert "Cannot read" in moe_log.told(tmp_path)
+    assert "Cannot read" in moe_log.remark(tmp_path)
 
 
 def test_trials_that_fail_still_fail(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_each_logged_layer_has_its_experts_and_its_ranks(tmp_path: Path) -> None
 def test_without_the_log_what_was_computed_of_it_is_shown(tmp_path: Path) -> None:
     folder = visit(tmp_path, "a", 1)
     before = routing_section.section(tmp_path, ["a"])
-    moe_log.told(folder)
+    moe_log.remark(folder)
     (folder / moe_log.LOG).unlink()
     after = routing_section.section(tmp_path, ["a"])
     assert after.rows == before.rows and after.plots == before.plots

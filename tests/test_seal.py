@@ -260,9 +260,9 @@ def test_another_seed_or_name_asks_the_same_question_and_another_load_does_not()
 
 def test_the_row_of_a_patched_engine_names_its_files() -> None:
     patched = EngineFiles(packages={"vllm 1": "aa"}, changed=tuple(f"vllm/{i}.py" for i in range(9)))
-    assert "vllm/0.py (changed)" in patched.told and "and 3 more" in patched.told
+    assert "vllm/0.py (changed)" in patched.remark and "and 3 more" in patched.remark
     assert patched.sha256 != EngineFiles(packages={"vllm 1": "aa"}).sha256
-    assert EngineFiles(skipped="why").sha256 == "" == EngineFiles().told
+    assert EngineFiles(skipped="why").sha256 == "" == EngineFiles().remark
     assert Row(variant="v", scenario="s", status="done").labels == ()
 
 

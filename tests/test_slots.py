@@ -33,7 +33,7 @@ LAUNCHES = {
 
 
 def test_every_engine_s_slots_stand_in_one_line_and_the_best_of_each_is_ranked() -> None:
-    said = slots.told(ROWS, LAUNCHES, "proof")
+    said = slots.remarks(ROWS, LAUNCHES, "proof")
     assert said == (
         "slots of llamacpp at s@c1: default: llamacpp~default 100 tok/s; vendor: none was given; "
         "tuned: llamacpp~slots=8 150 tok/s",
@@ -47,11 +47,11 @@ def test_every_engine_s_slots_stand_in_one_line_and_the_best_of_each_is_ranked()
 
 def test_what_is_wrong_is_in_its_slot_and_is_no_best() -> None:
     rows = (ROWS[0], row("llamacpp~slots=8", 900, "FAIL"), ROWS[2])
-    said = slots.told(rows, LAUNCHES, "proof")
+    said = slots.remarks(rows, LAUNCHES, "proof")
     assert "tuned: llamacpp~slots=8 not ranked" in said[0]
     assert said[2].endswith("1. vllm-cpu~default 120, 2. llamacpp~default 100")
 
 
 def test_a_comparison_of_one_slot_claims_nothing_of_slots() -> None:
-    assert slots.told(ROWS, LAUNCHES) == ()
-    assert slots.told((row("llamacpp", 1), row("vllm-cpu", 2)), {"llamacpp": launch("llamacpp")}) == ()
+    assert slots.remarks(ROWS, LAUNCHES) == ()
+    assert slots.remarks((row("llamacpp", 1), row("vllm-cpu", 2)), {"llamacpp": launch("llamacpp")}) == ()

@@ -72,15 +72,15 @@ def test_variants_are_paired_with_the_baseline_and_failures_told(tmp_path: Path)
         shutil.copy(GOLDEN / f"samples_{source}.jsonl", folder / "samples_follows_2026.jsonl")
     (tmp_path / "c" / "r1" / tasks.FOLDER).mkdir(parents=True)
     (tmp_path / "c" / "r1" / tasks.FOLDER / tasks.PROBLEM).write_text("out of memory\n")
-    failed, alone, paired = task_accuracy.told(tmp_path, "a")
+    failed, alone, paired = task_accuracy.remarks(tmp_path, "a")
     assert failed == "tasks of c not answered: out of memory"
     assert alone == "a, follows: 70.0% of 20 items (exact_match)"
     assert paired.startswith("b against a, follows: ") and "a difference beyond luck (McNemar p = " in paired
-    assert task_accuracy.told(tmp_path, "absent")[1:] == (
+    assert task_accuracy.remarks(tmp_path, "absent")[1:] == (
         alone,
         paired.split(" against a")[0] + _alone(paired),
     )
-    assert task_accuracy.told(tmp_path / "absent", "a") == ()
+    assert task_accuracy.remarks(tmp_path / "absent", "a") == ()
 
 
 def _alone(paired: str) -> str:
@@ -110,7 +110,7 @@ def test_the_tool_itself_asks_a_server_and_two_servers_are_paired(tmp_path: Path
             )
             (file,) = tasks.run(job, python, tmp_path / variant / "r1" / tasks.FOLDER)
         assert task_accuracy.task_of(file) == "next_word"
-    alone, paired = task_accuracy.told(tmp_path, "a")
+    alone, paired = task_accuracy.remarks(tmp_path, "a")
     assert alone == "a, next_word: 0.0% of 12 items (exact_match)"
     assert paired.startswith(
         "b against a, next_word: 0.0% against 0.0% of 12 items (exact_match); 0 items only"

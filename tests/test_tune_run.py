@@ -17,7 +17,7 @@ from harness.schema import Comparison
 from harness.sealing import verify
 from harness.tune import campaign, found_file, outcomes, stages, telling, verbs
 from harness.tune.campaign import Campaign
-from harness.tune.telling import Found, Runs
+from harness.tune.telling import Outcome, Runs
 
 ENGINES = {"HARNESS_ENGINES": str(ROOT / "tests" / "engines")}
 POISON, DEAD = "mock~pace=0.01~poison=fast", "mock~pace=0.01~oom=CUDA"
@@ -112,7 +112,7 @@ def test_what_was_found_is_a_file_that_the_registry_reads(
     run: Path, asked: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HARNESS_VARIANTS", str(tmp_path / "tuned"))
-    found = Found(base="mock", winner="mock~pace=0.01", verdict="PASS")
+    found = Outcome(base="mock", winner="mock~pace=0.01", verdict="PASS")
     variant = found_file.tuned(asked, found, run, "2026-01-02T03:04:05Z")
     assert found_file.kept(variant, "tuned") == tmp_path / "tuned" / "mock-tuned-20260102.toml"
     read = registry.variant("mock-tuned-20260102")

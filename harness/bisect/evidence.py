@@ -135,7 +135,7 @@ def _judged(place: int, number: int, recipe: Recipe, rows: Sequence[Row]) -> See
     return Seen(place, number, problem=f"{row.agreement.verdict}: {row.agreement.reason}")
 
 
-def told(metric: str, shown: Seen) -> str:
+def text(metric: str, shown: Seen) -> str:
     """What a restart showed, in words."""
     asked = METRICS[metric]
     if shown.value is None:

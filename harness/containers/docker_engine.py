@@ -125,25 +125,25 @@ def digest(image: Any) -> str:
 
 def image_digest(name: str) -> str:
     """Digest of an image of this machine; "" without Docker or image."""
-    return _told(lambda client: digest(client.images.get(name)), "")
+    return _answer(lambda client: digest(client.images.get(name)), "")
 
 
 def layers(name: str) -> tuple[str, ...]:
     """Digests of the layers of an image of this machine, lowest first; () without Docker or image."""
-    return _told(lambda client: tuple(client.images.get(name).attrs["RootFS"].get("Layers") or ()), ())
+    return _answer(lambda client: tuple(client.images.get(name).attrs["RootFS"].get("Layers") or ()), ())
 
 
 def version() -> str:
     """Version of the Docker Engine that answers; "" when none does."""
-    return _told(lambda client: str(client.version()["Version"]), "")
+    return _answer(lambda client: str(client.version()["Version"]), "")
 
 
 def image_names() -> tuple[str, ...]:
     """Images this machine holds, as name:tag, sorted; () without a Docker Engine."""
-    return _told(lambda client: tuple(sorted(t for image in client.images.list() for t in image.tags)), ())
+    return _answer(lambda client: tuple(sorted(t for image in client.images.list() for t in image.tags)), ())
 
 
-def _told(ask: Callable[[Any], T], otherwise: T) -> T:
+def _answer(ask: Callable[[Any], T], otherwise: T) -> T:
     """What the Docker Engine answers; `otherwise` when none answers, or not to that."""
     try:
         with contextlib.closing(connect(_PATIENCE_S)) as client:

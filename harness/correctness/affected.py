@@ -34,7 +34,7 @@ LONGEST_RUN = 33
 """Tokens: a chunk with more is no single verification, but an answer that was delivered in lumps."""
 
 
-class Told(NamedTuple):
+class Output(NamedTuple):
     """One scored output and what its answer tells of caches and drafts."""
 
     score: Score
@@ -72,18 +72,20 @@ def turns(requests: Iterable[Request]) -> dict[str, int]:
     return found
 
 
-def told(scores: Sequence[Score], records: Sequence[RequestRecord], turn: Mapping[str, int]) -> list[Told]:
+def outputs_of(
+    scores: Sequence[Score], records: Sequence[RequestRecord], turn: Mapping[str, int]
+) -> list[Output]:
     """The scored outputs of one trial beside their records; those without a record are left out."""
     by_id = {r.request_id: r for r in records}
     return [
-        Told(s, by_id[s.request_id], turn.get(s.request_id, 0))
+        Output(s, by_id[s.request_id], turn.get(s.request_id, 0))
         for s in scores
         if not s.error and s.token_ids and s.request_id in by_id
     ]
 
 
 def populations(
-    outputs: Sequence[Told], settings: JudgeSettings, *, drafting: bool
+    outputs: Sequence[Output], settings: JudgeSettings, *, drafting: bool
 ) -> tuple[Population, ...]:
     """The affected tokens of a row and the others, and their parts; without any, conversations by turn.
 
@@ -116,12 +118,12 @@ def joined(whole: Agreement, parts: tuple[Population, ...]) -> Agreement:
     return msgspec.structs.replace(whole, verdict="FAIL", reason=reason + more, populations=parts)
 
 
-def cached(output: Told) -> Mask:
+def cached(output: Output) -> Mask:
     """One flag per token: behind a cache hit."""
     return np.full(len(output.score.token_ids), output.record.cached_len > 0)
 
 
-def drafted(output: Told) -> Mask:
+def drafted(output: Output) -> Mask:
     """One flag per token: accepted from a draft."""
     mask = np.zeros(len(output.score.token_ids), dtype=bool)
     runs = [(first, num) for first, num in output.record.runs if 1 < num <= LONGEST_RUN]
@@ -136,7 +138,7 @@ def drafted(output: Told) -> Mask:
 
 
 def _parts(
-    name: str, outputs: Sequence[Told], mask: Sequence[Mask], settings: JudgeSettings
+    name: str, outputs: Sequence[Output], mask: Sequence[Mask], settings: JudgeSettings
 ) -> Iterator[Population]:
     """By turn, and by block of output positions, where each part alone has tokens enough for a verdict."""
     yield from _by_turn(name, outputs, mask, settings)
@@ -147,7 +149,7 @@ def _parts(
 
 
 def _by_turn(
-    name: str, outputs: Sequence[Told], mask: Sequence[Mask], settings: JudgeSettings
+    name: str, outputs: Sequence[Output], mask: Sequence[Mask], settings: JudgeSettings
 ) -> Iterator[Population]:
     for turn in sorted({o.turn for o in outputs} - {0}):
         inside = [m & (o.turn == turn) for o, m in zip(outputs, mask, strict=True)]
@@ -155,13 +157,15 @@ def _by_turn(
 
 
 def _if_enough(
-    name: str, outputs: Sequence[Told], mask: Sequence[Mask], settings: JudgeSettings
+    name: str, outputs: Sequence[Output], mask: Sequence[Mask], settings: JudgeSettings
 ) -> Iterator[Population]:
     if sum(m.any() for m in mask) >= MIN_REQUESTS and sum(int(m.sum()) for m in mask) >= MIN_TOKENS:
         yield _judged(name, outputs, mask, settings)
 
 
-def _judged(name: str, outputs: Sequence[Told], mask: Sequence[Mask], settings: JudgeSettings) -> Population:
+def _judged(
+    name: str, outputs: Sequence[Output], mask: Sequence[Mask], settings: JudgeSettings
+) -> Population:
     scores = [part(o.score, m) for o, m in zip(outputs, mask, strict=True) if m.any()]
     found = agreement.judge(scores, (), settings=settings)
     noise = found.statistics.get("noise_ratio")

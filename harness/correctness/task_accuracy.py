@@ -114,7 +114,7 @@ def words(found: PairedAccuracy) -> str:
     )
 
 
-def told(run_folder: Path, baseline: str) -> tuple[str, ...]:
+def remarks(run_folder: Path, baseline: str) -> tuple[str, ...]:
     """A sentence per task and variant against the baseline, and per variant that could not be asked."""
     found = {p.parent.parent.parent.name: p for p in sorted(run_folder.glob(f"*/r1/{FOLDER}/{PROBLEM}"))}
     lines = [

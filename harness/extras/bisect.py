@@ -117,7 +117,7 @@ def _step(recipe: Recipe, shown: Seen, seconds: float) -> Step:
         variant=recipe.variants[shown.version],
         round=shown.round,
         seconds=round(seconds, 1),
-        showed=evidence.told(recipe.options.bisect, shown),
+        showed=evidence.text(recipe.options.bisect, shown),
     )
 
 

@@ -78,10 +78,10 @@ def log_of(folder: Path) -> Path:
 def afterwards(visit: Visit) -> None:
     """Say what the routing log of the visit told; pictures and moe.json go to its folder moe/."""
     if log_of(visit.folder).exists():
-        visit.progress.note(told(visit.folder))
+        visit.progress.note(remark(visit.folder))
 
 
-def told(folder: Path) -> str:
+def remark(folder: Path) -> str:
     """What a visit's routing log told, in one line, or why there is none."""
     path = log_of(folder)
     try:

@@ -14,7 +14,7 @@ from harness.reporting.report_html import Section
 from harness.schema import Recipe
 from harness.tune.campaign import STAGES, TITLES
 from harness.tune.effects import Effect
-from harness.tune.telling import Found, Told
+from harness.tune.telling import Account, Outcome
 
 FILE = "campaign.told.json"
 HEADERS = ("variant", "setting", "value", "against", "effect", "95 % interval", "points", "did not count")
@@ -32,7 +32,7 @@ def section(run: Path, order: Sequence[str]) -> Section:
     """Slots, what mattered, and one sentence for each flag; empty until the campaign has ended."""
     if not (run / FILE).exists():
         return Section("Tuning")
-    told = store.read(run / FILE, Told)
+    told = store.read(run / FILE, Account)
     return Section(
         "Tuning",
         "What the campaign found: default, vendor and tuned of each engine on prompts that nobody tuned on, "
@@ -58,11 +58,11 @@ def _row(base: str, effect: Effect) -> tuple[str, ...]:
     )
 
 
-def _shown(found: Found) -> list[Effect]:
+def _shown(found: Outcome) -> list[Effect]:
     return [effect for effect in found.effects if effect.ratio]
 
 
-def _picture(found: Found, title: str) -> str:
+def _picture(found: Outcome, title: str) -> str:
     """Factors with their intervals, one line a value; 1 = as the reference value."""
     shown = _shown(found)
 

@@ -28,7 +28,7 @@ def check(path: Path, name: str) -> None:
         log.find(path, name)
 
 
-def told(path: Path, run: Path, name: str) -> list[str]:
+def remarks(path: Path, run: Path, name: str) -> list[str]:
     """What is to be said of a run that was just logged, one line each.
 
     `name`: an entry of the log, or "last" for the newest that is comparable. Other runs' folders are looked

@@ -200,13 +200,13 @@ def applied(variant: Variant, space: Space, point: Point | None) -> Variant:
     return msgspec.structs.replace(
         found,
         name=default(variant.name) if point is None else name(variant.name, chosen),
-        source=f"{variant.source}; " + ("as the engine comes" if point is None else f"with {told(chosen)}"),
+        source=f"{variant.source}; " + ("as the engine comes" if point is None else f"with {text(chosen)}"),
         slot="default" if point is None else "",
         in_bench_all=False,
     )
 
 
-def told(point: Mapping[str, str]) -> str:
+def text(point: Mapping[str, str]) -> str:
     """A point in words: "slots 8, kv f16"."""
     return ", ".join(f"{key} {value}" for key, value in point.items()) or "nothing changed"
 

@@ -20,7 +20,7 @@ def slot_of(name: str, tuning: str = "") -> str:
     return "tuned" if tuning == "proof" and (point.is_point(name) or known) else ""
 
 
-def told(rows: Sequence[Row], launches: Mapping[str, Launch], tuning: str = "") -> tuple[str, ...]:
+def remarks(rows: Sequence[Row], launches: Mapping[str, Launch], tuning: str = "") -> tuple[str, ...]:
     """A line for each engine's slots at each scenario, one for each scenario's best, and the flags.
 
     () where fewer than two slots are filled: nothing is claimed of them.
@@ -75,7 +75,7 @@ def _flags(slots: Mapping[str, str], launches: Mapping[str, Launch]) -> tuple[st
 def differences(one: Launch, other: Launch) -> str:
     """Flags and variables that two launches do not share, in words."""
     found = []
-    for mine, usual in ((_said(one.argv), _said(other.argv)), (dict(one.env), dict(other.env))):
+    for mine, usual in ((_settings(one.argv), _settings(other.argv)), (dict(one.env), dict(other.env))):
         for key in dict.fromkeys([*mine, *usual]):
             if mine.get(key) != usual.get(key):
                 found.append(f"{_words(key, mine)} (default: {_words(key, usual)})")
@@ -86,7 +86,7 @@ def _words(key: str, said: Mapping[str, str]) -> str:
     return f"{key} {said[key]}".rstrip() if key in said else f"no {key}"
 
 
-def _said(argv: Sequence[str]) -> dict[str, str]:
+def _settings(argv: Sequence[str]) -> dict[str, str]:
     """Flag -> its values; where it listens is no setting."""
     found: dict[str, str] = {}
     flag = ""

@@ -99,7 +99,7 @@ def _notes(result: TrialResult, collected: Collected) -> tuple[str, ...]:
 def _patched(visit: Path) -> tuple[str, ...]:
     """What of the engine is not what its packages published."""
     found = _maybe(visit / ENGINE_FILES, EngineFiles)
-    return (found.told,) if found and found.told else ()
+    return (found.remark,) if found and found.remark else ()
 
 
 def _maybe(path: Path, kind: type[N]) -> N | None:

@@ -74,7 +74,7 @@ class Seen:
             self._missing += expected - record.output_len
 
     @property
-    def told(self) -> dict[str, float]:
+    def sums(self) -> dict[str, float]:
         """Sums over the answers, to hold the engine's counters against; {} where a request failed."""
         if self.num_ok != self.num:
             return {}

@@ -26,7 +26,7 @@ def checks(given: Sequence[str]) -> tuple[Check, ...]:
     launch = _launch(given)
     step = Step(Job(launch=launch), os.open(os.devnull, os.O_WRONLY))
     try:
-        return tuple(_told(gather(step, launch)))
+        return tuple(_checks(gather(step, launch)))
     finally:
         step.stop(5.0)
 
@@ -42,7 +42,7 @@ def _launch(given: Sequence[str]) -> Launch:
     return Launch(argv=(sys.executable,), others=others, interface=interface, srun=srun, port=_PORT)
 
 
-def _told(found: Gathered) -> Iterator[Check]:
+def _checks(found: Gathered) -> Iterator[Check]:
     first = found.looks[0]
     for look, met in zip(found.looks, found.met or (None,) * len(found.looks), strict=True):
         speed = f"{look.cpu_mb_s:.0f} MB/s of sha256, memory {look.memory_gb_s:.0f} GB/s"

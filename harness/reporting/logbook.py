@@ -32,10 +32,10 @@ def run(path: Path, results: Path, words: Sequence[str]) -> tuple[str, int]:
     if list(words[:1]) == ["check"]:
         found = check(path, results)
         return "\n".join(found) or "Every entry's results are there and unchanged.", int(bool(found))
-    return _told(path, results, words), 0
+    return _answer(path, results, words), 0
 
 
-def _told(path: Path, results: Path, words: Sequence[str]) -> str:
+def _answer(path: Path, results: Path, words: Sequence[str]) -> str:
     first, rest = (words[0], list(words[1:])) if words else ("list", [])
     if first == "show":
         return show(path, rest[0] if rest else "last")

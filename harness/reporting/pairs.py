@@ -44,7 +44,7 @@ def pairs(comparison: Comparison) -> list[Pair]:
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """Lines of the table under HEADERS."""
     return [
-        (name(p), p.row.scenario, brings(p), told(p.row), "; ".join(populations(p.row)) or "-")
+        (name(p), p.row.scenario, brings(p), reuse_text(p.row), "; ".join(populations(p.row)) or "-")
         for p in pairs(comparison)
     ]
 
@@ -53,7 +53,9 @@ def lines(comparison: Comparison) -> list[str]:
     """One per pair, for a terminal: what was reused or accepted, and the verdict on those tokens."""
     found = []
     for pair in pairs(comparison):
-        parts = [part for part in (told(pair.row), "; ".join(populations(pair.row, parts=False))) if part]
+        parts = [
+            part for part in (reuse_text(pair.row), "; ".join(populations(pair.row, parts=False))) if part
+        ]
         if parts:
             kind = "pair " if pair.partner else ""
             found.append(f"{kind}{name(pair)} at {pair.row.scenario}: {'; '.join(parts)}")
@@ -94,7 +96,7 @@ def _ratio(contrast: Contrast) -> str:
     return f"{answer.name(contrast)} {estimate.mean:.2f}x ({estimate.low:.2f}-{estimate.high:.2f}), {word}"
 
 
-def told(row: Row) -> str:
+def reuse_text(row: Row) -> str:
     """What was reused and accepted; "" where nothing was."""
     return reuse.words(row.reuse) if row.reuse else ""
 

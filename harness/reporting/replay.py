@@ -58,7 +58,7 @@ def distance(before: LogFacts, now: Comparison) -> list[str]:
     return [plain(line) for line in lines]
 
 
-def told(old: Entry, new: Entry, comparison: Comparison, run: Path) -> list[str]:
+def differences(old: Entry, new: Entry, comparison: Comparison, run: Path) -> list[str]:
     """Everything a replay has to say; `run` is its folder, the old one is looked for beside it."""
     if old.facts is None or new.facts is None:
         return []

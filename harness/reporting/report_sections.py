@@ -23,7 +23,7 @@ _GAUGES = (
     ("kv_usage", "KV cache used (share)"),
     ("preemptions", "preemptions"),
 )
-Draw = Callable[[str, "list[Told]", Sequence[str]], list[str]]
+Draw = Callable[[str, "list[TrialView]", Sequence[str]], list[str]]
 """(scenario, its trials, order of the variants' colours) -> plots."""
 _NUM_LATENCIES = 2
 """Plots of a timeline that come before those of telemetry: TTFT and TPOT."""
@@ -31,7 +31,7 @@ _NUM_ANSWERS = 2
 _ANSWER_LEN = 1200
 
 
-class Told(NamedTuple):
+class TrialView(NamedTuple):
     """One trial, as the plots need it."""
 
     result: TrialResult
@@ -88,7 +88,7 @@ def sections(
     ]
 
 
-def _read(run: Path) -> tuple[list[Told], list[Block]]:
+def _read(run: Path) -> tuple[list[TrialView], list[Block]]:
     trials, failures = [], []
     for path in sorted(run.glob("*/r*/*/trial.json")):
         try:
@@ -96,17 +96,17 @@ def _read(run: Path) -> tuple[list[Told], list[Block]]:
             if result.evidence:
                 failures.append(Block(f"{result.trial.variant} at {result.trial.scenario}", result.evidence))
             if result.status == "done":
-                trials.append(_told(path.parent, result))
+                trials.append(_view(path.parent, result))
         except StoreError:
             continue  # the comparison's notes name it
     return trials, failures
 
 
-def _told(folder: Path, result: TrialResult) -> Told:
+def _view(folder: Path, result: TrialResult) -> TrialView:
     collected = collector.collect(folder / "requests.jsonl")
     said = [r for r in collected.sample() if not r.error and r.text]
     scores = folder / "scores.jsonl"
-    return Told(
+    return TrialView(
         result=result,
         table=collected.columns,
         samples=store.telemetry(folder),
@@ -115,7 +115,9 @@ def _told(folder: Path, result: TrialResult) -> Told:
     )
 
 
-def _each(scenarios: Iterable[str], trials: Sequence[Told], draw: Draw, order: Sequence[str]) -> list[str]:
+def _each(
+    scenarios: Iterable[str], trials: Sequence[TrialView], draw: Draw, order: Sequence[str]
+) -> list[str]:
     return [
         plot
         for scenario in scenarios
@@ -125,13 +127,13 @@ def _each(scenarios: Iterable[str], trials: Sequence[Told], draw: Draw, order: S
 
 
 def _grouped(
-    scenarios: Iterable[str], trials: Sequence[Told], draw: Draw, order: Sequence[str]
+    scenarios: Iterable[str], trials: Sequence[TrialView], draw: Draw, order: Sequence[str]
 ) -> list[Group]:
     """The plots of each scenario under its name."""
     return [Group(s, drawn) for s in scenarios if (drawn := _each([s], trials, draw, order))]
 
 
-def _distributions(scenario: str, trials: list[Told], order: Sequence[str]) -> list[str]:
+def _distributions(scenario: str, trials: list[TrialView], order: Sequence[str]) -> list[str]:
     """CDFs over all restarts of a variant together; where answers came whole, of E2EL only."""
     drawn = []
     whole = {t.variant for t in trials if metrics.summarize(t.table, {}).delivered}
@@ -145,7 +147,7 @@ def _distributions(scenario: str, trials: list[Told], order: Sequence[str]) -> l
     return [plot for plot in drawn if plot]
 
 
-def _timelines(scenario: str, trials: list[Told], order: Sequence[str]) -> list[str]:
+def _timelines(scenario: str, trials: list[TrialView], order: Sequence[str]) -> list[str]:
     """The first restart of each variant, all on one time axis."""
     first = [group[0] for group in _by_variant(trials).values()]
     panels: list[tuple[str, str, list[Curve | None]]] = [
@@ -170,9 +172,13 @@ def _timelines(scenario: str, trials: list[Told], order: Sequence[str]) -> list[
 
 
 def _agreement(
-    run: Path, scenarios: Iterable[str], trials: Sequence[Told], comparison: Comparison, order: Sequence[str]
+    run: Path,
+    scenarios: Iterable[str],
+    trials: Sequence[TrialView],
+    comparison: Comparison,
+    order: Sequence[str],
 ) -> Section:
-    def draw(scenario: str, found: list[Told], order: Sequence[str]) -> list[str]:
+    def draw(scenario: str, found: list[TrialView], order: Sequence[str]) -> list[str]:
         lines = [
             curves.margin_by_position(variant, [s for t in group for s in t.scores])
             for variant, group in _by_variant(found).items()
@@ -185,7 +191,7 @@ def _agreement(
     return report_agreement.statistics(run, comparison, _each(scenarios, trials, draw, order))
 
 
-def _answers(trials: Sequence[Told]) -> list[Block]:
+def _answers(trials: Sequence[TrialView]) -> list[Block]:
     return [
         Block(f"{t.variant} at {t.result.trial.scenario}, request {r.request_id}", r.text[:_ANSWER_LEN])
         for t in trials
@@ -194,8 +200,8 @@ def _answers(trials: Sequence[Told]) -> list[Block]:
     ]
 
 
-def _by_variant(trials: Iterable[Told]) -> dict[str, list[Told]]:
-    groups: dict[str, list[Told]] = {}
+def _by_variant(trials: Iterable[TrialView]) -> dict[str, list[TrialView]]:
+    groups: dict[str, list[TrialView]] = {}
     for told in trials:
         groups.setdefault(told.variant, []).append(told)
     return groups

@@ -125,7 +125,7 @@ class EngineFiles(Noun):
         return tuple(f"{name} ({kind})" for kind, names in kinds for name in names)
 
     @property
-    def told(self) -> str:
+    def remark(self) -> str:
         """What a row says of it; "" when nothing differs."""
         files, more = self.differences[:_SHOWN], len(self.differences) - _SHOWN
         if not files:

@@ -91,12 +91,12 @@ def contents(run: Path) -> dict[str, bytes]:
     return {
         **found,
         "log.md": "\n".join(blocks).encode(),
-        "told.json": msgspec.json.encode(told(run, comparison)),
+        "told.json": msgspec.json.encode(summary(run, comparison)),
         "verify.py": Path(verify.__file__).read_bytes(),
     }
 
 
-def told(run: Path, comparison: Comparison) -> dict[str, object]:
+def summary(run: Path, comparison: Comparison) -> dict[str, object]:
     """What verify.py prints: the table in cells, as report.md has it, and the words around it."""
     folders = _folders(run)
     rows = [

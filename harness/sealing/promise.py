@@ -37,12 +37,12 @@ def seal(path: Path, recipe: Recipe, run: Path, planned: Iterable[Planned]) -> S
     made = compose(recipe, run, tuple(planned), salt)
     written: list[str] = []
 
-    def told(before: str) -> str:
+    def entry(before: str) -> str:
         final = msgspec.structs.replace(made, before=before)
         written[:] = [msgspec.json.encode(final).decode()]
         return log.sealed_text(final.sealed_at, run.name, lines(final), written[0])
 
-    log.append(path, told)
+    log.append(path, entry)
     kept = SealFile(text=written[0], salt=salt)
     store.write(run / SEAL_FILE, kept)
     return kept

@@ -13,7 +13,7 @@ from harness import registry, store
 from harness.errors import InputError
 from harness.schema import Environment, Scalar, Variant
 from harness.tune.campaign import Campaign
-from harness.tune.telling import Found
+from harness.tune.telling import Outcome
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
@@ -48,7 +48,7 @@ def kept(variant: Variant, kind: str) -> Path:
     return path
 
 
-def tuned(campaign: Campaign, found: Found, run: Path, when: str) -> Variant:
+def tuned(campaign: Campaign, found: Outcome, run: Path, when: str) -> Variant:
     """The winner of a campaign as a variant; `run` is the proof."""
     seen = store.read(run / "environment.json", Environment)
     chosen = registry.variant(found.winner)

@@ -18,7 +18,7 @@ EQUAL = 0.05
 """Largest difference of spends that counts as an equal budget."""
 
 
-class Found(Noun):
+class Outcome(Noun):
     """What was found for one variant of a campaign."""
 
     base: str
@@ -46,13 +46,13 @@ class Found(Noun):
     words: tuple[str, ...] = ()
 
 
-class Told(Noun):
+class Account(Noun):
     """campaign.told.json of the proof: everything that the report says of a campaign."""
 
     campaign: Campaign
     runs: dict[str, str]
     """Stage -> run id."""
-    found: tuple[Found, ...]
+    found: tuple[Outcome, ...]
     slots: tuple[str, ...] = ()
     """Default, vendor, tuned of each engine, and the best of each in order, in words."""
 
@@ -77,11 +77,11 @@ class Runs(NamedTuple):
     proof: Comparison
 
 
-def told(campaign: Campaign, runs: Mapping[str, Runs], spent: Mapping[str, float]) -> Told:
+def account(campaign: Campaign, runs: Mapping[str, Runs], spent: Mapping[str, float]) -> Account:
     """The whole; `runs` and `spent` (engine time, seconds) are by variant."""
-    found = tuple(_found(campaign, base, runs[base], spent[base]) for base in campaign.bases)
+    found = tuple(_outcome(campaign, base, runs[base], spent[base]) for base in campaign.bases)
     one = runs[campaign.bases[0]]
-    return Told(
+    return Account(
         campaign=campaign,
         runs={stage: getattr(one, stage).run_id for stage in STAGES},
         found=found,
@@ -97,7 +97,7 @@ def winner(campaign: Campaign, base: str, runs: Runs) -> str:
     return next((name for name in order if name in proven), default)
 
 
-def _found(campaign: Campaign, base: str, runs: Runs, spent_s: float) -> Found:
+def _outcome(campaign: Campaign, base: str, runs: Runs, spent_s: float) -> Outcome:
     default, chosen = point.default(base), winner(campaign, base, runs)
     tried = list(outcomes.tried(campaign, base, runs.search).values())
     reference = whole_point(campaign, base, default)
@@ -106,7 +106,7 @@ def _found(campaign: Campaign, base: str, runs: Runs, spent_s: float) -> Found:
     before, after = (_ratio(campaign, one, chosen, default) for one in (runs.shortlist, runs.proof))
     settings = {k: v for k, v in whole_point(campaign, base, chosen).items() if v != reference[k]}
     row = next((r for r in runs.proof.rows if r.variant == chosen), None)
-    found = Found(
+    found = Outcome(
         base=base,
         winner=chosen,
         settings=settings,
@@ -141,11 +141,11 @@ def _ratio(campaign: Campaign, comparison: Comparison, name: str, default: str) 
     return Interval(mean=mean, low=mean, high=mean, num=1)
 
 
-def _worded(found: Found, title: str) -> Found:
+def _worded(found: Outcome, title: str) -> Outcome:
     lost = found.num_tried - found.num_counted
     lines = [
         f"{found.base}: {found.winner} after {found.num_tried} points, {lost} of which did not count; it "
-        f"sets {point.told(found.settings)}"
+        f"sets {point.text(found.settings)}"
     ]
     if found.proof:
         close = found.proof.low <= 1.0 <= found.proof.high

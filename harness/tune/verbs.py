@@ -16,13 +16,13 @@ from harness.reporting import publish
 from harness.schema import Comparison
 from harness.tune import campaign, found_file, stages, telling
 from harness.tune.campaign import Campaign
-from harness.tune.telling import Runs, Told
+from harness.tune.telling import Account, Runs
 
 FILE = "campaign.json"
 TOLD = "campaign.told.json"
 
 
-def tune(given: Sequence[str]) -> tuple[Comparison, Told, list[Path]]:
+def tune(given: Sequence[str]) -> tuple[Comparison, Account, list[Path]]:
     """Everything `tune` does; run_id= alone goes on with a campaign. Raises InputError, HarnessError."""
     asked, run = _asked(given)
     machine = probe()
@@ -35,7 +35,7 @@ def tune(given: Sequence[str]) -> tuple[Comparison, Told, list[Path]]:
         shortlist = stages.shortlisted(asked, machine, shortlist_run, progress, search)
         chosen = [n for base in asked.bases for n in stages.candidates(asked, base, shortlist, 2)]
         proof = stages.proven(asked, machine, proof_run, progress, chosen)
-        told = told_of(asked, run)
+        told = account_of(asked, run)
         for each in (run, shortlist_run, proof_run):
             store.write(each / TOLD, told)
         publish.pages(proof_run, proof)
@@ -46,7 +46,7 @@ def tune(given: Sequence[str]) -> tuple[Comparison, Told, list[Path]]:
     return proof, told, files
 
 
-def told_of(asked: Campaign, run: Path) -> Told:
+def account_of(asked: Campaign, run: Path) -> Account:
     """What the three runs of a campaign say, from their records."""
     folders = [run, *(run.with_name(f"{run.name}-{stage}") for stage in campaign.STAGES[1:])]
     runs = {
@@ -54,7 +54,7 @@ def told_of(asked: Campaign, run: Path) -> Told:
         for base in asked.bases
     }
     spent = {base: sum(sum(stages.lives_s(f, base)) for f in folders[:2]) for base in asked.bases}
-    return telling.told(asked, runs, spent)
+    return telling.account(asked, runs, spent)
 
 
 def _asked(given: Sequence[str]) -> tuple[Campaign, Path]:

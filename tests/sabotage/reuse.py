@@ -20,7 +20,7 @@ import requests as http
 
 from harness import client, models, registry, store
 from harness.correctness import affected
-from harness.correctness.affected import Told
+from harness.correctness.affected import Output
 from harness.correctness.floors import JudgeSettings
 from harness.schema import Load, Request, RequestRecord, Score
 from harness.tokens import Vocabulary
@@ -80,17 +80,19 @@ def collect(folder: Path, *faults: str) -> None:
             print(f"{configuration.name}: {hits} hits, {drafted} drafted tokens accepted", flush=True)
 
 
-def outputs(place: Path) -> list[Told]:
+def outputs(place: Path) -> list[Output]:
     """What one fault left."""
     scores = list(store.read_lines(place / "drawn.scores.jsonl", Score))
-    return affected.told(scores, list(store.read_lines(place / "drawn.requests.jsonl", RequestRecord)), {})
+    return affected.outputs_of(
+        scores, list(store.read_lines(place / "drawn.requests.jsonl", RequestRecord)), {}
+    )
 
 
 def judged(
-    drawn: Sequence[Told], name: str, num: int, settings: JudgeSettings
+    drawn: Sequence[Output], name: str, num: int, settings: JudgeSettings
 ) -> tuple[affected.agreement.Agreement, int]:
     """On at most `num` affected tokens of whole outputs, in this order; and how many there were."""
-    chosen, seen = list[Told](), 0
+    chosen, seen = list[Output](), 0
     for one in drawn:
         mask = affected.cached(one) if name == affected.CACHED else affected.drafted(one)
         if name == affected.OTHERS:
