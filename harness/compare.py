@@ -276,9 +276,7 @@ def _with_populations(found: Agreement | None, done: list[Measured], recipe: Rec
     """The verdict beside those on the tokens that a cache or a draft had a hand in."""
     if found is None or not any(t.scores for t in done):
         return found
-    outputs = [
-        one for t in done for one in affected.outputs_of(t.scores, t.records, affected.turns(sampled(t)))
-    ]
+    outputs = [one for t in done for one in affected.outputs(t.scores, t.records, affected.turns(sampled(t)))]
     settings = JudgeSettings(dtype=_dtype(done), seed=recipe.seed, eight_bit=_eight_bit(done))
     shown = [t.attestation.effective.speculative for t in done if t.attestation]
     drafting = any(method not in (None, "none") for method in shown)

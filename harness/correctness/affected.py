@@ -72,7 +72,7 @@ def turns(requests: Iterable[Request]) -> dict[str, int]:
     return found
 
 
-def outputs_of(
+def outputs(
     scores: Sequence[Score], records: Sequence[RequestRecord], turn: Mapping[str, int]
 ) -> list[Output]:
     """The scored outputs of one trial beside their records; those without a record are left out."""

@@ -83,9 +83,7 @@ def collect(folder: Path, *faults: str) -> None:
 def outputs(place: Path) -> list[Output]:
     """What one fault left."""
     scores = list(store.read_lines(place / "drawn.scores.jsonl", Score))
-    return affected.outputs_of(
-        scores, list(store.read_lines(place / "drawn.requests.jsonl", RequestRecord)), {}
-    )
+    return affected.outputs(scores, list(store.read_lines(place / "drawn.requests.jsonl", RequestRecord)), {})
 
 
 def judged(
