@@ -1,8 +1,12 @@
 """Two engines of one precision that lie unlike far from the reference: the farther one is no PASS."""
 
+import msgspec
+
+from harness.correctness.floors import DEFAULT_FLOORS
 from harness.correctness.peers import compared
 from harness.schema import Agreement, Interval, Row
 
+FLOAT32 = DEFAULT_FLOORS["float32"]
 SAME = {"near": "bfloat16 none auto", "far": "bfloat16 none auto", "other": "bfloat16 none fp8_e4m3"}
 
 
@@ -32,3 +36,13 @@ def test_like_distances_other_precisions_and_failed_rows_doubt_nothing() -> None
         "PASS",
         "CANNOT TELL",
     ]
+
+
+def test_two_that_are_nearer_than_healthy_output_has_to_be_doubt_nothing() -> None:
+    single = [row("near", 1.0e-6, "mean_abs_dlogprob"), row("far", 3.5e-6, "mean_abs_dlogprob")]
+    floored = [
+        msgspec.structs.replace(r, agreement=msgspec.structs.replace(r.agreement, floor=FLOAT32))
+        for r in single
+        if r.agreement
+    ]
+    assert verdicts(*single) == ["PASS", "CANNOT TELL"] and verdicts(*floored) == ["PASS", "PASS"]

@@ -36,7 +36,8 @@ def _doubted(row: Row, rows: Iterable[Row], precision: dict[str, str]) -> Row:
     ]
     known = [(distance, name) for distance, name in alike if distance]
     mine = _distance(own, own)
-    if not known or not mine or mine <= FACTOR * min(known)[0]:
+    # Nearer than healthy output has to be: llama.cpp in float32 is 3.5e-6 nats off, vLLM 1.0e-6.
+    if not known or not mine or mine <= max(FACTOR * min(known)[0], own.floor.get(_statistic(own), 0.0)):
         return row
     nearest, name = min(known)
     reason = (
@@ -48,7 +49,11 @@ def _doubted(row: Row, rows: Iterable[Row], precision: dict[str, str]) -> Row:
 
 
 def _distance(agreement: Agreement | None, like: Agreement) -> float | None:
-    """By the same statistic as `like`: in roundings where they were played, else in nats."""
-    name = "noise_ratio" if "noise_ratio" in like.statistics else "mean_abs_dlogprob"
-    found = agreement.statistics.get(name) if agreement else None
+    """By the same statistic as `like`."""
+    found = agreement.statistics.get(_statistic(like)) if agreement else None
     return found.mean if found else None
+
+
+def _statistic(found: Agreement) -> str:
+    """In roundings where they were played, else in nats."""
+    return "noise_ratio" if "noise_ratio" in found.statistics else "mean_abs_dlogprob"
