@@ -174,6 +174,12 @@ def stopped(bench: Bench) -> None:
     bench.process.send_signal(signal.SIGCONT)
 
 
+def hung(bench: Bench) -> None:
+    """The engine is stopped, and not told to go on."""
+    for process in [p for p in psutil.process_iter() if _of(p)]:
+        process.send_signal(signal.SIGSTOP)
+
+
 def nothing(bench: Bench) -> None:
     """The server does it."""
 
@@ -201,6 +207,9 @@ def faults(engine: str) -> Iterator[Fault]:
         env = (("CLOCK_STEP", step),)
         yield Fault(f"wall clock steps by {step} s, timed part", "timed part", stepped, plain, env=env)
     yield Fault("client stopped for 5 s (SIGSTOP), timed part", "timed part", stopped, plain)
+    brief = (*plain, "timeout=4")
+    yield Fault("engine hangs (SIGSTOP), pre-flight", "pre-flight", hung, brief)
+    yield Fault("engine hangs (SIGSTOP), timed part", "timed part", hung, brief)
     yield from servers(engine)
 
 

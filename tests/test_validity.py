@@ -116,6 +116,13 @@ def test_output_without_usage_is_counted_after_the_timed_part(tmp_path: Path) ->
     assert 5 < second.output_len < 30 and not second.usage
 
 
+def test_a_row_most_of_whose_requests_failed_has_no_speed() -> None:
+    """An engine that hung after 2 of 24 requests was ranked by those two."""
+    lost = RequestRecord(request_id="r0", error="no end after 4 s", error_kind="timeout")
+    assert reasons([GOOD, lost]) == []
+    assert reasons([GOOD, lost, lost]) == ["2 of 3 requests failed, the first with: no end after 4 s"]
+
+
 def test_failed_requests_are_counted_and_the_first_cause_kept() -> None:
     seen = Seen()
     for record in (

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 SHORT_SHARE = 0.01
 """Of the tokens that had to come: missing more than this, engines did different amounts of work."""
 
+MOST_FAILED = 0.5
+"""Share of the requests: beyond it the speed of those that succeeded is that of another load."""
+
 HIT_MARGIN = 0.02
 """Hits beyond those of an ideal cache, relative: engines also find prefixes that repeat by chance."""
 CHANCE_HITS = 0.001
@@ -89,6 +92,7 @@ class Seen:
     def reasons(self, outcome: TrialResult, stats: ClientStats) -> list[str]:
         """One sentence per violated condition of identical, uncached, equally counted, punctual work."""
         found = [
+            self._failed(),
             self._from_cache(outcome),
             self._tally.counts(outcome.counters).invalid,
             f"{self._num_misread} prompts were read as another length (first: {self._misread})"
@@ -99,6 +103,12 @@ class Seen:
             _client_bound(stats),
         ]
         return [reason for reason in found if reason]
+
+    def _failed(self) -> str:
+        failed = self.num - self.num_ok
+        if failed <= MOST_FAILED * self.num:
+            return ""
+        return f"{failed} of {self.num} requests failed, the first with: {self.first_error}"
 
     def notes(self, outcome: TrialResult) -> tuple[str, ...]:
         """What belongs beside valid numbers: lengths as counted, and how much of a prefix was reused."""
