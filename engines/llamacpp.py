@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.label.dialect import refuse_unknown_options
+from harness.label.known import Case, Warnings
 from harness.schema import Arithmetic, Deployment, Effective, Evidence, Launch, Sampler, Variant
 
 EXTRAS: dict[str, Any] = {"logprobs": 1}
@@ -45,6 +46,20 @@ OPTIONS = ("prefix_cache", "speculative", "draft")
 FORCED_KEYS = {"synth_len": "", "synth_rates": ""}
 """xllamacpp 2026.10.11549, CommonParamsSpeculative: "synthetic speculative acceptance length; -1 disables
 it"."""
+
+
+def _eos_not_ignored(case: Case) -> bool:
+    return case.is_release_before("2026.4.8929")
+
+
+WARNINGS: Warnings = (
+    (
+        _eos_not_ignored,
+        "ignore_eos is taken and has no effect before llama.cpp b8929 (llama.cpp#21203; seen in xllamacpp "
+        "0.2.14 to 2026.4.8672.1): outputs that end early make the row INVALID; take a newer version, or "
+        "prompts whose answers do not end",
+    ),
+)
 
 
 def launch(deployment: Deployment, variant: Variant) -> Launch:

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from engines import llamacpp
-from harness.schema import Evidence
+from harness import registry
+from harness.label import guards
+from harness.schema import Evidence, Launch, Model
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,12 @@ def test_the_attested_dtype_is_the_coarsest_that_takes_part(
     shown = llamacpp.effective(Evidence(log=(f"serving {said}",), models=models))
     assert (shown.dtype, shown.quantization) == (dtype, quantization)
     assert shown.kv_cache_dtype == {"f32": "float32", "f16": "float16", "q8_0": "q8_0"}[kv]
+
+
+@pytest.mark.parametrize(("version", "warned"), [("0.2.14", 1), ("2026.4.8672.1", 1), ("2026.4.8929", 0)])
+def test_versions_that_end_where_they_should_not_are_warned_of(version: str, warned: int) -> None:
+    variant = registry.variant(f"llamacpp@{version}")
+    assert len(guards.warnings(variant, Launch(), Model(alias="m"))) == warned
 
 
 def test_a_server_of_before_these_settings_is_read_as_it_was() -> None:
