@@ -97,13 +97,17 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def summary(run: Path, comparison: Comparison) -> dict[str, object]:
-    """What verify.py prints: the table in cells, as report.md has it, and the words around it."""
+    """What verify.py prints: the table in cells, as report.md has it, and the words around it.
+
+    A row with `over` shows latencies and failures over all restarts; older bundles, the middle one's.
+    """
     folders = _folders(run)
     rows = [
         {
             "variant": standing.row.variant,
             "folder": folders.get(standing.row.scenario, standing.row.scenario),
             "plateau": bool(standing.row.plateau),
+            "over": "restarts",
             "cells": [report.markdown_cell(column, standing) for column in COLUMNS],
         }
         for _, group in standings(comparison.rows)

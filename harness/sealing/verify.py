@@ -12,7 +12,6 @@ except ImportError as lack: raise SystemExit(f"{lack}: install all of Python's l
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, median, stdev
-
 DERIVED = ("comparison.json", "report.md", "report.html", "columns.npz", "campaign.told.json", ".log")
 RECOMPUTED = "output tok/s and its interval, TTFT p50, TPOT p50, failed, match, margin"
 NAME, SPACE = "SSH SIGNATURE-----", "serving-harness-bundle"
@@ -105,21 +104,22 @@ def student(freedom, num=20000):
     return math.sqrt(freedom) * math.tan(step * (at - (area[at] - most) / (area[at] - area[at - 1])))
 def figures(files, row, names):
     """(column, text) that a row must show, from the records and scores of its trials."""
-    rates, ttft, tpot, failed, asked = zip(*(measured(files, name, row["plateau"]) for name in names))
-    mean, num, both = fmean(rates), len(rates), (("TTFT", ttft), ("TPOT", tpot))
-    half = student(num - 1) * stdev(rates) / math.sqrt(num) if num > 1 else 0
+    found = sorted((measured(files, name, row["plateau"]) for name in names), key=lambda one: one[0])
+    _, ttft, tpot, failed, asked = zip(*(found if "over" in row else [found[len(found) // 2]]))
+    rates, num, both = [one[0] for one in found], len(found), (("TTFT", ttft), ("TPOT", tpot))
+    mean, half = fmean(rates), student(num - 1) * stdev(rates) / math.sqrt(num) if num > 1 else 0
     span = f" ({number(max(mean - half, 0))}-{number(mean + half)}, n={num})" if num > 1 else ""
     yield "output tok/s", number(mean) + span
     yield from ((f"{n} p50 ms", number(1e3 * median(map(median, v)))) for n, v in both if all(v))
     yield "failed", f"{sum(failed)}/{sum(asked)}"
-    said = {(n, r["request_id"]): r for n in names for r in lines(files, f"{n}/requests.jsonl")}
-    scores = [{"emitted_logprob": said.get((n, s["request_id"]), {}).get("output_logprobs"), **s}
-              for n in names for s in lines(files, f"{n}/scores.jsonl") if s["token_ids"]]
+    said = {(n, r["request_id"]): r["output_logprobs"] for n in names for r in lines(files, f"{n}/requests.jsonl")}
+    scores = [{"emitted_logprob": said.get((n, s["request_id"])), **s} for n in names
+              for s in lines(files, f"{n}/scores.jsonl") if s["token_ids"]]
     if scores and not any(s["retokenised"] or s["error"] for s in scores):
         same = {json.dumps([s["request_id"], s["token_ids"], s["emitted_logprob"]]): s for s in scores[::-1]}
         margins = [min(m, 10) for s in same.values() for m in s["margin"]]
-        yield "agreement", f"match {fmean(m == 0 for m in margins):.1%}"
-        yield "agreement", f"margin {fmean(margins):.3f}"
+        text = f"match {margins.count(0) / len(margins):.1%}", f"margin {fmean(margins):.3f}"
+        yield from (("agreement", t) for t in text)
 def check(files):
     """(what to print, problems)."""
     told, log = json.loads(files["told.json"]), files["log.md"].decode()
