@@ -6,7 +6,7 @@ against the raw records; ends with 1 if anything is wrong. Take verify.py from w
 
 # fmt: off
 # mypy: ignore-errors
-# ruff: noqa: B904, B905, E401, E701, I001
+# ruff: noqa: B904, B905, E401, E501, E701, I001
 try: import base64, hashlib, html, io, json, lzma, math, re, shutil, subprocess, sys, tarfile, tempfile
 except ImportError as lack: raise SystemExit(f"{lack}: install all of Python's library (Debian: python3)")
 from itertools import accumulate
@@ -112,8 +112,8 @@ def figures(files, row, names):
     yield "output tok/s", number(mean) + span
     yield from ((f"{n} p50 ms", number(1e3 * median(map(median, v)))) for n, v in both if all(v))
     yield "failed", f"{sum(failed)}/{sum(asked)}"
-    said = {(n, r["request_id"]): r["output_logprobs"] for n in names for r in lines(files, f"{n}/requests.jsonl")}
-    scores = [{"emitted_logprob": said.get((n, s["request_id"])), **s} for n in names
+    own = {(n, r["request_id"]): r["output_logprobs"] for n in names for r in lines(files, f"{n}/requests.jsonl")}
+    scores = [{"emitted_logprob": own.get((n, s["request_id"])), **s} for n in names
               for s in lines(files, f"{n}/scores.jsonl") if s["token_ids"]]
     if scores and not any(s["retokenised"] or s["error"] for s in scores):
         same = {json.dumps([s["request_id"], s["token_ids"], s["emitted_logprob"]]): s for s in scores[::-1]}
