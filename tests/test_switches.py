@@ -30,7 +30,7 @@ def planned(name: str) -> Planned:
         ("sglang-tp+mtp", ["--speculative-algorithm"], {"speculative": "eagle"}),
         ("sglang-tp+offload", ["--hicache-size"], {"kv_offload": "cpu", "prefix_cache": True}),
         ("llamacpp+prefix", ["--cache-prompt"], {"prefix_cache": True}),
-        ("llamacpp+kvq8", ["q8_0"], {"kv_cache_dtype": "q8_0"}),
+        ("llamacpp+kvq8", ["q8_0"], {"kv_cache_dtype": "q8_0", "dtype": "bfloat16"}),
     ],
 )
 def test_a_switch_is_rendered_and_claimed(name: str, words: list[str], claims: dict[str, object]) -> None:
