@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from engines import transformers
 from harness import registry
 from harness.host import engine_env
 
@@ -103,6 +104,20 @@ print(json.dumps({"values": len(found), "cut": differ("toward zero"), "nearest":
 """
 
 
+CONNECTING = """
+import json, socket
+from engines.transformers_server import Handler, Server
+server = Server(("127.0.0.1", 0), Handler)
+def connected():
+    try:
+        return socket.create_connection(server.server_address, 0.5)
+    except TimeoutError:
+        return None
+waiting = [connected() for _ in range(64)]
+print(json.dumps({"lost": waiting.count(None)}))
+"""
+
+
 def ran(script: str, environment: str = "transformers") -> dict[str, Any]:
     """What the script prints last, run where torch is."""
     python = engine_env.ensure(environment, registry.ROOT, print)
@@ -116,6 +131,12 @@ def ran(script: str, environment: str = "transformers") -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+@pytest.mark.engine
+def test_all_that_is_asked_at_once_may_wait_to_be_accepted() -> None:
+    assert transformers.SCORES_AT_ONCE <= 64
+    assert ran(CONNECTING) == {"lost": 0}
 
 
 @pytest.mark.engine
