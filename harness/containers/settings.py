@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import PurePosixPath
 from typing import Any
@@ -104,8 +105,11 @@ def secret_names(launch: Launch) -> tuple[str, ...]:
 
 
 def container_name(launch: Launch, run_id: str) -> str:
-    """Unique among the servers of this machine: a port has one owner at a time."""
-    return f"{LABEL}-{run_id}-{launch.variant}-{launch.port}"
+    """Unique among the servers of this machine: a port has one owner at a time.
+
+    Docker takes [a-zA-Z0-9][a-zA-Z0-9_.-]+ (moby, daemon/names); variants hold ~, = and @ too.
+    """
+    return f"{LABEL}-{run_id}-{re.sub(r'[^a-zA-Z0-9_.-]', '-', launch.variant)}-{launch.port}"
 
 
 def labels(launch: Launch, run_id: str, host: Host) -> dict[str, str]:
