@@ -135,7 +135,10 @@ def measure(visit: Visit, trial: Trial, running: Running) -> None:
     try:
         outcome = timed_part(visit, trial, running, (target, timed))
         cold = unproven_warmth(visit, trial, running, outcome)
-        if cold:
+        if cold and visit.planned.one_scenario_per_launch:
+            note = f"not warm: {cold}; not measured once more, for its cache would know the prompts"
+            outcome = msgspec.structs.replace(outcome, notes=(*outcome.notes, note))
+        elif cold:
             visit.progress.note(f"{trial.variant} {trial.scenario}: {cold}; measured once more")
             outcome = interrupted
             outcome = again(visit, trial, running, (target, timed), cold)

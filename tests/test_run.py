@@ -205,6 +205,15 @@ def test_an_engine_that_cannot_be_reset_starts_anew_for_every_scenario(desk: Des
     assert planned.count("started anew for every scenario") == 1
 
 
+def test_an_engine_that_remembers_its_prompts_is_not_measured_once_more_when_it_was_cold(desk: Desk) -> None:
+    words = ("32/40", "concurrency=2", "num_prompts=24", "verify=24", "repeats=1", "reference=mock")
+    assert desk.run("bench", "hoarder-cold", *words).returncode == 0
+    row = desk.row("hoarder-cold", "text-32-40@c2")
+    assert (row.status, row.invalid) == ("done", "")
+    assert any("not measured once more" in note for note in row.notes), row.notes
+    assert not list(desk.runs[0].rglob("requests.cold.jsonl*"))
+
+
 def test_prompts_that_an_engine_remembers_make_its_row_invalid(desk: Desk) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     process = desk.start("serve", "hoarder", "tiny-moe", f"port={url.rsplit(':', 1)[1]}")

@@ -73,6 +73,7 @@ class Mock:
         if os.environ.get("MOCK_WRONG") == "fast":
             self.token_s /= 4
         self.keeps = bool(os.environ.get("MOCK_KEEPS"))
+        self.cold = int(os.environ.get("MOCK_COLD", "0"))
         self.kept: set[tuple[int, ...]] = set()
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
@@ -106,7 +107,7 @@ class Mock:
         await answer.prepare(request)
         ids = list(prompt)
         for index in range(body["max_tokens"]):
-            await asyncio.sleep(self.token_s)
+            await asyncio.sleep(self.token_s * (4 if self.seen <= self.cold else 1))
             token = following(ids) if not (self.wrong and index % 4 == 3) else 9
             ids.append(token)
             self.made += 1
