@@ -22,7 +22,7 @@ from harness.progress import Progress
 from harness.reporting import publish
 from harness.run import carry_out, interruptible, visits
 from harness.schema import Comparison, Machine, Recipe
-from harness.trial import Course, Visit, built
+from harness.trial import Course, Visit, asked, built
 
 Order = Callable[[tuple[Planned, ...]], Iterable[tuple[Planned, int]]]
 """Which restarts of which variants are measured, one after the other."""
@@ -45,9 +45,8 @@ def bench(
     num = sum(len(p.trials) for p in planned)
     progress.begin(run.name, num if courses else max(recipe.repeats, 1) * num)
     progress.note(f"{num} candidates" if courses else cost.line(recipe, planned))
-    for chosen in (p for p in planned if not p.skip):
-        for warning in chosen.warnings:
-            progress.note(f"{chosen.variant.name}: {warning}")
+    for name, warning in ((p.variant.name, w) for p in planned if not p.skip for w in p.warnings):
+        progress.note(f"{name}: {warning}")
     interrupted: BaseException | None = None
     try:
         with interruptible():
@@ -61,7 +60,8 @@ def bench(
             with contextlib.ExitStack() as around:
                 for extra in extras.offered("campaign", recipe.options, recipe.loads):
                     around.enter_context(extra(recipe, run, planned))
-                course = Course(recipe, run, planned, progress, oracle, ready)
+                through = functools.partial(verification.replay_through, run, oracle, progress)
+                course = Course(recipe, run, planned, progress, oracle, ready, through)
                 for visit in courses[0](course) if courses else everyone(course, order):
                     carry_out(visit)
                 verification.replay_run(run, oracle, progress)
@@ -99,7 +99,7 @@ def begin(run: Path, recipe: Recipe, planned: tuple[Planned, ...]) -> None:
     for model in used.values():
         models.check_weights(model)
     for trial in (t for p in planned if not p.skip for t in p.trials if not t.skip):
-        built(trial.workload, trial.load, planned[0].tokenizer, *verification.asked(recipe))
+        built(trial.workload, trial.load, planned[0].tokenizer, *asked(recipe))
     store.write_recipe(run, recipe)
     images = [p.launch.image for p in planned if not p.skip and p.launch.image]
     store.write(run / "environment.json", environment.probe(used.values(), images))

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from harness import extras, server, store
-from harness.correctness import verification
+from harness.correctness.preflight import preflight
 from harness.errors import HarnessError, StoreError
 from harness.host import calibration
 from harness.label import every_rank
@@ -63,12 +63,12 @@ def _launch(visit: Visit, pending: list[Trial]) -> list[Trial]:
             store.write(folder / "evidence.json", server.storable(evidence))
             keep_attestation(folder, every_rank.attest_all(visit.effective, evidence, visit.planned.variant))
             visit.progress.stage(f"{visit.planned.variant.name}: pre-flight")
-            verification.preflight(folder, running, chosen, visit.recipe.request_timeout_s)
+            preflight(folder, running, chosen, visit.recipe.request_timeout_s)
             with contextlib.ExitStack() as around:
                 for extra in visit.extras("around"):
                     around.enter_context(extra(visit, running))
                 left = serve_trials(visit, pending, running)
-            verification.replay_through(visit.run, visit.oracle, running, visit.progress)
+            visit.replay(running)
             for after in visit.extras("after_visit") if not left else ():
                 after(visit, running)
         for afterwards in visit.extras("afterwards"):

@@ -604,6 +604,10 @@ Prompts = Literal["ids", "text", "chat"]
 """How prompts are sent: as token ids, as their text, or as one user message."""
 
 
+MAX_TOP = 20
+"""Alternatives per token that every engine grants without being started for more."""
+
+
 class Options(Noun, omit_defaults=True):
     """Switches of single features: [options] of a recipe, key=value on the command line."""
 

@@ -15,13 +15,13 @@ import requests as http
 from harness import client, extras, models, registry, store, workload
 from harness.client import acceptance
 from harness.client.body import authorization
-from harness.correctness import verification
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InputError
 from harness.host import environment, telemetry
 from harness.numbers import collector, token_counts, validity, warmup
 from harness.planned import Planned
 from harness.progress import Progress
 from harness.schema import (
+    MAX_TOP,
     Effective,
     Evidence,
     Load,
@@ -58,8 +58,8 @@ class Visit:
     planned: Planned
     restart: int
     progress: Progress
-    oracle: Planned | None = None
-    """The reference that scores everybody's output."""
+    replay: Callable[[Running], None] = lambda running: None
+    """After the timed parts: what a server that is the reference itself may score before it stops."""
 
     @property
     def folder(self) -> Path:
@@ -112,17 +112,29 @@ class Course:
     oracle: Planned | None
     ready: Callable[[tuple[Planned, ...]], tuple[Planned, ...]]
     """Makes their environments and asks their parsers; those that cannot run come back skipped."""
+    replay: Callable[[Running], None]
 
     def visit(self, planned: Planned, restart: int) -> Visit:
         """One of them."""
-        return Visit(self.recipe, self.run, planned, restart, self.progress, self.oracle)
+        return Visit(self.recipe, self.run, planned, restart, self.progress, self.replay)
+
+
+def asked(recipe: Recipe) -> tuple[int, int]:
+    """(requests per trial whose logprobs are asked for, alternatives per token). Raises InputError."""
+    num = recipe.options.top_logprobs
+    if not 0 <= num <= MAX_TOP:
+        raise InputError(
+            f"top_logprobs={num} is not a number of alternatives; give 0 (none) to {MAX_TOP}, "
+            "the most that every engine grants."
+        )
+    return recipe.verify_requests, num
 
 
 def measure(visit: Visit, trial: Trial, running: Running) -> None:
     """Warm up, fire, keep everything. Ctrl-C marks the trial interrupted and is raised again."""
     folder = store.trial_folder(visit.run, trial)
     model_folder = visit.planned.tokenizer
-    timed, proof = built(trial.workload, trial.load, model_folder, *verification.asked(visit.recipe))
+    timed, proof = built(trial.workload, trial.load, model_folder, *asked(visit.recipe))
     store.write(folder / "workload.json", proof)
     save_sample(visit.run, trial, timed)
     target = target_of(visit, running)

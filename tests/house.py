@@ -116,6 +116,12 @@ def closure(module: str) -> frozenset[str]:
     return frozenset(seen)
 
 
+def lines_within(module: str) -> int:
+    """Lines of the module and of all that it brings with it."""
+    paths = (modules()[name][0] for name in closure(module))
+    return sum(len((ROOT / path).read_text("utf-8").splitlines()) for path in paths)
+
+
 def circles() -> Counter[str]:
     """Imports that come back to where they started."""
     return Counter(

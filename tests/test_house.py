@@ -24,6 +24,10 @@ def test_a_wall_has_no_hole(rule: str) -> None:
     assert sorted(RULES[rule]()) == []
 
 
+def test_visiting_engines_reaches_less_than_half_of_the_house() -> None:
+    assert 10_000 < house.lines_within("harness.run") < 13_000
+
+
 def test_justfile_and_command_line_tell_the_same_verbs_in_the_same_words() -> None:
     assert house.just_verbs() == house.command_verbs()
 

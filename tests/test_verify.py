@@ -10,7 +10,7 @@ import pytest
 
 from harness import store
 from harness.client import Target
-from harness.correctness import verification
+from harness.correctness import preflight, verification
 from harness.correctness.known_answers import KnownAnswer
 from harness.correctness.promises import Conformance
 from harness.correctness.replay import Sample
@@ -268,9 +268,9 @@ def test_known_answers_are_a_point_where_the_weights_have_them(tmp_path: Path) -
     (tmp_path / "known_answers.json").write_bytes(msgspec.json.encode((answer,)))
     model = Model(alias="m", path=str(tmp_path))
     with serving() as url:
-        (right,) = verification.known(Target(base_url=url, model="m"), model)
-        assert verification.known(Target(base_url=url, model="m"), Model(alias="remote")) == ()
+        (right,) = preflight.known(Target(base_url=url, model="m"), model)
+        assert preflight.known(Target(base_url=url, model="m"), Model(alias="remote")) == ()
     with serving(Flaws(unstable=True)) as url:
-        (wrong,) = verification.known(Target(base_url=url, model="m"), model)
+        (wrong,) = preflight.known(Target(base_url=url, model="m"), model)
     assert (right.held, right.found) == (True, "0 of 1 wrong")
     assert not wrong.held and wrong.found.startswith("1 of 1 wrong, first: ids (8, 9")

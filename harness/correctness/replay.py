@@ -12,12 +12,10 @@ import requests
 from harness.client.body import authorization
 from harness.correctness.scoring_dialects import Dialect, dialect_of
 from harness.errors import AttestationError
-from harness.schema import Arithmetic, Drawn, Noun, Played, Sampler, Sampling, Score
+from harness.schema import MAX_TOP, Arithmetic, Drawn, Noun, Played, Sampler, Sampling, Score
 
 CONCURRENCY = 4
 """Requests in flight at a reference that does not say how many it likes."""
-MAX_TOP = 20
-"""Alternatives per token that every engine grants without being started for more."""
 
 
 class Part(Noun):

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
-from harness import client, models, registry, server, store
-from harness.client import acceptance
+from harness import models, registry, server, store
 from harness.correctness import (
     affected,
     agreement,
-    conformance,
-    determinism,
     floors,
     foreign_reference,
-    known_answers,
-    promises,
     replay,
-    response_cache,
     retokenise,
     tokenizer_identity,
 )
 from harness.correctness.replay import Part, ReplayOptions, Sample
-from harness.errors import HarnessError, InputError, LaunchError
+from harness.errors import HarnessError
 from harness.planned import Planned, launching
 from harness.progress import Progress
 from harness.schema import (
@@ -35,7 +28,6 @@ from harness.schema import (
     Effective,
     Launch,
     Model,
-    Recipe,
     Request,
     Sampler,
     Score,
@@ -43,13 +35,10 @@ from harness.schema import (
 )
 from harness.tokens import Vocabulary
 
-PREFLIGHT_S = 300.0
-"""Longest the pre-flight may take in all, unless a single timed request may take longer."""
 PROMPT_TOKENS = 4096
 """Of a trial, what a reference on a CPU reads before it has seen enough."""
 PLAYED_REQUESTS, PLAYED_OUTPUT = 8, 800
 """Requests and output tokens of a trial on which the engine's precision and named faults are played."""
-CONFORMANCE = "conformance.json"
 FP8 = ("fp8", "fp8_e4m3", "float8_e4m3fn")
 """What engines call keys and values in e4m3."""
 ENOUGH_OUTPUT = 300
@@ -74,7 +63,7 @@ def replay_run(run: Path, oracle: Planned | None, progress: Progress) -> None:
         _keep_unscored(left, f"the reference {name} failed: {error.message}", name)
 
 
-def replay_through(run: Path, oracle: Planned | None, running: server.Running, progress: Progress) -> None:
+def replay_through(run: Path, oracle: Planned | None, progress: Progress, running: server.Running) -> None:
     """The same through a server of the run's own that was launched just as the reference would be.
 
     After its timed parts: it need not be started again. Nothing where it is another or has ended; what it
@@ -192,17 +181,6 @@ def _same_tokenizer(
     return same
 
 
-def asked(recipe: Recipe) -> tuple[int, int]:
-    """(requests per trial whose logprobs are asked for, alternatives per token). Raises InputError."""
-    num = recipe.options.top_logprobs
-    if not 0 <= num <= replay.MAX_TOP:
-        raise InputError(
-            f"top_logprobs={num} is not a number of alternatives; give 0 (none) to {replay.MAX_TOP}, "
-            "the most that every engine grants."
-        )
-    return recipe.verify_requests, num
-
-
 def keep(trial: Path, scores: list[Score]) -> None:
     """Write scores.jsonl."""
     with store.RecordWriter(trial / "scores.jsonl") as write:
@@ -213,73 +191,6 @@ def keep(trial: Path, scores: list[Score]) -> None:
 def _keep_unscored(samples: dict[Path, list[Sample]], cause: str, reference: str) -> None:
     for trial, chosen in samples.items():
         keep(trial, replay.unscored(chosen, cause, reference))
-
-
-def preflight(visit: Path, running: server.Running, planned: Planned, request_s: float) -> None:
-    """Ask what the engine takes of a request, then write which promises of its API it keeps.
-
-    Those it breaks become notes of its rows. What follows from command and version, which all lives of a
-    variant have in common, is asked of the first; known answers of each. A server that somebody else runs is
-    asked everything, and whether it answers from memory: what lies before its engine is not known.
-
-    `request_s`: longest that a timed request may take. Raises LaunchError when not all is answered in time.
-    """
-    limit_s = max(PREFLIGHT_S, request_s)
-    engine = registry.engine(running.launch.engine)
-    target = client.Target(
-        base_url=running.launch.base_url,
-        model=running.launch.served_model_name,
-        extras=dict(getattr(engine, "EXTRAS", {})),
-        sampler=getattr(engine, "SAMPLER", Sampler()),
-        api_key_env=running.launch.api_key_env,
-        ends_at_s=time.monotonic() + limit_s,
-    )
-    running.accepted = acceptance.ask(target, planned.ways, planned.sampling)
-    way = running.accepted.prompts
-    target = acceptance.applied(target, running.accepted)
-    others = (path for path in visit.parent.glob(f"r*/{CONFORMANCE}") if path.parent != visit)
-    asked_before = planned.own_server and any(others)
-    points = () if asked_before else conformance.preflight(target, way=way)
-    if way == "ids":
-        points = (*points, *known(target, model_of(visit)))
-    if not planned.own_server:
-        points = (*points, response_cache.ask(target, way))
-    store.write(visit / CONFORMANCE, promises.Conformance(points=points))
-    _in_time(running, target, limit_s)
-    if asked_before:
-        return
-    prompts = determinism.prompts(determinism.NUM_IN_PREFLIGHT, way=way)
-    passes = determinism.passes(target, prompts, (1, 1, len(prompts)))
-    _in_time(running, target, limit_s)
-    store.write(visit / promises.DETERMINISM, promises.Determinism(passes=passes))
-
-
-def _in_time(running: server.Running, target: client.Target, limit_s: float) -> None:
-    if time.monotonic() > target.ends_at_s:
-        raise LaunchError(
-            f"{running.launch.variant}: the pre-flight's small questions were not all answered within "
-            f"{limit_s:g} s: it stalls, or trickles; mend it, or wait longer with timeout={2 * limit_s:g}."
-        )
-
-
-def known(target: client.Target, model: Model) -> tuple[promises.Point, ...]:
-    """Whether it gives the answers that are known of this model; () where none are."""
-    answers = known_answers.of(model)
-    if not answers:
-        return ()
-    compared = [r for r in known_answers.ask(target, answers) if r.held is not None]
-    if not compared:
-        return ()
-    wrong = [r for r in compared if not r.held]
-    found = f"{len(wrong)} of {len(compared)} wrong"
-    return (
-        promises.Point(
-            name=answers[0].prompt or "known greedy answers",
-            held=not wrong,
-            found=f"{found}, first: {wrong[0].found}" if wrong else found,
-            consequence="this engine computes this model wrongly, or runs another one",
-        ),
-    )
 
 
 def trial_folders(run: Path) -> list[Path]:

@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 
 from harness import client, store
-from harness.correctness import verification
 from harness.errors import HarnessError, InputError, MachineError
 from harness.host import environment
 from harness.numbers import collector, load_search, metrics
@@ -19,7 +18,7 @@ from harness.numbers.columns import columns
 from harness.numbers.load_search import SearchResult
 from harness.schema import Load, Recipe, RequestRecord, Trial, TrialResult, WorkloadSpec
 from harness.server import Running
-from harness.trial import Visit, built, save_sample, spoken, target_of, timed_part, warm_up
+from harness.trial import Visit, asked, built, save_sample, spoken, target_of, timed_part, warm_up
 
 _ARRIVALS = ("closed", "constant", "poisson", "gamma")
 _FILES = ("requests.jsonl", "telemetry.jsonl", "workload.json")
@@ -95,8 +94,8 @@ class Search:
         visit = self.visit
         load = msgspec.structs.replace(self.trial.load, request_rate=rate)
         trial = msgspec.structs.replace(self.trial, load=load)
-        asked = verification.asked(visit.recipe)
-        timed, proof = built(spec, load, visit.planned.tokenizer, *asked)
+        sampled = asked(visit.recipe)
+        timed, proof = built(spec, load, visit.planned.tokenizer, *sampled)
         store.write(self.folder / "workload.json", proof)
         if spec == self.trial.workload:
             save_sample(visit.run, trial, timed)

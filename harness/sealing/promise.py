@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 
 from harness import registry, store
-from harness.correctness import verification
 from harness.errors import InputError
 from harness.host import environment
 from harness.planned import Planned
@@ -18,7 +17,7 @@ from harness.reporting import log
 from harness.schema import Environment, Model, Recipe, scenario
 from harness.sealing import commitments, engine_files, signing
 from harness.sealing.nouns import SEAL_FILE, Seal, SealFile
-from harness.trial import built
+from harness.trial import asked, built
 
 _SOURCE = ("harness", "engines", "workloads", "ep_check", "moe_log")
 
@@ -78,10 +77,10 @@ def compose(recipe: Recipe, run: Path, planned: tuple[Planned, ...], salt: str) 
 
 def _workloads(recipe: Recipe, able: list[Planned]) -> dict[str, str]:
     """Scenario -> hash of its requests, the same for all variants."""
-    asked = verification.asked(recipe)
+    sampled = asked(recipe)
     held = [trial for one in able for trial in one.trials if not trial.skip]
     return {
-        scenario(trial.workload, trial.load): built(trial.workload, trial.load, able[0].tokenizer, *asked)[
+        scenario(trial.workload, trial.load): built(trial.workload, trial.load, able[0].tokenizer, *sampled)[
             1
         ].sha256
         for trial in held
