@@ -168,6 +168,7 @@ def test_its_words_are_those_of_a_bench() -> None:
         (["vllm-ep", "good=1", "bad=3", "versions=2,3"], "must be among"),
         (["vllm-ep", "metric=beauty", "versions=1,2"], "metric=beauty is nothing"),
         ([], "needs a variant"),
+        (["run_id="], "needs a variant"),
     ],
 )
 def test_words_that_are_no_bisection_are_refused(given: list[str], said: str) -> None:

@@ -20,7 +20,7 @@ _SMALL, _USUAL = "100/200", "1000/2000"
 def as_bench(given: Sequence[str]) -> list[str]:
     """The words of the bench that a bisection is. Raises InputError for what is missing or does not exist."""
     words = Words(given)
-    if "run_id" in words.pairs and not words.plain:
+    if words.pairs.get("run_id") and not words.plain:
         return list(given)
     if not words.plain:
         raise InputError(f"bisect needs a variant: {KNOWN}.")
