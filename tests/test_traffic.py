@@ -203,14 +203,14 @@ def test_an_ideal_caches_share_is_known(ran: Ran) -> None:
     assert shared_prefix.expected_hit_share(ran.workload("shared_prefix@c4").spec) == 2 * 32 / (8 * 40)
     turns = ran.workload("multi_turn@c4").spec
     assert multi_turn.expected_hit_share(turns) == pytest.approx((25 + 37) / (20 + 32 + 44))
-    assert trace.expected_hit_share(ran.workload("mooncake@trace").spec) == 3 * 512 / (4 * 600)
-    assert trace.expected_hit_share(ran.workload("azure@trace").spec) == 0
+    assert trace.expected_hit_share(ran.workload("mooncake@trace-x10").spec) == 3 * 512 / (4 * 600)
+    assert trace.expected_hit_share(ran.workload("azure@trace-x10").spec) == 0
     (row,) = (r for r in ran.desk.comparison().rows if r.scenario == "shared_prefix@c4")
     assert "prefix cache: 0.0% of prompt tokens reused, an ideal cache would reuse 20.0%" in row.notes
 
 
 def test_a_duration_ends_the_sending(ran: Ran) -> None:
-    records = ran.records("16-5@c3")
+    records = ran.records("16-5@c3-0.5s")
     assert 10 < len(records) < 500 and not any(r.error for r in records)
     assert max(r.sent_at_s for r in records) < 0.6
 
