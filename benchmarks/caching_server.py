@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from harness import server
 from harness.registry import ROOT
+from tests import answering
 
 _READY_S = 120.0
 
@@ -28,11 +28,8 @@ def before(variant: str) -> Iterator[str]:
     engine = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait(port)
-        with ThreadingHTTPServer(("127.0.0.1", 0), _handler(port)) as cache:
-            cache.daemon_threads = True
-            threading.Thread(target=cache.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{cache.server_port}"
-            cache.shutdown()
+        with answering.listening(_handler(port)) as url:
+            yield url
     finally:
         engine.terminate()
         engine.wait(60)
@@ -60,32 +57,25 @@ def _asked(port: int, method: str, path: str, body: bytes) -> tuple[int, str, by
         asking.close()
 
 
-def _handler(port: int) -> type[BaseHTTPRequestHandler]:
+def _handler(port: int) -> type[answering.Answering]:
     known: dict[bytes, tuple[int, str, bytes]] = {}
 
-    class Cache(BaseHTTPRequestHandler):
+    class Cache(answering.Answering):
         protocol_version = "HTTP/1.1"
         wbufsize, disable_nagle_algorithm = -1, True  # an answer from memory is at once there, and whole
 
         def do_GET(self) -> None:
-            self._say(_asked(port, "GET", self.path, b""))
+            self._tell(_asked(port, "GET", self.path, b""))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             if body not in known:
                 known[body] = _asked(port, "POST", self.path, body)
-            self._say(known[body])
+            self._tell(known[body])
 
-        def _say(self, answer: tuple[int, str, bytes]) -> None:
+        def _tell(self, answer: tuple[int, str, bytes]) -> None:
             status, kind, body = answer
-            self.send_response(status)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
+            self.write(status, body, kind)
 
     return Cache
 
